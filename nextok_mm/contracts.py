@@ -1,0 +1,135 @@
+"""What a tokenizer, a generator and a judge promise each other: the only interfaces between the rooms.
+
+Shapes: B batch, N tokens, C latent channels, E entities.
+`Tokens` are always in raster order; only a generator's `Layout` knows any other order.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .config import Config, ModelConfig
+from .rng import Rng
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """An encoded batch.
+
+    data: latents [B, N, C] (floating) or codes [B, N] (int64), raster order over `grid`.
+    grid: (H, W), (T, H, W) or (N,); its product is N.
+    source: fingerprint of the tokenizer that made them; "" where unknown.
+    """
+
+    data: Tensor
+    grid: tuple[int, ...]
+    source: str = ""
+
+    @property
+    def continuous(self) -> bool:
+        """Latents rather than codes."""
+        return self.data.is_floating_point()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised (a scalar with a gradient) and the parts worth logging (detached scalars)."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+Batch = dict[str, Tensor]
+"""`images` [B, 3 or 1, H, W] in [0, 1]; or `tokens` [B, N, C] / [B, N]; `labels` [B] int64 where the data has any."""
+
+
+class Model(nn.Module, ABC):
+    """What all three roles share: built from one config, trained by `loss`, no device, dtype or global RNG inside."""
+
+    Config: ClassVar[type[ModelConfig]]
+    role: ClassVar[str]
+    kind: ClassVar[str]
+    config: ModelConfig
+
+    @abstractmethod
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        """The training objective; `rng` has one stream a row, so the loss of a row doesn't depend on its neighbours."""
+
+    @abstractmethod
+    def example(self, n: int, rng: Rng) -> Batch:
+        """A random batch of n rows in this model's shapes, for contract tests and benchmarks."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+
+class Tokenizer(Model):
+    """Pictures (or clips, or sound) to tokens and back."""
+
+    @abstractmethod
+    def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
+        """images [B, channels, H, W] in [0, 1] -> Tokens; the posterior's mode without `rng`, a sample with it."""
+
+    @abstractmethod
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Tokens -> images [B, channels, H, W] in [0, 1]."""
+
+    @abstractmethod
+    def grid(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The token grid of a picture of `size` (height, width); ValueError where it doesn't fit."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Known tokens that stay as they are: in-painting, continuation, video prediction.
+
+    data: like `Tokens.data` for n samples (or 1, shared); mask: bool [N] or [n, N], True = known.
+    """
+
+    data: Tensor
+    mask: Tensor
+
+
+@dataclass
+class State:
+    """A generation under way, decodable after every step. Generators subclass it with what they carry along.
+
+    data: [n, N, C] or [n, N] in raster order, unfinished tokens zero; entity: how many are done of `entities`.
+    """
+
+    data: Tensor
+    entity: int
+    entities: int
+
+    @property
+    def done(self) -> bool:
+        """Whether every entity is there."""
+        return self.entity >= self.entities
+
+
+class Generator(Model):
+    """Predicts the next X: `start`, then `step` until `state.done`; `nextok_mm.decoding.decode` is that loop.
+
+    `Sampling` is the config class of a method's sampling settings (steps, solver, guidance ...); `config.sampling`
+    holds a checkpoint's recommended ones.
+    """
+
+    Sampling: ClassVar[type[Config]]
+
+    @abstractmethod
+    def start(self, labels: Tensor | None, rng: Rng, sampling: Config | None = None, keep: Keep | None = None) -> State:
+        """Begin len(rng) samples. labels: [n] int64, or None for unconditional; None sampling: the config's."""
+
+    @abstractmethod
+    def step(self, state: State) -> State:
+        """Generate one more entity."""
+
+    @property
+    @abstractmethod
+    def backend(self) -> str:
+        """The attention backend that sampling runs on this model's device: goes into the Result."""

@@ -1,0 +1,45 @@
+"""Randomness that doesn't depend on the batch: one independent stream per row.
+
+A sample drawn with seed 7 is the same picture alone, in a batch of 64, or on the second of two processes; a training
+step over 32 rows draws the same noise on one device as on two. That is only so when each row has its own generator, so
+models take an `Rng` and never touch the global one.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Rng:
+    """B independent streams. Draws happen on the CPU (the same numbers on every device) and are moved afterwards."""
+
+    def __init__(self, seeds: Sequence[int]):
+        # torch's CPU generator keeps only the low 32 bits of a seed: mix first, so that neighbours don't collide.
+        self.rows = [torch.Generator().manual_seed(mix(seed)) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def normal(self, *shape: int, like: Tensor | None = None) -> Tensor:
+        """[B, *shape] standard normal numbers in fp32, on the device and in the dtype of `like` where it is given."""
+        return _onto(torch.stack([torch.randn(shape, generator=row) for row in self.rows]), like)
+
+    def uniform(self, *shape: int, like: Tensor | None = None) -> Tensor:
+        """[B, *shape] numbers uniform in [0, 1)."""
+        return _onto(torch.stack([torch.rand(shape, generator=row) for row in self.rows]), like)
+
+    def integers(self, high: int, *shape: int, device: torch.device | str = "cpu") -> Tensor:
+        """[B, *shape] int64 numbers uniform in 0 .. high-1."""
+        return torch.stack([torch.randint(high, shape, generator=row) for row in self.rows]).to(device)
+
+
+def mix(*parts: int | str) -> int:
+    """A seed in 0 .. 2**63-1 that depends on all the parts: mix(run seed, epoch, sample index)."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _onto(x: Tensor, like: Tensor | None) -> Tensor:
+    return x if like is None else x.to(device=like.device, dtype=like.dtype)
