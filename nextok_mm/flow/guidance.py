@@ -1,0 +1,41 @@
+"""Classifier-free guidance: how strong, for which entity and at which times.
+
+v = v_without + weight * (v_with - v_without). A weight of one is no guidance: callers skip the unconditional branch.
+Sources: arXiv 2207.12598; linear growth over entities as in xAR's sampler; intervals from arXiv 2404.07724.
+"""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from ..config import Config
+
+
+class Guidance(Config):
+    """weight: the strength; schedule: the same for every entity, or growing linearly from 1 at the first one to
+    `weight` at the last; interval: only at times low <= t <= high."""
+
+    weight: float = Field(1.0, ge=0, le=100)
+    schedule: Literal["constant", "linear"] = "constant"
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    @field_validator("interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError("accepted: [low, high] with 0 <= low <= high <= 1")
+        return interval
+
+    def at(self, t: float, entity: int = 0, entities: int = 1) -> float:
+        """The weight at time t of one of the entities; 1.0 where the unconditional branch isn't needed."""
+        if not self.interval[0] <= t <= self.interval[1]:
+            return 1.0
+        if self.schedule == "linear" and entities > 1:
+            return 1.0 + (self.weight - 1.0) * entity / (entities - 1)
+        return self.weight
+
+
+def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+    """unconditional + weight * (conditional - unconditional)."""
+    return unconditional + weight * (conditional - unconditional)

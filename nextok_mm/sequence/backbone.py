@@ -1,0 +1,127 @@
+"""The shared sequence model: a stack of blocks over the tokens of a layout.
+
+    tokens -> (+ learned positions, norm) -> blocks -> [norm, linear, + learned positions] -> blocks -> norm
+
+The part in brackets is the optional `midway` of encoder-decoder shaped models such as xAR: it only re-embeds, the
+sequence and its masks stay the same. Conditions enter as one vector an ENTITY; their AdaLN vectors are computed once
+an entity, never once a token, and a sampler can compute those of all its times in one product (`modulations`).
+
+Shapes: B batch, N tokens of this pass, S tokens of the whole sequence, E entities of this pass, D width, L blocks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .blocks import Block, BlockConfig, Modulation, Norm
+from .cache import KVCache
+from .masks import Mask
+from .rope import rope_table
+
+
+class BackboneConfig(BlockConfig):
+    """A block's shape, times `depth`.
+
+    positions: length S of a learned position table (0: none); rope: rotate by the layout's positions;
+    midway: the block before which the sequence is re-embedded (0: never); norm_in: normalise the input once.
+    """
+
+    depth: int = Field(gt=0)
+    positions: int = Field(0, ge=0)
+    rope: bool = True
+    rope_theta: float = 10000.0
+    midway: int = Field(0, ge=0)
+    norm_in: bool = False
+
+
+class Backbone(nn.Module):
+    """The stack; `positions_SX` are the layout's coordinates, [S, axes]."""
+
+    rope: Tensor | None
+
+    def __init__(self, config: BackboneConfig, positions_SX: Tensor):
+        super().__init__()
+        self.config, width = config, config.width
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        table = rope_table(positions_SX, config.head_dim, config.rope_theta) if config.rope else None
+        self.register_buffer("rope", table, persistent=False)
+        self.positions = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
+        self.norm_in = Norm(width, config.norm, eps=config.norm_eps) if config.norm_in else nn.Identity()
+        self.norm_out = Norm(width, config.norm, eps=config.norm_eps)
+        if config.midway:
+            self.norm_midway = Norm(width, config.norm, eps=config.norm_eps)
+            self.midway = nn.Linear(width, width)
+            self.positions_midway = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
+        if config.modulated:  # all blocks' AdaLN in one tensor, so that one product serves them all
+            self.ada_weight = nn.Parameter(torch.empty(config.depth, 6 * width, width))
+            self.ada_bias = nn.Parameter(torch.zeros(config.depth, 6 * width))
+        self.backend = "auto"
+        self.checkpointing = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform matrices, zero biases, position tables N(0, 0.02), as ViT in JAX (and xAR) start."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("positions"):
+                nn.init.normal_(parameter, std=0.02)
+            elif name == "ada_weight":
+                for layer in parameter:
+                    nn.init.xavier_uniform_(layer)
+            elif parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def gradient_checkpointing(self, on: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        self.checkpointing = on
+
+    def modulations(self, cond_BED: Tensor) -> Tensor:
+        """The AdaLN vectors of every block for these conditions: [L, B, E, 6 * D], in one product."""
+        flat = F.linear(F.silu(cond_BED), self.ada_weight.flatten(0, 1), self.ada_bias.flatten())
+        return flat.unflatten(-1, (len(self.blocks), -1)).movedim(-2, 0)
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        mask: Mask,
+        sizes: Sequence[int] = (),
+        cond_BED: Tensor | None = None,
+        modulations: Tensor | None = None,
+        tokens: tuple[Tensor, ...] | slice = slice(None),
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Run a pass over N tokens of the sequence. Returns [B, N, D].
+
+        sizes: tokens of each entity in this pass; cond_BED: their conditions, or `modulations` as made by that method;
+        tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before.
+        """
+        rope = None if self.rope is None else self.rope[tokens]
+        x_BND = self.norm_in(x_BND if self.positions is None else x_BND + self.positions[tokens])
+        for index, block in enumerate(self.blocks):
+            if self.config.midway and index == self.config.midway:
+                x_BND = self.midway(self.norm_midway(x_BND))
+                x_BND = x_BND if self.positions_midway is None else x_BND + self.positions_midway[tokens]
+            modulation = self._modulation(index, sizes, cond_BED, modulations)
+            place = None if cache is None else (cache, index)
+            if self.checkpointing and torch.is_grad_enabled():
+                x_BND = checkpoint(block, x_BND, mask, self.backend, rope, modulation, place, use_reentrant=False)
+            else:
+                x_BND = block(x_BND, mask, self.backend, rope, modulation, place)
+        return self.norm_out(x_BND)
+
+    def _modulation(
+        self, index: int, sizes: Sequence[int], cond_BED: Tensor | None, modulations: Tensor | None
+    ) -> Modulation | None:
+        if not self.config.modulated:
+            return None
+        if modulations is not None:
+            vectors = modulations[index]
+        else:  # block by block: in training the vectors of all blocks at once would be held twice
+            assert cond_BED is not None, "a modulated backbone needs a condition"
+            vectors = F.linear(F.silu(cond_BED), self.ada_weight[index], self.ada_bias[index])
+        return Modulation(vectors.unflatten(-1, (6, -1)), tuple(sizes))

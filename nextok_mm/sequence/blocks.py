@@ -1,0 +1,187 @@
+"""The one transformer block: pre-norm attention and MLP, plain or modulated by a condition (AdaLN).
+
+What differs between methods is a few fields of `BlockConfig`, never another class. Norms are computed in fp32.
+Shapes: B batch, N tokens, E entities, D width, H heads, A head dim.
+Sources: AdaLN from DiT (arXiv 2212.09748), section 3.2; gated MLPs from arXiv 2002.05202; RMSNorm from arXiv 1910.07467.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ..config import Config
+from .attention import attention
+from .cache import KVCache
+from .masks import Mask
+from .rope import rotate
+
+
+class BlockConfig(Config):
+    """One block's shape.
+
+    norm_affine: norms have learned weights; mlp_hidden: width inside the MLP; modulated: scale, shift and gate both
+    branches by a condition; qk_norm: normalise queries and keys per head before the rotation.
+    """
+
+    width: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    mlp: Literal["swiglu", "geglu", "gelu"] = "swiglu"
+    mlp_hidden: int = Field(gt=0)
+    norm: Literal["rms", "layer"] = "rms"
+    norm_affine: bool = True
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
+    bias: bool = True
+    modulated: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self):
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(f"heads: got {self.heads} for width {self.width}, accepted: even width / heads")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """A, channels of one head."""
+        return self.width // self.heads
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm over the last axis in fp32, with or without learned weights (LayerNorm has no bias)."""
+
+    def __init__(self, width: int, kind: str = "rms", affine: bool = True, eps: float = 1e-6):
+        super().__init__()
+        self.kind, self.eps, self.width = kind, eps, width
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> the same shape and dtype."""
+        y = x.float()
+        if self.kind == "rms":
+            y = y * torch.rsqrt(y.square().mean(-1, keepdim=True).add_(self.eps))
+        else:
+            y = F.layer_norm(y, (self.width,), eps=self.eps)
+        y = y if self.weight is None else y * self.weight.float()
+        return y.type_as(x)
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU or GEGLU, out(activation(gate) * up): gate and up in one matrix product."""
+
+    def __init__(self, width: int, hidden: int, bias: bool, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.activation = activation
+        self.gate_up = nn.Linear(width, 2 * hidden, bias)
+        self.out = nn.Linear(hidden, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.out(self.activation(gate) * up)
+
+
+class GELUMLP(nn.Module):
+    """The two-layer MLP of GPT-2 and ViT."""
+
+    def __init__(self, width: int, hidden: int, bias: bool):
+        super().__init__()
+        self.up = nn.Linear(width, hidden, bias)
+        self.out = nn.Linear(hidden, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        return self.out(F.gelu(self.up(x)))
+
+
+class Modulation:
+    """The six vectors per entity that steer one block, laid over that entity's tokens.
+
+    vectors [B, E, 6, D]: gate, gate, scale, scale, shift, shift of attention and MLP; `sizes` the tokens of each
+    entity. Where all entities are equally long, nothing is copied: x is seen as [B, E, K, D].
+    """
+
+    def __init__(self, vectors_BE6D: Tensor, sizes: tuple[int, ...]):
+        if len(set(sizes)) == 1:
+            self.view = len(sizes)
+        else:
+            ids = torch.repeat_interleave(torch.tensor(sizes, device=vectors_BE6D.device), output_size=sum(sizes))
+            vectors_BE6D, self.view = vectors_BE6D[:, ids], sum(sizes)
+        gate1, gate2, scale1, scale2, shift1, shift2 = vectors_BE6D.unsqueeze(2).unbind(3)
+        self.attention, self.mlp = (gate1, scale1, shift1), (gate2, scale2, shift2)
+
+    def enter(self, x_BND: Tensor, part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """x * (1 + scale) + shift."""
+        _, scale, shift = part
+        x = x_BND.unflatten(1, (self.view, -1))
+        return torch.addcmul(shift.type_as(x), x, 1 + scale.type_as(x)).flatten(1, 2)
+
+    def leave(self, x_BND: Tensor, branch_BND: Tensor, part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """x + gate * branch."""
+        x, branch = (y.unflatten(1, (self.view, -1)) for y in (x_BND, branch_BND))
+        return torch.addcmul(x, branch, part[0].type_as(x)).flatten(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions, a mask, and a cache where one is given."""
+
+    def __init__(self, config: BlockConfig):
+        super().__init__()
+        self.heads, self.head_dim, self.dropout = config.heads, config.head_dim, config.dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width, config.bias)
+        self.out = nn.Linear(config.width, config.width, config.bias)
+        self.q_norm = Norm(config.head_dim, config.norm) if config.qk_norm else None
+        self.k_norm = Norm(config.head_dim, config.norm) if config.qk_norm else None
+
+    def forward(
+        self, x_BND: Tensor, mask: Mask, backend: str, rope: Tensor | None, cache: tuple[KVCache, int] | None
+    ) -> Tensor:
+        """[B, N, D] -> [B, N, D]; `cache` is the cache and this block's place in it."""
+        qkv = self.qkv(x_BND).unflatten(-1, (3 * self.heads, self.head_dim))
+        qk, v = qkv.split((2 * self.heads, self.heads), dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.chunk(2, dim=2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
+        if rope is not None:
+            qk = rotate(qk, rope)
+        q, k, v = (y.transpose(1, 2) for y in (*qk.chunk(2, dim=2), v))
+        if cache is not None:
+            k, v = cache[0].append(cache[1], k, v)
+        y = attention(q, k, v, mask, backend, dropout=self.dropout if self.training else 0.0)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); both branches modulated where the config says so."""
+
+    def __init__(self, config: BlockConfig):
+        super().__init__()
+        self.norm1 = Norm(config.width, config.norm, config.norm_affine, config.norm_eps)
+        self.attention = Attention(config)
+        self.norm2 = Norm(config.width, config.norm, config.norm_affine, config.norm_eps)
+        shape = config.width, config.mlp_hidden, config.bias
+        gate = {"swiglu": F.silu, "geglu": F.gelu}.get(config.mlp)
+        self.mlp = GatedMLP(*shape, gate) if gate else GELUMLP(*shape)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        mask: Mask,
+        backend: str = "auto",
+        rope: Tensor | None = None,
+        modulation: Modulation | None = None,
+        cache: tuple[KVCache, int] | None = None,
+    ) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        m = modulation
+        y = self.norm1(x_BND) if m is None else m.enter(self.norm1(x_BND), m.attention)
+        y = self.dropout(self.attention(y, mask, backend, rope, cache))
+        x_BND = x_BND + y if m is None else m.leave(x_BND, y, m.attention)
+        y = self.norm2(x_BND) if m is None else m.enter(self.norm2(x_BND), m.mlp)
+        y = self.dropout(self.mlp(y))
+        return x_BND + y if m is None else m.leave(x_BND, y, m.mlp)
