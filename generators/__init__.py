@@ -1,0 +1,1 @@
+"""One file a method; a kind is the name of its module."""

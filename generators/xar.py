@@ -11,17 +11,17 @@ Source: Ren et al., Beyond Next-Token: Next-X Prediction for Autoregressive Visu
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import Config, ModelConfig
 from nextok_mm.contracts import Batch, Generator, Keep, Loss
 from nextok_mm.flow import PATHS, Guidance, sample_times, solve, time_grid
-from nextok_mm.flow.guidance import guide
+from nextok_mm.flow.guidance import guide, ordered
 from nextok_mm.heads.flow import FlowHead, TimeEmbedding
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
@@ -44,6 +44,8 @@ class Sampling(Config):
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     cache: bool = True
 
+    _ordered = field_validator("cfg_interval")(ordered)
+
     def guidance(self) -> Guidance:
         """The guidance that these settings describe."""
         return Guidance(weight=self.cfg, schedule=self.cfg_schedule, interval=self.cfg_interval)
@@ -56,9 +58,11 @@ class XARConfig(ModelConfig):
     noised (the paper) or clean (teacher forcing, its ablation; twice the tokens a step).
     """
 
-    SIZES = {
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(grid=(4, 4), channels=4, classes=3, entity="cell", entity_size=2, width=32, heads=2, depth=2),
-        "fashion": dict(grid=(4, 4), channels=16, classes=10, entity="cell", entity_size=2, width=192, heads=6, depth=6),
+        "fashion": dict(
+            grid=(4, 4), channels=16, classes=10, entity="cell", entity_size=2, width=192, heads=6, depth=6
+        ),
         "B": dict(width=768, heads=12, depth=16),
         "L": dict(width=1024, heads=16, depth=32),
         "H": dict(width=1280, heads=16, depth=40),
@@ -144,16 +148,23 @@ class XAR(Generator):
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Flow-matching error over all entities. batch: tokens [B, N, C] raster latents, labels [B] (with classes)."""
+        x0_BSC, eps_BSC, times_BE, labels_B = self._noise(batch, rng)
+        target_BSC = self.path.velocity(x0_BSC, eps_BSC, self._per_token(times_BE))
+        loss = self.head.loss(self.velocity(x0_BSC, eps_BSC, times_BE, labels_B), target_BSC).mean()
+        return Loss(loss, {"flow": loss.detach()})
+
+    def predict(self, batch: Batch, rng: Rng) -> Tensor:
+        """The velocities [B, S, C] that `loss` compares."""
+        return self.velocity(*self._noise(batch, rng))
+
+    def _noise(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Clean sequence, noise, a time for each entity, and labels, some of them dropped."""
         x0_BSC = self.layout.to_sequence(batch["tokens"])
         times_BE = sample_times(self.config.times, rng, self.layout.entities).to(x0_BSC)
         eps_BSC = rng.normal(*x0_BSC.shape[1:], like=x0_BSC)
         dropped_B = rng.uniform(like=x0_BSC) < self.config.label_drop
-        labels_B = self._check_labels(batch.get("labels"), len(x0_BSC)).to(x0_BSC.device)
-        labels_B = torch.where(dropped_B, self.config.classes, labels_B)
-        velocity_BSC = self.velocity(x0_BSC, eps_BSC, times_BE, labels_B)
-        target_BSC = self.path.velocity(x0_BSC, eps_BSC, self._per_token(times_BE))
-        loss = self.head.loss(velocity_BSC, target_BSC).mean()
-        return Loss(loss, {"flow": loss.detach()})
+        labels_B = self._labels(batch.get("labels"), len(x0_BSC)).to(x0_BSC.device)
+        return x0_BSC, eps_BSC, times_BE, torch.where(dropped_B, self.config.classes, labels_B)
 
     def velocity(self, x0_BSC: Tensor, eps_BSC: Tensor, times_BE: Tensor, labels_B: Tensor) -> Tensor:
         """Velocities [B, S, C] of all entities at once, as training sees them: each noised to its own time."""
@@ -179,16 +190,12 @@ class XAR(Generator):
         ids = self.layout.entity_ids.to(values_BE.device)
         return values_BE[:, ids, None]
 
-    def _check_labels(self, labels: Tensor | None, rows: int) -> Tensor:
-        """Labels [rows]; without any, the "no label" one. ValueError for a label out of range."""
-        null = self.config.classes
+    def _labels(self, labels: Tensor | None, rows: int) -> Tensor:
+        """Labels [rows]; without any, the "no label" one. ValueError for a wrong number of them."""
         if labels is None:
-            return torch.full((rows,), null, dtype=torch.long)
+            return torch.full((rows,), self.config.classes)
         if labels.shape != (rows,):
             raise ValueError(f"labels: got shape {tuple(labels.shape)}, accepted: ({rows},)")
-        if not labels.is_cuda and rows and not 0 <= int(labels.min()) <= int(labels.max()) <= null:
-            bad = [int(label) for label in labels if not 0 <= label <= null][0]
-            raise ValueError(f"labels: got {bad}, accepted: 0 to {null - 1}" if null else "labels: this model has none")
         return labels
 
     # Sampling
@@ -199,12 +206,14 @@ class XAR(Generator):
         mask = block_causal(self.layout.sizes).last(self.layout.sizes[-1])
         return choose_backend(self.backbone.backend, mask, self.device)
 
-    def start(
-        self, labels: Tensor | None, rng: Rng, sampling: Config | None = None, keep: Keep | None = None
-    ) -> State:
+    def start(self, labels: Tensor | None, rng: Rng, sampling: Config | None = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples; labels [n] or None; `keep` holds known raster latents."""
         settings = sampling if isinstance(sampling, Sampling) else self.config.sampling
-        labels = self._check_labels(labels, len(rng)).to(self.device)
+        wrong = [] if labels is None else [label for label in labels.tolist() if not 0 <= label < self.config.classes]
+        if wrong:
+            accepted = f"0 to {self.config.classes - 1}" if self.config.classes else "none, this model has no classes"
+            raise ValueError(f"labels: got {wrong[0]}, accepted: {accepted}")
+        labels = self._labels(labels, len(rng)).to(self.device)
         layout, config, weight = self.layout, self.backbone.config, self.embed.weight
         sequence = torch.zeros(len(rng), layout.tokens, self.config.channels, device=self.device)
         guided = self._needs_guidance(settings, 0)
@@ -357,7 +366,7 @@ class Conditions:
     def _make(self, t: float) -> None:
         weight = self.model.backbone.ada_weight
         room = max(self.BUDGET // (weight.shape[0] * weight.shape[1] * len(self.labels)), 2)
-        times = self.times if len(self.times) <= room else [t]
+        times = self.times if t in self.times and len(self.times) <= room else [t]
         if len(self.made) + len(times) > room:
             self.made.clear()
         t_T = torch.tensor(times, device=self.labels.device, dtype=torch.float32)

@@ -55,7 +55,9 @@ def _line(cls: type[BaseModel], item: Any, where: str) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{path}: unknown key{hint} (accepted: {', '.join(known)})"
     given = repr(item["input"])
-    return f"{path}: got {given if len(given) < 80 else given[:77] + '...'}; {item['msg'].removeprefix('Value error, ')}"
+    return (
+        f"{path}: got {given if len(given) < 80 else given[:77] + '...'}; {item['msg'].removeprefix('Value error, ')}"
+    )
 
 
 def _fields_at(cls: Any, loc: Iterable[Any]) -> list[str]:

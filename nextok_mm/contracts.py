@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .config import Config, ModelConfig
 from .rng import Rng
+from .sequence.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,11 @@ class Generator(Model):
     """
 
     Sampling: ClassVar[type[Config]]
+    layout: Layout
+
+    @abstractmethod
+    def predict(self, batch: Batch, rng: Rng) -> Tensor:
+        """What the loss compares with its target: a prediction for every token of the sequence, [B, S, ...]."""
 
     @abstractmethod
     def start(self, labels: Tensor | None, rng: Rng, sampling: Config | None = None, keep: Keep | None = None) -> State:

@@ -12,6 +12,13 @@ from torch import Tensor
 from ..config import Config
 
 
+def ordered(interval: tuple[float, float]) -> tuple[float, float]:
+    """The interval, if it is one: 0 <= low <= high <= 1."""
+    if not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError("accepted: [low, high] with 0 <= low <= high <= 1")
+    return interval
+
+
 class Guidance(Config):
     """weight: the strength; schedule: the same for every entity, or growing linearly from 1 at the first one to
     `weight` at the last; interval: only at times low <= t <= high."""
@@ -20,12 +27,7 @@ class Guidance(Config):
     schedule: Literal["constant", "linear"] = "constant"
     interval: tuple[float, float] = (0.0, 1.0)
 
-    @field_validator("interval")
-    @classmethod
-    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise ValueError("accepted: [low, high] with 0 <= low <= high <= 1")
-        return interval
+    _ordered = field_validator("interval")(ordered)
 
     def at(self, t: float, entity: int = 0, entities: int = 1) -> float:
         """The weight at time t of one of the entities; 1.0 where the unconditional branch isn't needed."""

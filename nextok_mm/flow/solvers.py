@@ -13,6 +13,7 @@ Sources: SiT (arXiv 2401.08740), appendix D, for the SDE; Hairer, Norsett, Wanne
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,14 +26,14 @@ Project = Callable[[Tensor, float], Tensor]
 
 def euler(velocity: Velocity, x: Tensor, times: Sequence[float], project: Project) -> Tensor:
     """One call a step."""
-    for t, after in zip(times, times[1:]):
+    for t, after in pairwise(times):
         x = project(x + (after - t) * velocity(x, t), after)
     return x
 
 
 def heun(velocity: Velocity, x: Tensor, times: Sequence[float], project: Project) -> Tensor:
     """Euler's guess, corrected with the slope at its end."""
-    for t, after in zip(times, times[1:]):
+    for t, after in pairwise(times):
         v = velocity(x, t)
         guess = x + (after - t) * v
         if after > 0:
@@ -44,7 +45,7 @@ def heun(velocity: Velocity, x: Tensor, times: Sequence[float], project: Project
 def ab2(velocity: Velocity, x: Tensor, times: Sequence[float], project: Project) -> Tensor:
     """The slope extrapolated from this call and the one before; the first step is Euler's."""
     before, step_before = None, 0.0
-    for t, after in zip(times, times[1:]):
+    for t, after in pairwise(times):
         step, v = after - t, velocity(x, t)
         lean = 0.0 if before is None else step / (2 * step_before)
         slope = v if before is None else v + lean * (v - before)
@@ -62,7 +63,7 @@ def euler_maruyama(
     path: Path,
 ) -> Tensor:
     """dx = (v - w score / 2) dt + sqrt(w) dW with w = 2t, run backwards; the last step leaves out the noise."""
-    for t, after in zip(times, times[1:]):
+    for t, after in pairwise(times):
         step, diffusion = after - t, 2 * t
         v = velocity(x, t)
         drift = v - 0.5 * diffusion * path.to_score(v, x, t)

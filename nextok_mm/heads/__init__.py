@@ -1,0 +1,1 @@
+"""How the next X is predicted."""

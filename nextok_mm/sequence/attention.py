@@ -30,7 +30,9 @@ def choose_backend(backend: str, mask: Mask, device: torch.device) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"attention: got {backend!r}, accepted: auto, {', '.join(BACKENDS)}")
     if backend == "xformers" and device.type != "cuda":
-        raise ValueError(f"attention: 'xformers' has no {device.type} operator; accepted here: auto, slices, sdpa, flex")
+        raise ValueError(
+            f"attention: 'xformers' has no {device.type} operator; accepted here: auto, slices, sdpa, flex"
+        )
     return backend
 
 
@@ -78,9 +80,7 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, 
 def _by_run(q: Tensor, k: Tensor, v: Tensor, mask: Mask, kernel: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     if mask.full:
         return kernel(q, k, v)
-    out = [
-        kernel(q[:, :, run.start : run.stop], _gather(k, run.keys), _gather(v, run.keys)) for run in mask.runs
-    ]
+    out = [kernel(q[:, :, run.start : run.stop], _gather(k, run.keys), _gather(v, run.keys)) for run in mask.runs]
     return torch.cat(out, dim=2)
 
 

@@ -109,7 +109,7 @@ class Modulation:
         if len(set(sizes)) == 1:
             self.view = len(sizes)
         else:
-            ids = torch.repeat_interleave(torch.tensor(sizes, device=vectors_BE6D.device), output_size=sum(sizes))
+            ids = [entity for entity, size in enumerate(sizes) for _ in range(size)]
             vectors_BE6D, self.view = vectors_BE6D[:, ids], sum(sizes)
         gate1, gate2, scale1, scale2, shift1, shift2 = vectors_BE6D.unsqueeze(2).unbind(3)
         self.attention, self.mlp = (gate1, scale1, shift1), (gate2, scale2, shift2)

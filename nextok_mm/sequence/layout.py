@@ -19,6 +19,7 @@ Source: xAR (arXiv 2502.20388), section 3.1.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import torch
@@ -55,15 +56,15 @@ class Layout:
         """E, the number of steps that generate it."""
         return len(self.sizes)
 
-    @property
+    @cached_property
     def inverse(self) -> Tensor:
         """[S] the place in the sequence of each raster token: `x[order][inverse] == x`."""
         return torch.argsort(self.order)
 
-    @property
+    @cached_property
     def entity_ids(self) -> Tensor:
         """[S] the entity of each sequence token."""
-        return torch.repeat_interleave(torch.arange(self.entities), torch.tensor(self.sizes))
+        return torch.tensor([entity for entity, size in enumerate(self.sizes) for _ in range(size)])
 
     def span(self, entity: int) -> tuple[int, int]:
         """First token and one past the last of an entity."""
@@ -162,5 +163,7 @@ def _resize(x_BNC: Tensor, grid: tuple[int, ...], to: tuple[int, ...]) -> Tensor
         return x_BNC
     flat = x_BNC.reshape(*x_BNC.shape[:2], -1)
     maps = flat.transpose(1, 2).reshape(flat.shape[0], -1, *grid)
-    small = F.adaptive_avg_pool3d(maps.reshape(*maps.shape[:2], *[1] * (3 - len(grid)), *grid), (1,) * (3 - len(to)) + to)
+    small = F.adaptive_avg_pool3d(
+        maps.reshape(*maps.shape[:2], *[1] * (3 - len(grid)), *grid), (1,) * (3 - len(to)) + to
+    )
     return small.flatten(2).transpose(1, 2).reshape(x_BNC.shape[0], -1, *x_BNC.shape[2:])

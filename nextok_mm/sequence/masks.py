@@ -62,7 +62,9 @@ class Mask:
     def intervals(self, device: torch.device | str = "cpu") -> Tensor:
         """int64 [queries, M, 2]: the key intervals of each query, padded with empty ones; FlexAttention reads these."""
         most = max(len(run.keys) for run in self.runs)
-        rows = [[*run.keys, *[(0, 0)] * (most - len(run.keys))] for run in self.runs for _ in range(run.start, run.stop)]
+        rows = [
+            [*run.keys, *[(0, 0)] * (most - len(run.keys))] for run in self.runs for _ in range(run.start, run.stop)
+        ]
         return torch.tensor(rows, device=device)
 
     def last(self, queries: int) -> "Mask":
@@ -108,7 +110,11 @@ def _clean_context(sizes: tuple[int, ...]) -> Mask:
     stops = list(accumulate(sizes))
     clean = [Run(stop - size, stop, ((0, stop),)) for size, stop in zip(sizes, stops)]
     noisy = [
-        Run(total + stop - size, total + stop, (((0, stop - size),) if stop > size else ()) + ((total + stop - size, total + stop),))
+        Run(
+            total + stop - size,
+            total + stop,
+            (((0, stop - size),) if stop > size else ()) + ((total + stop - size, total + stop),),
+        )
         for size, stop in zip(sizes, stops)
     ]
     return Mask(tuple(clean + noisy))

@@ -1,0 +1,85 @@
+"""What every registered generator keeps while it samples."""
+
+import pytest
+import torch
+
+from nextok_mm.contracts import Keep
+from nextok_mm.decoding import decode
+from nextok_mm.rng import Rng
+
+from .conftest import example
+
+
+def run(generator, seeds, keep=None, **sampling):
+    labels = example(generator, range(8)).get("labels")
+    labels = None if labels is None else torch.stack([labels[seed % 8] for seed in seeds])
+    settings = generator.Sampling.parse({**generator.config.sampling.model_dump(), "steps": 3, **sampling})
+    return [state.data.clone() for state in decode(generator, generator.start(labels, Rng(seeds), settings, keep))]
+
+
+def test_every_step_leaves_a_decodable_partial(generator):
+    partials = run(generator, [1, 2])
+    shape = example(generator, [1, 2])["tokens"].shape
+    assert all(partial.shape == shape and torch.isfinite(partial.float()).all() for partial in partials)
+    assert len(partials) == generator.layout.entities
+
+
+def test_seeded_is_reproducible_in_any_batch(generator):
+    both, again = run(generator, [3, 7])[-1], run(generator, [3, 7])[-1]
+    assert torch.equal(both, again)
+    torch.testing.assert_close(run(generator, [7])[-1], both[1:], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(both[:1], both[1:])
+
+
+def test_cached_equals_uncached(generator):
+    torch.testing.assert_close(run(generator, [1, 2], cache=True)[-1], run(generator, [1, 2], cache=False)[-1])
+
+
+def test_finished_entities_do_not_change(generator):
+    """What a partial shows stays (layouts that refine one picture are let off: there each entity is a new version)."""
+    if generator.layout.kind == "scale":
+        pytest.skip("every scale replaces the one before")
+    partials = run(generator, [5])
+    for index, partial in enumerate(partials[:-1]):
+        known = generator.layout.entity_ids[generator.layout.inverse] <= index
+        assert torch.equal(partial[:, known], partials[-1][:, known])
+
+
+def test_nothing_leaks_from_later_entities(generator):
+    """Perturb one entity: predictions for the earlier ones don't move, its own do."""
+    batch = example(generator, [1, 2])
+    ids = generator.layout.entity_ids
+    with torch.no_grad():
+        before = generator.predict(batch, Rng([1, 2]))
+        for entity in range(generator.layout.entities) if generator.layout.kind != "scale" else ():
+            raster = generator.layout.order[ids == entity]
+            tokens = batch["tokens"].clone()
+            tokens[:, raster] = tokens[:, raster].flip(0) + tokens.new_ones(())
+            after = generator.predict({**batch, "tokens": tokens}, Rng([1, 2]))
+            assert torch.equal(after[:, ids < entity], before[:, ids < entity])
+            assert not torch.equal(after[:, ids == entity], before[:, ids == entity])
+
+
+def test_kept_tokens_stay_and_the_rest_is_new(generator):
+    known = example(generator, [9])["tokens"]
+    mask = torch.zeros(known.shape[1], dtype=torch.bool)
+    mask[: known.shape[1] // 3 + 1] = True  # cuts through an entity where entities are larger than a token
+    result = run(generator, [1, 2], keep=Keep(known, mask))[-1]
+    assert torch.equal(result[:, mask], known.expand(2, *known.shape[1:])[:, mask])
+    assert not torch.isclose(result[:, ~mask].float(), known[:, ~mask].float()).all()
+    everything = run(generator, [1], keep=Keep(known, torch.ones_like(mask)))
+    assert torch.equal(everything[-1], known)
+
+
+def test_wrong_keep_is_refused(generator):
+    known = example(generator, [9])["tokens"]
+    with pytest.raises(ValueError, match="keep: got"):
+        run(generator, [1], keep=Keep(known[:, :-1], torch.ones(known.shape[1] - 1, dtype=torch.bool)))
+
+
+def test_a_label_out_of_range_is_refused(generator):
+    classes = getattr(generator.config, "classes", 0)
+    if not classes:
+        pytest.skip("takes no labels")
+    with pytest.raises(ValueError, match=f"labels: got {classes + 1}, accepted: 0 to {classes - 1}"):
+        generator.start(torch.tensor([classes + 1]), Rng([0]))
