@@ -90,7 +90,6 @@ class State(contracts.State):
     and values in the cache; calls: network calls so far."""
 
     sequence_BSC: Tensor
-    labels: Tensor
     rng: Rng
     sampling: Sampling
     keep: tuple[Tensor, Tensor] | None
@@ -209,11 +208,12 @@ class XAR(Generator):
     def start(self, labels: Tensor | None, rng: Rng, sampling: Config | None = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples; labels [n] or None; `keep` holds known raster latents."""
         settings = sampling if isinstance(sampling, Sampling) else self.config.sampling
-        wrong = [] if labels is None else [label for label in labels.tolist() if not 0 <= label < self.config.classes]
+        classes = self.config.classes
+        names = [classes] * len(rng) if labels is None else self._labels(labels, len(rng)).tolist()
+        wrong = [] if labels is None else [label for label in names if not 0 <= label < classes]
         if wrong:
-            accepted = f"0 to {self.config.classes - 1}" if self.config.classes else "none, this model has no classes"
+            accepted = f"0 to {classes - 1}" if classes else "none, this model has no classes"
             raise ValueError(f"labels: got {wrong[0]}, accepted: {accepted}")
-        labels = self._labels(labels, len(rng)).to(self.device)
         layout, config, weight = self.layout, self.backbone.config, self.embed.weight
         sequence = torch.zeros(len(rng), layout.tokens, self.config.channels, device=self.device)
         guided = self._needs_guidance(settings, 0)
@@ -227,12 +227,11 @@ class XAR(Generator):
             entity=0,
             entities=layout.entities,
             sequence_BSC=sequence,
-            labels=labels,
             rng=rng,
             sampling=settings,
             keep=self._known(keep, len(rng)),
             cache=cache,
-            conditions=Conditions(self, labels, [*times, 0.0], guided),
+            conditions=Conditions(self, names, [*times, 0.0]),
         )
 
     def step(self, state: State) -> State:  # type: ignore[override]
@@ -348,11 +347,12 @@ class Conditions:
 
     BUDGET = 1 << 26  # numbers held at most (256 MB in fp32); beyond that, times are computed when they come
 
-    def __init__(self, model: XAR, labels_B: Tensor, times: list[float], guided: bool):
-        null = torch.full((1,), model.config.classes, device=labels_B.device)
-        self.model, self.labels, self.rows = model, *torch.unique(torch.cat((labels_B, null)), return_inverse=True)
-        self.batch = len(labels_B)
-        self.rows = torch.cat((self.rows[:-1], self.rows[-1:].expand(self.batch)))
+    def __init__(self, model: XAR, labels: list[int], times: list[float]):
+        null = model.config.classes
+        distinct = sorted({*labels, null})
+        rows = [distinct.index(label) for label in [*labels, *[null] * len(labels)]]
+        self.model, self.batch = model, len(labels)
+        self.labels, self.rows = (torch.tensor(x, device=model.device) for x in (distinct, rows))
         self.times = sorted(set(times))
         self.made: dict[float, Tensor] = {}
 

@@ -15,7 +15,6 @@ Sources: SiT (arXiv 2401.08740), appendix D, for the SDE; Hairer, Norsett, Wanne
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from .paths import PATHS, Path
@@ -84,8 +83,8 @@ def time_grid(solver: str, steps: int, last: float = 0.04) -> list[float]:
     if steps < 1:
         raise ValueError(f"steps: got {steps}, accepted: at least 1")
     if solver == "euler_maruyama":
-        return [*torch.linspace(1.0, last, steps, dtype=torch.float64).tolist(), 0.0]
-    return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
+        return [1.0 + (last - 1.0) * i / max(steps - 1, 1) for i in range(steps)] + [0.0]
+    return [1.0 - i / steps for i in range(steps + 1)]
 
 
 def solve(
