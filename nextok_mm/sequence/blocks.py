@@ -61,13 +61,10 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> the same shape and dtype."""
-        y = x.float()
+        weight = None if self.weight is None else self.weight.float()
         if self.kind == "rms":
-            y = y * torch.rsqrt(y.square().mean(-1, keepdim=True).add_(self.eps))
-        else:
-            y = F.layer_norm(y, (self.width,), eps=self.eps)
-        y = y if self.weight is None else y * self.weight.float()
-        return y.type_as(x)
+            return F.rms_norm(x.float(), (self.width,), weight, self.eps).type_as(x)
+        return F.layer_norm(x.float(), (self.width,), weight, eps=self.eps).type_as(x)
 
 
 class GatedMLP(nn.Module):
