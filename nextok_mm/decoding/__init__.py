@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from ..contracts import Generator, State
+from ..sequence.packed import packed
 
 Progress = Callable[[int, int], None]
 
@@ -14,9 +15,10 @@ def decode(generator: Generator, state: State, progress: Progress | None = None)
 
     progress(done, entities) is called after every entity. Stop iterating to stop early: nothing is left behind.
     """
-    while not state.done:
-        with torch.no_grad():
-            state = generator.step(state)
-        if progress is not None:
-            progress(state.entity, state.entities)
-        yield state
+    with packed(generator):
+        while not state.done:
+            with torch.no_grad():
+                state = generator.step(state)
+            if progress is not None:
+                progress(state.entity, state.entities)
+            yield state

@@ -1,0 +1,20 @@
+"""`nextok bench WHAT`: speed, always side by side in one run, as ratios and as shares of what the machine can do.
+
+Besides adapters/, this is the one room of nextok_mm that may know a method's name: a benchmark is about one.
+"""
+
+from importlib import import_module
+
+BENCHES = {
+    "machine": "the machine's matmul rate and memory bandwidth",
+    "xar": "xAR-B at 256 x 256: sampling and training, against the arithmetic and (--against PATH) the official code",
+    "sampling": "a shipped or tiny xAR: cached against uncached, attention backends, images a second, training",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run one benchmark; the first argument names it, the rest are its own."""
+    name = arguments[0] if arguments else ""
+    if name not in BENCHES:
+        raise ValueError(f"bench: got {name!r}, accepted: {', '.join(BENCHES)}")
+    import_module(f"{__name__}.{name}").main(arguments[1:])

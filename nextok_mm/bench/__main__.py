@@ -1,0 +1,7 @@
+"""`python -m nextok_mm.bench WHAT`."""
+
+import sys
+
+from . import main
+
+main(sys.argv[1:])
