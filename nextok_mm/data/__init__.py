@@ -1,0 +1,26 @@
+"""Where training rows come from: one file per kind of source, all saying the same two things, `len` and `batch`.
+
+`parse({"kind": "fashion_mnist", "split": "train"}).open()` is a source. A new kind is one file with a `Config` and a
+name in `KINDS`.
+"""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from .source import Source, SourceConfig
+
+__all__ = ["KINDS", "Source", "SourceConfig", "parse"]
+
+KINDS = ("fashion_mnist", "image_folder", "latents", "tensors")
+
+
+def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:
+    """The config of a source from plain fields; `kind` says which. ValueError in one line for a mistake."""
+    kind = fields.get("kind")
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{where}.kind: got {kind!r}, accepted: {', '.join(KINDS)}{hint}")
+    return importlib.import_module(f"{__name__}.{kind}").Config.parse(fields, where)

@@ -1,0 +1,107 @@
+"""What every source of rows promises, and the endless deterministic stream that training reads from one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..config import Config
+from ..contracts import Batch
+from ..rng import Rng, mix
+
+
+class SourceConfig(Config):
+    """Base of the configs of sources."""
+
+    kind: str
+
+    def open(self) -> "Source":
+        """The source that this config describes; reads what it needs and checks it."""
+        raise NotImplementedError
+
+
+class Source(ABC):
+    """Rows by index. `class_names` are the labels' names where the data has any."""
+
+    class_names: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """The rows at `indices`. seeds: one a row, what its crop, flip or sample is drawn from; None: nothing drawn."""
+
+
+def flipped(images: Tensor, seeds: Sequence[int] | None) -> Tensor:
+    """[B, ..., W] mirrored left to right in a random half of the rows; unchanged without seeds."""
+    if seeds is None:
+        return images
+    mirror = Rng(seeds).integers(2).bool().view(-1, *[1] * (images.ndim - 1))
+    return torch.where(mirror, images.flip(-1), images)
+
+
+class Order:
+    """The index of the row at every position of an endless stream: each epoch a new permutation of (seed, epoch)."""
+
+    def __init__(self, rows: int, seed: int):
+        if rows < 1:
+            raise ValueError("data: the source has no rows")
+        self.rows, self.seed, self.epoch = rows, seed, -1
+        self.permutation: list[int] = []
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self.rows)
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+            self.permutation, self.epoch = torch.randperm(self.rows, generator=generator).tolist(), epoch
+        return self.permutation[place]
+
+
+class Stream(Dataset):
+    """A source as a stream: asked for positions, it gives (positions, batch), the same ones on every machine."""
+
+    def __init__(self, source: Source, seed: int):
+        self.source, self.seed = source, seed
+        self.order = Order(len(source), seed)
+
+    def __getitem__(self, positions: range) -> tuple[range, Batch]:
+        seeds = [mix(self.seed, "data", position) for position in positions]
+        return positions, self.source.batch([self.order[position] for position in positions], seeds)
+
+
+class Positions(Sampler[range]):
+    """Which positions one process reads: `micro` rows at a time, `accumulate` times a step, beginning at `step`.
+
+    A step's positions are consecutive and shared out over the processes, so a step sees the same rows however many
+    processes and however many parts it is cut into.
+    """
+
+    def __init__(self, step: int, micro: int, accumulate: int, rank: int, world: int):
+        self.step, self.micro, self.accumulate, self.rank, self.world = step, micro, accumulate, rank, world
+
+    def __iter__(self) -> Iterator[range]:
+        share = self.step * self.accumulate * self.world + self.rank
+        while True:
+            yield range(share * self.micro, (share + 1) * self.micro)
+            share += self.world
+
+
+def read(stream: Stream, positions: Positions, workers: int, pin: bool) -> Iterator[tuple[range, Batch]]:
+    """The stream's batches in order, prepared ahead by `workers` processes where there are any."""
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        sampler=positions,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )
+    return iter(loader)
+
+
+def _as_it_is(batch: tuple[range, Batch]) -> tuple[range, Batch]:
+    return batch
