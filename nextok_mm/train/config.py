@@ -1,0 +1,162 @@
+"""What a training is told: one YAML file with the groups below, and `group.field=value` on the command line.
+
+```yaml
+model: {role: generator, kind: xar, size: fashion}
+data: {kind: fashion_mnist}
+train: {out: runs/xar-fashion, steps: 20000, batch: 256}
+```
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from .. import data, registry
+from ..config import Config, ModelConfig, override, read_yaml
+
+
+class ModelSpec(Config):
+    """Which model: its role, its kind, and the fields of that kind's config (validated, complete)."""
+
+    role: Literal["tokenizer", "generator", "judge"]
+    kind: str
+    fields: SerializeAsAny[ModelConfig]
+
+
+class Optim(Config):
+    """AdamW and its learning rate: linear warm-up, then cosine down to `lr * final`, or constant.
+
+    weight_decay: of matrices and convolutions; biases, norms and other one-dimensional parameters have none.
+    """
+
+    lr: float = Field(3e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: int = Field(100, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final: float = Field(0.0, ge=0, le=1)
+    clip: float | None = Field(1.0, gt=0)
+
+
+class EMA(Config):
+    """A running mean of the weights, which is what `final/` holds. decay 0: none.
+
+    warmup: begin with a short memory, (1 + n) / (10 + n) after n updates, so that the first weights are forgotten.
+    """
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    warmup: bool = True
+
+
+class Train(Config):
+    """The run. Counts are optimizer steps; `batch` is the rows of one step, over all processes and all parts of it.
+
+    out: folder of the run; steps: its end; accumulate: parts that a process cuts its share into; processes: refuse
+    another number of them (None: any); precision: of the forward and backward pass; workers: processes that prepare
+    data; keep: newest snapshots kept; samples: pictures in a grid; resume: go on from the newest whole snapshot, or
+    never; overwrite: delete what `out` holds; max_minutes: then save and stop, to be resumed.
+    """
+
+    out: str = Field(min_length=1)
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    accumulate: int = Field(1, gt=0)
+    processes: int | None = Field(None, gt=0)
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    cpu: bool = False
+    workers: int = Field(0, ge=0)
+    log_every: int = Field(50, gt=0)
+    save_every: int = Field(1000, gt=0)
+    keep: int = Field(2, gt=0)
+    sample_every: int = Field(0, ge=0)
+    samples: int = Field(16, gt=0, le=256)
+    tensorboard: bool = False
+    resume: Literal["auto", "never"] = "auto"
+    overwrite: bool = False
+    max_minutes: float | None = Field(None, gt=0)
+
+
+class Final(Config):
+    """What `out/final` says about itself: its name, how weights are stored, class names, licence, free remarks."""
+
+    name: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    labels: tuple[str, ...] | None = None
+    license: str = ""
+    about: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainConfig(Config):
+    """A whole training.
+
+    init: a checkpoint to begin from (zoo name, folder or hub id) in place of fresh weights; tokenizer: the checkpoint
+    that turns images into a generator's tokens, and its samples into pictures.
+    """
+
+    model: ModelSpec
+    data: SerializeAsAny[data.SourceConfig]
+    train: Train
+    optim: Optim = Optim()
+    ema: EMA = EMA()
+    final: Final = Final()
+    init: str | None = None
+    tokenizer: str | None = None
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], where: str = "") -> "TrainConfig":
+        """Validate plain data; `model` and `data` are read by the classes that their kinds name."""
+        fields = dict(fields)
+        for group in ("model", "data", "train"):
+            if not isinstance(fields.get(group), Mapping):
+                raise ValueError(f"{group}: got {fields.get(group)!r}, accepted: a group of fields")
+        fields["model"] = _model(fields["model"])
+        fields["data"] = data.parse(fields["data"])
+        return super().parse(fields, where)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if self.train.batch % self.train.accumulate:
+            raise ValueError(
+                f"train.batch: got {self.train.batch}, accepted: a multiple of train.accumulate {self.train.accumulate}"
+            )
+        if self.optim.warmup > self.train.steps:
+            raise ValueError(f"optim.warmup: got {self.optim.warmup}, accepted: at most train.steps {self.train.steps}")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data that `parse` reads back to the same config."""
+        plain = self.model_dump(mode="json")
+        plain["model"] = {"role": self.model.role, "kind": self.model.kind, **plain["model"]["fields"]}
+        return plain
+
+    def decisive(self) -> dict[str, Any]:
+        """The part of `plain` that decides what comes out: a run is resumed only where it is the same."""
+        plain = self.plain()
+        for name in _INDECISIVE:
+            del plain["train"][name]
+        if self.optim.schedule == "constant":  # only the cosine depends on where it ends
+            del plain["train"]["steps"]
+        return {group: plain[group] for group in plain if group != "final"}
+
+
+_INDECISIVE = (
+    *("out", "processes", "cpu", "workers", "log_every", "save_every", "keep", "sample_every", "samples"),
+    *("tensorboard", "resume", "overwrite", "max_minutes", "gradient_checkpointing", "accumulate"),
+)
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
+    """The training that a YAML file describes, after `group.field=value` overrides."""
+    return TrainConfig.parse(override(read_yaml(path), overrides))
+
+
+def _model(group: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: value for name, value in group.items() if name not in ("role", "kind")}
+    role, kind = group.get("role"), group.get("kind")
+    return {"role": role, "kind": kind, "fields": registry.get(role, kind).Config.parse(fields, where="model")}

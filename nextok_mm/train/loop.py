@@ -1,0 +1,320 @@
+"""The one training loop: any registered model with a `loss`, on one process or many.
+
+A step is a function of (weights, optimizer state, step number): its rows come from a deterministic stream, every row
+draws from a generator seeded by its position in that stream, dropout from one seeded by the step. So a resumed run
+repeats the uninterrupted one, and N processes repeat one process.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .. import registry
+from ..checkpoint import from_pretrained, save_pretrained
+from ..contracts import Batch, Model
+from ..data.source import Positions, Stream, read
+from ..rng import Rng, mix
+from . import snapshots
+from .config import TrainConfig
+from .folder import RunFolder
+from .guards import NotFinite, Stop, explain
+from .log import Log
+from .optim import build_ema, build_optimizer, learning_rate, set_learning_rate
+
+STOPPED = 75
+"""Exit code of a run that was told to stop, saved, and can be resumed (EX_TEMPFAIL: try again)."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. status: finished or stopped; reason: of a stop; step: steps done; loss: of the last one."""
+
+    status: str
+    reason: str | None
+    step: int
+    loss: float | None
+    seconds: float
+    folder: Path
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a finished run, 75 for one that stopped, saved and can be resumed."""
+        return 0 if self.status == "finished" else STOPPED
+
+
+def train(config: TrainConfig) -> Summary:
+    """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers."""
+    folder = RunFolder(config)
+    folder.check()
+    accelerator = _accelerator(config)
+    try:
+        with Stop(config.train.max_minutes) as stop:
+            return Run(config, folder, accelerator, stop).go()
+    finally:
+        accelerator.end_training()
+        AcceleratorState._reset_state(True)  # else a second training in this process is refused another precision
+
+
+class Objective(nn.Module):
+    """`model.loss` as a forward pass, which is what wrappers (DDP, FSDP, autocast, compile) take hold of."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, seeds: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and its parts."""
+        loss = self.model.loss(batch, Rng(seeds))
+        return loss.total, loss.parts
+
+
+class Run:
+    """The state of a training and its steps."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, accelerator: Accelerator, stop: Stop):
+        self.config, self.folder, self.accelerator, self.stop = config, folder, accelerator, stop
+        self.main, self.world = accelerator.is_main_process, accelerator.num_processes
+        self.micro = config.train.batch // config.train.accumulate // self.world
+        self.source = config.data.open()
+        self.model = _build(config)
+        self.tokenizer = _tokenizer(config, accelerator.device)
+        optimizer = build_optimizer(self.model, config.optim)
+        objective = Objective(self.model).train()
+        if config.train.compile:
+            objective.compile()
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.ema = build_ema(self.model, config.ema)
+        self.names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.step, self.sums, self.summed = 0, {}, 0
+        self.loss: float | None = None
+
+    def go(self) -> Summary:
+        """Train to the end, or until told to stop."""
+        config, started = self.config.train, time.monotonic()
+        if self.main:
+            self.folder.prepare()
+        self.accelerator.wait_for_everyone()
+        self._resume()
+        log = Log(self.folder.path, self.step, config.tensorboard) if self.main else None
+        stream = self._stream()
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main else True)
+        since, reason = (time.monotonic(), self.step), None
+        while self.step < config.steps and reason is None:
+            batches = [self._fetch(*next(stream)) for _ in range(config.accumulate)]
+            numbers, reason = self._step(batches)
+            bar.update()
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                since = self._report(log, bar, numbers, since)
+            if self.step % config.save_every == 0 and self.step < config.steps and reason is None:
+                self._save()
+            if config.sample_every and self.step % config.sample_every == 0:
+                self._sample()
+        bar.close()
+        if log is not None:
+            log.close()
+        self._finish(reason)
+        status = "finished" if self.step >= config.steps else "stopped"
+        return Summary(status, reason, self.step, self.loss, time.monotonic() - started, self.folder.path)
+
+    def _stream(self) -> Any:
+        config = self.config.train
+        order = Positions(self.step, self.micro, config.accumulate, self.accelerator.process_index, self.world)
+        pin = self.accelerator.device.type == "cuda"
+        return read(Stream(self.source, config.seed), order, config.workers, pin)
+
+    def _fetch(self, positions: range, batch: Batch) -> tuple[Batch, list[int]]:
+        """A batch on the device, as tokens where the model wants those, and the seeds of its rows."""
+        seed, device = self.config.train.seed, self.accelerator.device
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        if self.tokenizer is not None and "tokens" not in batch:
+            rng = Rng([mix(seed, "encode", position) for position in positions])
+            with torch.no_grad():
+                batch["tokens"] = self.tokenizer.encode(batch.pop("images"), rng).data
+        return batch, [mix(seed, "row", position) for position in positions]
+
+    def _step(self, batches: list[tuple[Batch, list[int]]]) -> tuple[dict[str, float], str | None]:
+        """One optimizer step. Gives its numbers and why to stop, if so."""
+        accelerator, config = self.accelerator, self.config
+        torch.manual_seed(mix(config.train.seed, "dropout", self.step, accelerator.process_index))
+        rate = learning_rate(self.step, config.train.steps, config.optim)
+        set_learning_rate(self.optimizer, rate)
+        losses = []
+        for batch, seeds in batches:
+            with accelerator.accumulate(self.objective):
+                total, parts = self.objective(batch, seeds)
+                accelerator.backward(total)
+            losses.append({"loss": total.detach(), **parts})
+        norm = accelerator.clip_grad_norm_(self.objective.parameters(), config.optim.clip or float("inf"))
+        numbers, stopping = self._gather(losses, norm)
+        self._check(numbers, batches)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        self.step += 1
+        self.loss = numbers["loss"]
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.summed += 1
+        return {"lr": rate}, (self.stop.reason or "another process was told to") if stopping else None
+
+    def _gather(self, losses: list[dict[str, Tensor]], norm: Tensor | None) -> tuple[dict[str, float], bool]:
+        """Means over the step's parts and processes, in one transfer to the host; and whether anyone has to stop."""
+        names = list(losses[0])
+        rows = torch.stack([torch.stack([loss[name].float() for name in names]) for loss in losses]).mean(0)
+        stop = float(self.stop.reason is not None)
+        if self.world > 1:
+            shared = self.accelerator.reduce(torch.cat([rows, rows.new_tensor([stop])]), reduction="mean")
+            rows, stop = shared[:-1], shared[-1]
+        if norm is not None:
+            names, rows = [*names, "grad_norm"], torch.cat([rows, norm.detach().float().to(rows.device).view(1)])
+        return dict(zip(names, rows.tolist())), bool(stop > 0)
+
+    def _check(self, numbers: dict[str, float], batches: list[tuple[Batch, list[int]]]) -> None:
+        """Raise `NotFinite` before bad numbers reach the weights. (fp16's scaler skips infinite gradients itself.)"""
+        watched = ["loss"] if self.config.train.precision == "fp16" else ["loss", "grad_norm"]
+        if all(abs(numbers.get(name, 0.0)) < float("inf") for name in watched):
+            return
+        torch.manual_seed(mix(self.config.train.seed, "dropout", self.step, self.accelerator.process_index))
+
+        def again(batch: Batch, seeds: list[int]) -> Callable[[], Any]:
+            def run() -> Any:
+                with self.accelerator.autocast():
+                    loss = self.model.loss(batch, Rng(seeds))
+                return loss.total, loss.parts
+
+            return run
+
+        culprit = explain(self.model, [again(*item) for item in batches], [batch for batch, _ in batches])
+        raise NotFinite(f"step {self.step + 1}: the first tensor that is not finite is the {culprit}")
+
+    def _report(self, log: Log | None, bar: tqdm, numbers: dict[str, float], since: tuple[float, int]) -> Any:
+        """Log the means since the last report."""
+        now = time.monotonic()
+        numbers = {**{name: value / self.summed for name, value in self.sums.items()}, **numbers}
+        self.sums, self.summed = {}, 0
+        seconds = (now - since[0]) / max(1, self.step - since[1])
+        numbers |= {"seconds_per_step": seconds, "images_per_second": self.config.train.batch / seconds}
+        if log is not None:
+            log.write(self.step, numbers)
+            shown = " ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name != "seconds_per_step")
+            if bar.disable:
+                print(f"step {self.step}/{self.config.train.steps} {shown}", flush=True)
+            else:
+                bar.set_postfix_str(shown)
+        return now, self.step
+
+    def _save(self) -> None:
+        """Write a snapshot, by the first process."""
+        if self.main:
+            tensors = {"weights": _owned(self.model.state_dict())}
+            tensors["optimizer"] = snapshots.pack_optimizer(self.optimizer, self.names)
+            if self.ema is not None:
+                tensors["ema"] = _owned(self.ema.state_dict())
+            facts = {"sums": self.sums, "summed": self.summed, "world": self.world}
+            scaler = self.accelerator.scaler
+            facts["scaler"] = scaler.state_dict() if scaler is not None else None
+            snapshots.write(self.folder.snapshots, self.step, tensors, facts, self.config.train.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        """Take up the newest whole snapshot, if there is one."""
+        found = snapshots.newest(self.folder.snapshots)
+        if found is None:
+            return
+        self.step, tensors, facts = found
+        self.model.load_state_dict(tensors["weights"])
+        snapshots.unpack_optimizer(self.optimizer, self.names, tensors["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(tensors["ema"])
+        if facts["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.sums, self.summed = facts["sums"], facts["summed"]
+
+    def _sample(self) -> None:
+        """Write a grid of pictures, by the first process, with the averaged weights."""
+        if self.main:
+            from .samples import write_grid
+
+            write_grid(self._averaged(), self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+        self.accelerator.wait_for_everyone()
+
+    def _averaged(self) -> Model:
+        return self.model if self.ema is None else self.ema.module
+
+    def _finish(self, reason: str | None) -> None:
+        """Save where the run stands, and the checkpoint where it is done."""
+        if self.step not in snapshots.steps(self.folder.snapshots):
+            self._save()
+        if self.step >= self.config.train.steps and self.main:
+            final = self.config.final
+            name = final.name or self.folder.path.name
+            labels = final.labels or self.source.class_names
+            about = {
+                "steps": self.step,
+                "batch": self.config.train.batch,
+                "seed": self.config.train.seed,
+                **final.about,
+            }
+            meta = dict(name=name, labels=labels, license=final.license, tokenizer=self.config.tokenizer, about=about)
+            save_pretrained(self._averaged(), self.folder.final, dtype=getattr(torch, final.dtype), **meta)
+        self.accelerator.wait_for_everyone()
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate, with the number of processes checked: a launch that meant two and got one has to be noticed."""
+    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.train.precision]
+    if precision == "fp16" and (config.train.cpu or not torch.cuda.is_available()):
+        raise ValueError("train.precision: fp16 needs a GPU, accepted here: fp32, bf16")
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=config.train.cpu, gradient_accumulation_steps=config.train.accumulate
+    )
+    world = accelerator.num_processes
+    meant = config.train.processes or int(os.environ.get("WORLD_SIZE", world))
+    if world != meant:
+        raise ValueError(f"train.processes: {meant} were meant, but {world} run (see configs/accelerate for launching)")
+    if config.train.batch % (config.train.accumulate * world):
+        raise ValueError(
+            f"train.batch: got {config.train.batch}, accepted: a multiple of accumulate {config.train.accumulate}"
+            f" x {world} processes"
+        )
+    return accelerator
+
+
+def _build(config: TrainConfig) -> Model:
+    """The model with fresh weights, or with those of `init` where they fit."""
+    spec = config.model
+    torch.manual_seed(mix(config.train.seed, "weights"))
+    model = registry.get(spec.role, spec.kind)(spec.fields)
+    if config.init is not None:
+        other, _ = from_pretrained(config.init, role=spec.role)
+        found, own = other.state_dict(), model.state_dict()
+        odd = [name for name in found if name not in own or own[name].shape != found[name].shape]
+        if odd:
+            raise ValueError(f"init: {config.init} doesn't fit the model: {len(odd)} weights, such as {odd[0]!r}")
+        model.load_state_dict(found, strict=False)
+    if config.train.gradient_checkpointing:
+        if not hasattr(model, "gradient_checkpointing"):
+            raise ValueError(f"train.gradient_checkpointing: a {spec.kind} has none, accepted: false")
+        model.gradient_checkpointing(True)
+    return model
+
+
+def _tokenizer(config: TrainConfig, device: torch.device) -> Any:
+    if config.tokenizer is None or config.model.role != "generator":
+        return None
+    return from_pretrained(config.tokenizer, role="tokenizer")[0].requires_grad_(False).to(device)
+
+
+def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as a safetensors file takes them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

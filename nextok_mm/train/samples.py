@@ -1,0 +1,39 @@
+"""Pictures drawn while training: reconstructions of a tokenizer, samples of a generator."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..contracts import Tokens
+from ..data import Source
+from ..decoding import decode
+from ..rng import Rng, mix
+from .config import TrainConfig
+
+
+@torch.no_grad()
+def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, folder: Path, step: int) -> None:
+    """`folder/step-00001000.png`: pairs (picture, reconstruction), or one sample after another, classes in turn."""
+    from torchvision.utils import save_image
+
+    count, seed = config.train.samples, config.train.seed
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        if config.model.role == "tokenizer":
+            images = source.batch(range(min(count, len(source))))["images"].to(device)
+            pictures = torch.stack([images, model.decode(model.encode(images))], dim=1).flatten(0, 1)
+        elif config.model.role == "generator" and tokenizer is not None:
+            classes = len(source.class_names or ())
+            labels = torch.arange(count, device=device) % classes if classes else None
+            rng = Rng([mix(seed, "sample", row) for row in range(count)])
+            for state in decode(model, model.start(labels, rng)):
+                last = state
+            pictures = tokenizer.decode(Tokens(last.data, model.layout.grid))
+        else:
+            return
+    finally:
+        model.train(training)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_image(pictures.cpu().clamp(0, 1), folder / f"step-{step:08d}.png", nrow=8)
