@@ -23,7 +23,9 @@ class Official:
     def __init__(self, checkout: str):
         root = Path(checkout)
         if not (root / "models" / "xar.py").is_file():
-            raise ValueError(f"against: no models/xar.py in {checkout!r}; accepted: a checkout of the official xAR code")
+            raise ValueError(
+                f"against: no models/xar.py in {checkout!r}; accepted: a checkout of the official xAR code"
+            )
         with _stubs(), contextlib.redirect_stdout(io.StringIO()):
             sys.path.insert(0, str(root))
             try:

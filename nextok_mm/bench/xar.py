@@ -134,15 +134,15 @@ def _against(model: Any, given: argparse.Namespace) -> None:
     _report(f"sampling, {given.steps} steps", slow, fast, sampling_flops(model, given.steps), max(rate, matmul_rate()))
     if not given.quick:
         batch = model.train().example(4, Rng(range(4)))
-        slow, fast = alternate(
-            [lambda: official.train_step(batch), lambda: _train_step(model, batch)], given.repeats
-        )
+        slow, fast = alternate([lambda: official.train_step(batch), lambda: _train_step(model, batch)], given.repeats)
         _report("training step, batch 4", slow, fast, training_flops(model, 4), max(rate, matmul_rate()))
         model.eval()
 
 
 def _report(what: str, slow: list[float], fast: list[float], flops: float, rate: float) -> None:
-    print(f"{what}: official {min(slow):.2f} s, ours {min(fast):.2f} s, ratio {ratio(slow, fast):.2f}x (median of pairs)")
+    print(
+        f"{what}: official {min(slow):.2f} s, ours {min(fast):.2f} s, ratio {ratio(slow, fast):.2f}x (median of pairs)"
+    )
     _print_share(f"{what}, ours", fast, flops, rate)
 
 

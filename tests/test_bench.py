@@ -1,0 +1,78 @@
+"""The benchmarks run, and what they count is right."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nextok_mm import bench, registry
+from nextok_mm.bench import sampling, xar
+from nextok_mm.bench.machine import alternate, ratio
+from nextok_mm.rng import Rng
+
+
+@pytest.fixture
+def tiny():
+    return registry.build("generator", "xar", {"size": "tiny", "classes": 300}).eval()
+
+
+def counted(run) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_arithmetic_of_sampling_is_what_torch_counts(tiny, steps, monkeypatch):
+    monkeypatch.setattr(
+        "nextok_mm.decoding.packed", lambda model: nullcontext()
+    )  # the counter doesn't know packed products
+    real = counted(lambda: xar.sample(tiny, Rng([0]), steps=steps))
+    # conditions are made for the distinct times of the grid and the null label as well: a few products of one row
+    assert xar.sampling_flops(tiny, steps) == pytest.approx(real, rel=0.05)
+
+
+def test_the_arithmetic_of_training_is_what_torch_counts(tiny):
+    batch = tiny.train().example(4, Rng(range(4)))
+    real = counted(lambda: xar._train_step(tiny, batch))
+    assert xar.training_flops(tiny, 4) == pytest.approx(real, rel=0.1)
+
+
+def test_runs_alternate_and_ratios_are_pairwise():
+    order = []
+    times = alternate([lambda: order.append("a"), lambda: order.append("b")], repeats=2, warmup=1)
+    assert order == list("ab" * 3) and [len(t) for t in times] == [2, 2]
+    assert ratio([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == 3.0
+
+
+def test_sampling_table(tiny, capsys):
+    figures = sampling._sampling(tiny, n=2, repeats=1)
+    assert set(figures) >= {"as shipped", "no key-value cache", "attention flex"} and min(figures.values()) > 0
+    assert sampling._training(tiny, repeats=1)["pictures/s bf16"] > 0
+    assert "takes" in capsys.readouterr().out
+
+
+def test_machine_prints_its_rates(capsys):
+    bench.main(["machine"])
+    assert "GFLOP/s" in capsys.readouterr().out
+
+
+def test_replayed_noise_draws_the_same_latents(tiny):
+    class Recorder(Rng):
+        def normal(self, *shape, like=None):
+            draws.append(super().normal(*shape, like=like))
+            return draws[-1]
+
+    draws: list[torch.Tensor] = []
+    first = xar.sample(tiny, Recorder([0]), steps=2)
+    assert torch.equal(first, xar.sample(tiny, xar.Replay(draws), steps=2))
+
+
+@pytest.mark.parametrize(
+    "arguments, word", [([], "bench"), (["speed"], "bench"), (["xar", "--against", "/no"], "against")]
+)
+def test_a_wrong_name_is_one_line(arguments, word, monkeypatch):
+    monkeypatch.setattr(xar, "build", lambda: None)
+    with pytest.raises(ValueError, match=word):
+        bench.main(arguments)
