@@ -74,6 +74,7 @@ class FashionMNIST(Source):
 
     def __init__(self, config: Config):
         self.flip = config.flip
+        self.draws = frozenset({"flip"} if config.flip else ())
         folder = _folder(config)
         images = _read(folder, config.split, "images").view(-1, 28, 28)
         labels = _read(folder, config.split, "labels").long()

@@ -23,9 +23,10 @@ class SourceConfig(Config):
 
 
 class Source(ABC):
-    """Rows by index. `class_names` are the labels' names where the data has any."""
+    """Rows by index. class_names: of the labels, where there are any; draws: what seeds decide (flip, crop, sample)."""
 
     class_names: tuple[str, ...] | None = None
+    draws: frozenset[str] = frozenset()
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -36,6 +36,7 @@ class Tensors(Source):
         if Path(config.path).suffix != ".safetensors":
             raise ValueError(f"data.path: got {config.path!r}, accepted: a .safetensors file")
         self.flip, self.columns = config.flip, read_weights(config.path)
+        self.draws = frozenset({"flip"} if config.flip else ())
         _check(config, self.columns)
 
     def __len__(self) -> int:

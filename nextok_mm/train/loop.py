@@ -20,8 +20,11 @@ from tqdm import tqdm
 
 from .. import registry
 from ..checkpoint import from_pretrained, save_pretrained
-from ..contracts import Batch, Model
+from ..contracts import Batch, Model, Tokenizer
+from ..data import Source
+from ..data.latents import Latents
 from ..data.source import Positions, Stream, read
+from ..data.tensors import Tensors
 from ..rng import Rng, mix
 from . import snapshots
 from .config import TrainConfig
@@ -86,7 +89,7 @@ class Run:
         self.micro = config.train.batch // config.train.accumulate // self.world
         self.source = config.data.open()
         self.model = _build(config)
-        self.tokenizer = _tokenizer(config, accelerator.device)
+        self.tokenizer = _tokenizer(config, self.source, accelerator.device)
         optimizer = build_optimizer(self.model, config.optim)
         objective = Objective(self.model).train()
         if config.train.compile:
@@ -309,10 +312,20 @@ def _build(config: TrainConfig) -> Model:
     return model
 
 
-def _tokenizer(config: TrainConfig, device: torch.device) -> Any:
-    if config.tokenizer is None or config.model.role != "generator":
+def _tokenizer(config: TrainConfig, source: Source, device: torch.device) -> Tokenizer | None:
+    """The tokenizer of a generator: of its images, or the very one that made its cache."""
+    if config.model.role != "generator":
         return None
-    return from_pretrained(config.tokenizer, role="tokenizer")[0].requires_grad_(False).to(device)
+    if config.tokenizer is None:
+        if not isinstance(source, Tensors):
+            raise ValueError(
+                "tokenizer: got none, accepted: the checkpoint that makes (or made) this generator's tokens"
+            )
+        return None
+    tokenizer = from_pretrained(config.tokenizer, role="tokenizer")[0].requires_grad_(False).to(device)
+    if isinstance(source, Latents):
+        source.check(tokenizer)
+    return tokenizer
 
 
 def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

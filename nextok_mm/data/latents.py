@@ -1,0 +1,195 @@
+"""A cache of tokens on disk: a data set encoded once by one tokenizer, so that a generator's training never waits.
+
+A Gaussian tokenizer's posterior is kept as mean and deviation, and training draws a new sample each time, as from the
+pictures themselves. `manifest.json` says which tokenizer (by fingerprint) and which pictures; a cache is refused where
+the tokenizer is another. Shards appear one by one, each whole, so that an interrupted build goes on where it stopped.
+
+Shapes: n rows, B batch, N tokens, C latent channels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import config as configs
+from ..checkpoint import fingerprint, read_weights, write_files
+from ..contracts import Batch, Tokenizer
+from ..rng import Rng
+from .source import Source, SourceConfig
+
+MANIFEST = "manifest.json"
+_MAX_BYTES = 1 << 20
+
+
+class Config(SourceConfig):
+    """A cache that `build_cache` (or `nextok cache`) made. sample: draw from the posterior; else take its mean."""
+
+    kind: Literal["latents"] = "latents"
+    folder: str
+    sample: bool = True
+
+    def open(self) -> "Latents":
+        """The cache, mapped into memory."""
+        return Latents(self)
+
+
+class Manifest(configs.Config):
+    """What a cache says about itself. tokenizer: fingerprint; source: config of the data; shard: rows of a file."""
+
+    format: Literal[1] = 1
+    tokenizer: str
+    source: dict[str, Any]
+    rows: int = Field(gt=0)
+    grid: tuple[int, ...]
+    shard: int = Field(gt=0)
+    flip: bool
+    dtype: Literal["float32", "float16", "bfloat16"]
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """The names of its shards."""
+        return [f"shard-{index:05d}.safetensors" for index in range(-(-self.rows // self.shard))]
+
+
+class Latents(Source):
+    """The rows of a cache: `tokens` [B, N, C] (or codes [B, N]) and `labels` [B] where the data has them."""
+
+    def __init__(self, config: Config):
+        self.folder, self.sample = Path(config.folder).expanduser(), config.sample
+        self.manifest = read_manifest(self.folder)
+        self.class_names = self.manifest.class_names
+        self.shards = [_read_shard(self.folder / name) for name in self.manifest.files]
+        if sum(len(shard["tokens"]) for shard in self.shards) != self.manifest.rows:
+            raise ValueError(f"cache {self.folder}: its shards don't hold the {self.manifest.rows} rows of {MANIFEST}")
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """ValueError where another tokenizer made the cache."""
+        if fingerprint(tokenizer) != self.manifest.tokenizer:
+            raise ValueError(
+                f"cache {self.folder}: made by tokenizer {self.manifest.tokenizer}, not by {fingerprint(tokenizer)};"
+                " build it again with this one"
+            )
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """The rows: posterior samples of one orientation or the other with seeds, the plain means without."""
+        rng = None if seeds is None else Rng(seeds)
+        mirrored = [0] * len(indices)
+        if self.manifest.flip and rng is not None:
+            mirrored = rng.integers(2).tolist()
+        batch = {"tokens": self._gather("tokens", indices, mirrored)}
+        if "std" in self.shards[0] and self.sample and rng is not None:
+            std = self._gather("std", indices, mirrored)
+            batch["tokens"] = batch["tokens"] + std * rng.normal(*std.shape[1:])
+        if "labels" in self.shards[0]:
+            batch["labels"] = self._gather("labels", indices, [0] * len(indices))
+        return batch
+
+    def _gather(self, name: str, indices: Sequence[int], mirrored: Sequence[int]) -> Tensor:
+        size = self.manifest.shard
+        names = (name, f"{name}_flipped")
+        rows = torch.stack([self.shards[i // size][names[m]][i % size] for i, m in zip(indices, mirrored)])
+        return rows.float() if rows.is_floating_point() else rows.long()
+
+
+@torch.no_grad()
+def build_cache(
+    tokenizer: Tokenizer,
+    config: SourceConfig,
+    folder: str | Path,
+    *,
+    batch: int = 64,
+    shard: int = 8192,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+) -> Path:
+    """Encode a data set into `folder` and return it; one that was interrupted goes on, a whole one is left as it is.
+
+    config: of the pictures; its `flip` makes the cache hold both orientations. ValueError where the folder holds
+    another cache, or the pictures are cropped at random (which can't be cached).
+    """
+    folder, source = Path(folder).expanduser(), config.open()
+    if source.draws - {"flip"}:
+        raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached, accepted: none, or flip")
+    sides = tuple(source.batch([0])["images"].shape[-2:])
+    manifest = Manifest(
+        tokenizer=fingerprint(tokenizer),
+        source=config.model_dump(mode="json"),
+        rows=len(source),
+        grid=tuple(tokenizer.grid(sides)),
+        shard=shard,
+        flip="flip" in source.draws,
+        dtype=dtype,
+        class_names=source.class_names,
+    )
+    if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
+        fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
+        raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); accepted: another folder")
+    write_files(folder, {MANIFEST: manifest.model_dump_json(indent=1).encode()})
+    with tqdm(total=manifest.rows, unit="picture", desc="encoding", disable=None) as bar:
+        for index, name in enumerate(manifest.files):
+            rows = range(index * shard, min((index + 1) * shard, manifest.rows))
+            if not (folder / name).is_file():
+                columns = _encode(tokenizer, source, rows, batch, manifest, bar)
+                write_files(folder, {name: lambda path, columns=columns: save_file(columns, path)})
+            else:
+                bar.update(len(rows))
+    return folder
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The validated manifest of a cache; ValueError in one line where there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"cache: no {MANIFEST} in {str(folder)!r}; `nextok cache` makes one")
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"over {_MAX_BYTES} bytes")
+        return Manifest.model_validate_json(path.read_bytes())
+    except (ValidationError, ValueError) as error:
+        raise ValueError(f"cache: {path} is not a manifest of format 1 ({str(error).splitlines()[0]})") from None
+
+
+def _encode(
+    tokenizer: Tokenizer, source: Source, rows: range, batch: int, manifest: Manifest, bar: tqdm
+) -> dict[str, Tensor]:
+    """The columns of one shard."""
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(rows.start, rows.stop, batch):
+        chunk = source.batch(range(start, min(start + batch, rows.stop)))
+        images = chunk["images"].to(tokenizer.device)
+        columns = _tokens(tokenizer, images, "")
+        if manifest.flip:
+            columns |= _tokens(tokenizer, images.flip(-1), "_flipped")
+        if "labels" in chunk:
+            columns["labels"] = chunk["labels"]
+        for name, column in columns.items():
+            column = column.to(getattr(torch, manifest.dtype)) if column.is_floating_point() else column
+            parts.setdefault(name, []).append(column.cpu())
+        bar.update(len(images))
+    return {name: torch.cat(columns) for name, columns in parts.items()}
+
+
+def _tokens(tokenizer: Any, images: Tensor, suffix: str) -> dict[str, Tensor]:
+    """Mean and deviation of a Gaussian tokenizer's tokens, or the tokens of one that has no choice."""
+    if hasattr(tokenizer, "posterior"):
+        mean, std = tokenizer.posterior(images)
+        return {f"tokens{suffix}": mean, f"std{suffix}": std}
+    return {f"tokens{suffix}": tokenizer.encode(images).data}
+
+
+def _read_shard(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"cache {path.parent}: {path.name} is missing; the same `nextok cache` command goes on there")
+    columns = read_weights(path)
+    if "tokens" not in columns or len({len(column) for column in columns.values()}) != 1:
+        raise ValueError(f"cache {path}: not a shard of a cache ({', '.join(columns)})")
+    return columns
