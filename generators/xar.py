@@ -37,9 +37,9 @@ class Sampling(Config):
     """
 
     solver: Literal["euler_maruyama", "euler", "heun", "ab2"] = "euler_maruyama"
-    steps: int = Field(40, ge=1, le=1000)
-    last: float = Field(0.04, gt=0, lt=1)
-    cfg: float = Field(2.7, ge=0, le=100)
+    steps: int = Field(default=40, ge=1, le=1000)
+    last: float = Field(default=0.04, gt=0, lt=1)
+    cfg: float = Field(default=2.7, ge=0, le=100)
     cfg_schedule: Literal["constant", "linear"] = "linear"
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     cache: bool = True
@@ -68,8 +68,8 @@ class XARConfig(ModelConfig):
         "H": dict(width=1280, heads=16, depth=40),
     }
     grid: tuple[int, int] = (16, 16)
-    channels: int = Field(16, gt=0)
-    classes: int = Field(1000, ge=0)
+    channels: int = Field(default=16, gt=0)
+    classes: int = Field(default=1000, ge=0)
     entity: Literal["patch", "cell", "subsample", "scale", "image"] = "cell"
     entity_size: int | tuple[int, ...] | None = 8
     width: int = Field(gt=0)
@@ -79,8 +79,8 @@ class XARConfig(ModelConfig):
     path: Literal["linear", "cosine"] = "linear"
     times: Literal["logit_normal", "uniform"] = "logit_normal"
     context: Literal["noisy", "clean"] = "noisy"
-    label_drop: float = Field(0.1, ge=0, le=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    label_drop: float = Field(default=0.1, ge=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     sampling: Sampling = Sampling()
 
 
@@ -104,7 +104,7 @@ class XAR(Generator):
 
     Config = XARConfig
     Sampling = Sampling
-    config: XARConfig
+    config: XARConfig  # type: ignore[assignment]
 
     def __init__(self, config: XARConfig):
         super().__init__()
@@ -205,9 +205,9 @@ class XAR(Generator):
         mask = block_causal(self.layout.sizes).last(self.layout.sizes[-1])
         return choose_backend(self.backbone.backend, mask, self.device)
 
-    def start(self, labels: Tensor | None, rng: Rng, sampling: Config | None = None, keep: Keep | None = None) -> State:
+    def start(self, labels: Tensor | None, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples; labels [n] or None; `keep` holds known raster latents."""
-        settings = sampling if isinstance(sampling, Sampling) else self.config.sampling
+        settings: Sampling = sampling or self.config.sampling
         classes = self.config.classes
         names = [classes] * len(rng) if labels is None else self._labels(labels, len(rng)).tolist()
         wrong = [] if labels is None else [label for label in names if not 0 <= label < classes]
@@ -281,7 +281,8 @@ class XAR(Generator):
             first = False
             if weight == 1.0:
                 return v_RKC[: len(x_BKC)]
-            return guide(*v_RKC.chunk(2), weight)
+            with_label, without = v_RKC.chunk(2)
+            return guide(with_label, without, weight)
 
         return velocity
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 C = TypeVar("C", bound="Config")
+M = TypeVar("M", bound="ModelConfig")
 MAX_BYTES = 1 << 20
 
 
@@ -36,15 +37,15 @@ class ModelConfig(Config):
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
 
     @classmethod
-    def parse(cls: type[C], fields: Mapping[str, Any], where: str = "") -> C:
+    def parse(cls: type[M], fields: Mapping[str, Any], where: str = "") -> M:
         """As `Config.parse`, after `size: NAME` has been replaced by that preset's fields."""
         fields = dict(fields)
         size = fields.pop("size", None)
         if size is None:
-            return super().parse(fields, where)  # type: ignore[misc]
-        if size not in cls.SIZES:  # type: ignore[attr-defined]
-            raise ValueError(f"{where or cls.__name__}.size: got {size!r}, accepted: {', '.join(cls.SIZES)}")  # type: ignore[attr-defined]
-        return super().parse({**cls.SIZES[size], **fields}, where)  # type: ignore[misc,attr-defined]
+            return super().parse(fields, where)
+        if size not in cls.SIZES:
+            raise ValueError(f"{where or cls.__name__}.size: got {size!r}, accepted: {', '.join(cls.SIZES)}")
+        return super().parse({**cls.SIZES[size], **fields}, where)
 
 
 def _line(cls: type[BaseModel], item: Any, where: str) -> str:

@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -128,8 +128,8 @@ class Generator(Model):
         """What the loss compares with its target: a prediction for every token of the sequence, [B, S, ...]."""
 
     @abstractmethod
-    def start(self, labels: Tensor | None, rng: Rng, sampling: Config | None = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) samples. labels: [n] int64, or None for unconditional; None sampling: the config's."""
+    def start(self, labels: Tensor | None, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+        """Begin len(rng) samples. labels: [n] int64, or None for unconditional; sampling: a `Sampling`, or the config's."""
 
     @abstractmethod
     def step(self, state: State) -> State:

@@ -28,7 +28,9 @@ SAMPLING = {"solver": "ab2", "steps": 16, "cfg": 1.0}
 
 def main(arguments: list[str]) -> None:
     """Train what is missing, measure what is missing, print the table."""
-    parser = argparse.ArgumentParser(prog="nextok bench claims", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="nextok bench claims", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
+    )
     parser.add_argument("--config", default="configs/generators/xar-fashion.yaml")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1500)

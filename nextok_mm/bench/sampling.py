@@ -21,7 +21,9 @@ from .xar import training_flops
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="nextok bench sampling", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="nextok bench sampling", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
+    )
     parser.add_argument("--model", default="xar-fashion")
     parser.add_argument("--n", type=int, default=64, help="pictures a batch")
     parser.add_argument("--repeats", type=int, default=5)

@@ -75,7 +75,9 @@ def _train_step(model: Any, batch: dict[str, torch.Tensor]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="nextok bench xar", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="nextok bench xar", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
+    )
     parser.add_argument("--against", metavar="CHECKOUT", help="a checkout of the official code")
     parser.add_argument("--steps", type=int, default=5, help="steps an entity of the side-by-side run (default 5)")
     parser.add_argument("--repeats", type=int, default=3)

@@ -2,7 +2,7 @@
 
 What differs between methods is a few fields of `BlockConfig`, never another class. Norms are computed in fp32.
 Shapes: B batch, N tokens, E entities, D width, H heads, A head dim.
-Sources: AdaLN from DiT (arXiv 2212.09748), section 3.2; gated MLPs from arXiv 2002.05202; RMSNorm from arXiv 1910.07467.
+Sources: AdaLN from DiT (arXiv 2212.09748), section 3.2; gated MLPs from arXiv 2002.05202; RMSNorm from 1910.07467.
 """
 
 from collections.abc import Callable

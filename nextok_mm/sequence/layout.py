@@ -162,8 +162,7 @@ def _resize(x_BNC: Tensor, grid: tuple[int, ...], to: tuple[int, ...]) -> Tensor
     if grid == to:
         return x_BNC
     flat = x_BNC.reshape(*x_BNC.shape[:2], -1)
-    maps = flat.transpose(1, 2).reshape(flat.shape[0], -1, *grid)
-    small = F.adaptive_avg_pool3d(
-        maps.reshape(*maps.shape[:2], *[1] * (3 - len(grid)), *grid), (1,) * (3 - len(to)) + to
-    )
+    maps = flat.transpose(1, 2).reshape(flat.shape[0], -1, *[1] * (3 - len(grid)), *grid)
+    depth, height, width = (*[1] * (3 - len(to)), *to)
+    small = F.adaptive_avg_pool3d(maps, (depth, height, width))
     return small.flatten(2).transpose(1, 2).reshape(x_BNC.shape[0], -1, *x_BNC.shape[2:])

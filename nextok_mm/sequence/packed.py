@@ -6,7 +6,7 @@ copies live only inside the `with` block, so trained or loaded weights can never
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -16,12 +16,12 @@ ROWS = 128  # the batch oneDNN plans for; other sizes work, this is one entity o
 MIN_WEIGHTS = 1 << 12  # below this, packing costs more than it saves
 
 
-def packed(model: nn.Module) -> "nullcontext[None]":
+def packed(model: nn.Module) -> AbstractContextManager[None]:
     """Context manager: inside it, the linear layers of a model on a CPU in fp32 run on packed weights, without
     gradients. On other devices and dtypes, and where this build of torch has no oneDNN, it does nothing."""
     parameter = next(model.parameters())
     able = parameter.device.type == "cpu" and parameter.dtype == torch.float32 and type(parameter.data) is Tensor
-    return _packed(model) if able and torch.backends.mkldnn.is_available() else nullcontext()  # type: ignore[return-value]
+    return _packed(model) if able and torch.backends.mkldnn.is_available() else nullcontext()
 
 
 @contextmanager

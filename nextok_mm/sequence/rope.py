@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def rope_table(positions_SX: Tensor, head_dim: int, theta: float = 10000.0) -> Tensor:
-    """[S, axes] positions -> [S, head_dim / 2, 2] cosines and sines in fp32; the first axes take what doesn't divide."""
+    """[S, axes] positions -> [S, head_dim / 2, 2] cosines and sines, fp32; the first axes take what doesn't divide."""
     axes = positions_SX.shape[1]
     if head_dim % 2 or head_dim < 2 * axes:
         raise ValueError(f"head dim: got {head_dim}, accepted: even and at least {2 * axes} for {axes} axes")
