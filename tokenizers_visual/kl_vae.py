@@ -165,7 +165,11 @@ class KLVAE(Tokenizer):
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise pictures in this model's shapes."""
-        return {"images": rng.uniform(self.config.image_channels, *self.config.image_size)[:n]}
+        return {"images": rng.uniform(self.config.image_channels, *self.config.image_size)}
+
+    def gradient_checkpointing(self, on: bool) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        (self.net.enable_gradient_checkpointing if on else self.net.disable_gradient_checkpointing)()
 
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw mean and log variance [B, C, h, w], always in fp32: the exponential of a bf16 number is 1 % off."""

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
+
+from ..config import Config
 
 LITE0 = "effnet-lite0-imagenet"
 RESOLUTION = 64
@@ -18,20 +21,31 @@ RESOLUTION = 64
 cost of its native 224. Every result names it, as figures at different resolutions can't be compared."""
 
 
+class ImageNetConfig(Config):
+    """A pretrained classifier: its name, the pictures' rows and columns, and how they are normalised."""
+
+    net: str
+    resolution: int = Field(RESOLUTION, ge=32, le=1024)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
 class ImageNetFeatures(nn.Module):
     """A frozen timm classifier behind its last pooling. Grey pictures are repeated to three channels."""
 
-    def __init__(self, name: str, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], resolution: int):
+    role, kind = "judge", "imagenet"  # what a fingerprint is taken of, with the config and the weights
+
+    def __init__(self, config: ImageNetConfig, net: nn.Module):
         super().__init__()
-        self.name, self.resolution = name, resolution
-        self.net = net.eval().requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+        self.config, self.net = config, net.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(config.mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).reshape(1, 3, 1, 1))
 
     @property
     def protocol(self) -> dict[str, Any]:
         """What a figure in this feature space has to be quoted with."""
-        return {"net": self.name, "resolution": self.resolution, "resize": "bilinear, antialiased", "layer": "pooled"}
+        size = self.config.resolution
+        return {"net": self.config.net, "resolution": size, "resize": "bilinear, antialiased", "layer": "pooled"}
 
     def features(self, images: Tensor) -> Tensor:
         """Images [B, P, H, W] in [0, 1] -> the vectors before the classifier [B, F], fp32."""
@@ -44,15 +58,15 @@ class ImageNetFeatures(nn.Module):
     def _prepare(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [batch, 1 or 3, height, width]")
-        size = (self.resolution, self.resolution)
+        size = (self.config.resolution, self.config.resolution)
         resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
         return (resized.expand(-1, 3, -1, -1) - self.mean) / self.std
 
 
 def load_features(name: str, resolution: int = RESOLUTION) -> Any:
-    """The feature network of this name, in eval mode: it has `features(images)`, `name` and `protocol`."""
+    """The feature network of this name, in eval mode: `features(images)` and `protocol`, and `classify` for judges."""
     if name == LITE0:
-        return ImageNetFeatures(name, _lite0(), (0.5,) * 3, (0.5,) * 3, resolution)
+        return ImageNetFeatures(ImageNetConfig.parse({"net": name, "resolution": resolution}, "features"), _lite0())
     if name.startswith("timm:"):
         return _from_timm(name, resolution)
     from ..checkpoint import from_pretrained
@@ -89,4 +103,5 @@ def _from_timm(name: str, resolution: int) -> ImageNetFeatures:
         net = timm.create_model(name.removeprefix("timm:"), pretrained=True)
     except Exception as error:  # timm raises its own, huggingface_hub's and urllib's errors
         raise ValueError(f"feature network {name!r}: {' '.join(str(error).split())[:200]}") from None
-    return ImageNetFeatures(name, net, net.default_cfg["mean"], net.default_cfg["std"], resolution)
+    norm = {key: tuple(net.default_cfg[key]) for key in ("mean", "std")}
+    return ImageNetFeatures(ImageNetConfig.parse({"net": name, "resolution": resolution, **norm}, "features"), net)

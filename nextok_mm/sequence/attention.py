@@ -66,7 +66,7 @@ def _slices(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, dr
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, dropout: float) -> Tensor:
     try:
-        from xformers.ops import memory_efficient_attention
+        from xformers.ops import memory_efficient_attention  # type: ignore[import-not-found]
     except ImportError:
         raise ValueError("attention: 'xformers' is not installed; pip install 'nextok_mm[xformers]'") from None
 

@@ -8,7 +8,6 @@ Shapes: B batch, P picture channels, H W rows and columns, K classes, F features
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from ...rng import Rng
 
 
 class FashionCNNConfig(ModelConfig):
-    """A classifier of small pictures: one stage (two residual blocks' worth) a width, the resolution halved between."""
+    """A classifier of small pictures: one stage a width, the resolution halved between."""
 
     SIZES = {
         "tiny": dict(image_size=(8, 8), classes=3, widths=(8, 16)),
@@ -39,7 +38,6 @@ class FashionCNN(Model):
 
     Config = FashionCNNConfig
     config: FashionCNNConfig
-    name = "fashion_cnn"
 
     def __init__(self, config: FashionCNNConfig):
         super().__init__()
@@ -54,7 +52,7 @@ class FashionCNN(Model):
     @property
     def protocol(self) -> dict[str, Any]:
         """What a figure in this feature space has to be quoted with."""
-        return {"net": self.name, "resolution": list(self.config.image_size), "resize": "none", "layer": "pooled"}
+        return {"net": self.kind, "resolution": list(self.config.image_size), "resize": "none", "layer": "pooled"}
 
     def features(self, images: Tensor) -> Tensor:
         """Images [B, P, H, W] in [0, 1] -> pooled features [B, F], fp32."""
@@ -66,7 +64,11 @@ class FashionCNN(Model):
 
     def logits(self, images: Tensor) -> Tensor:
         """Images [B, P, H, W] in [0, 1] -> class logits [B, K], fp32."""
-        return self.head(self.features(images).to(self.head.weight.dtype)).float()
+        return self.classify(self.features(images))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features [B, F] -> class logits [B, K], fp32."""
+        return self.head(features.to(self.head.weight.dtype)).float()
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross entropy with label smoothing; the accuracy of the batch is logged beside it. Draws nothing."""
@@ -76,8 +78,8 @@ class FashionCNN(Model):
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise pictures with random labels, in this model's shapes."""
-        images = rng.uniform(self.config.image_channels, *self.config.image_size)[:n]
-        return {"images": images, "labels": rng.integers(self.config.classes)[:n]}
+        images = rng.uniform(self.config.image_channels, *self.config.image_size)
+        return {"images": images, "labels": rng.integers(self.config.classes)}
 
 
 class Stage(nn.Module):
