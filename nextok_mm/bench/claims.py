@@ -61,16 +61,14 @@ def _measure(given: argparse.Namespace, variant: str, overrides: tuple[str, ...]
     summary = train(load(given.config, [*SMALL, *overrides, *run]))
     if summary.status != "finished":
         raise SystemExit(summary.exit_code)
-    result = evaluate_generator(str(folder / "final"), n=given.n, seed=0, **SAMPLING)
-    return {name: value for name, value in flat(result).items() if isinstance(value, float)}
+    result = evaluate_generator(str(folder / "final"), n=given.n, sampling=SAMPLING, baselines=False)
+    return by_name(result)
 
 
-def flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested figures as one level of dotted names."""
-    rows: dict[str, Any] = {}
-    for name, value in result.items():
-        rows |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return rows
+def by_name(result: dict[str, Any]) -> dict[str, float]:
+    """The figures of an evaluation's generator as `figure (feature space)`."""
+    spaces = result["figures"][result["name"]]
+    return {f"{figure} ({space})": value for space, found in spaces.items() for figure, value in found.items()}
 
 
 def _spread(values: list[float]) -> str:
