@@ -1,0 +1,271 @@
+"""`evaluate(name)`: the figures of a generator, a tokenizer or a judge, with the whole protocol they were taken under.
+
+Distances are taken to the test split of real data, in every feature space asked for. Beside a generator stand what its
+figures have to be read against: the real training split (the floor), the tokenizer's reconstructions (its ceiling), and
+diagonal Gaussians over the same latents, one for all and one a class (what a sampler gets without modelling anything).
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import data
+from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
+from ..contracts import Tokenizer
+from . import metrics, samples
+from .cache import remembered
+from .features import LITE0, load_features
+
+JUDGES = ("fashion-judge", LITE0)
+TEST = {"kind": "fashion_mnist", "split": "test"}
+TRAIN = {"kind": "fashion_mnist", "split": "train"}
+NEIGHBOURS = 3
+BATCH = 250
+
+Measured = dict[str, Tensor]
+"""`features` [n, F]; `predicted` and `asked` [n] where the network classifies and classes were asked for."""
+Figures = dict[str, dict[str, float]]
+"""Feature space -> figure -> value."""
+
+
+class Ruler:
+    """A feature space together with the real pictures that distances are taken to."""
+
+    def __init__(self, name: str, test: Mapping[str, Any]):
+        self.name, self.net = name, load_features(name).to(_device())
+        self.identity = fingerprint(self.net)
+        source = data.parse(test).open()
+        self.real = self.kept(("real", samples.identity(source)), lambda: samples.real(source, len(source), BATCH))
+
+    def read(self, images: Tensor, labels: Tensor | None) -> Measured:
+        """What one batch of pictures gives."""
+        features = self.net.features(images.to(_device()))
+        measured = {"features": features.cpu()}
+        if labels is not None and hasattr(self.net, "classify"):
+            measured |= {"predicted": self.net.classify(features).argmax(1).cpu(), "asked": labels.cpu()}
+        return measured
+
+    def kept(self, key: tuple[object, ...], pictures: Callable[[], samples.Pictures]) -> Measured:
+        """What a set of pictures gives, kept on disk under `key`."""
+        return remembered((self.identity, *key), lambda: measure([self], pictures())[0])
+
+    def figures(self, measured: Measured) -> dict[str, float]:
+        """Distance to the real test pictures, precision, recall, and agreement where classes were asked for."""
+        real, fake = self.real["features"], measured["features"]
+        precision, recall = metrics.precision_recall(real, fake, NEIGHBOURS)
+        found = {"frechet": metrics.frechet_distance(real, fake), "precision": precision, "recall": recall}
+        return found | self.agreement(measured)
+
+    def agreement(self, measured: Measured) -> dict[str, float]:
+        """Share of pictures judged to be of the class they were asked for; nothing where none was."""
+        if "asked" not in measured:
+            return {}
+        return {"agreement": metrics.agreement(measured["predicted"], measured["asked"])}
+
+
+def measure(rulers: list[Ruler], pictures: Iterable[tuple[Tensor, Tensor | None]]) -> list[Measured]:
+    """One pass over a set of pictures, read by every ruler."""
+    rows: list[dict[str, list[Tensor]]] = [{} for _ in rulers]
+    with torch.inference_mode():
+        for images, labels in pictures:
+            for ruler, found in zip(rulers, rows):
+                for name, tensor in ruler.read(images, labels).items():
+                    found.setdefault(name, []).append(tensor)
+    return [{name: torch.cat(parts) for name, parts in found.items()} for found in rows]
+
+
+def evaluate(name: str, **options: Any) -> dict[str, Any]:
+    """The figures of any checkpoint; options are those of the `evaluate_<role>` function of its role."""
+    role = read_card(resolve(name)).role
+    return {"generator": evaluate_generator, "tokenizer": evaluate_tokenizer, "judge": evaluate_judge}[role](
+        name, **options
+    )
+
+
+def evaluate_generator(
+    name: str,
+    n: int = 10_000,
+    seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
+    judges: Iterable[str] = JUDGES,
+    batch: int = BATCH,
+    baselines: bool = True,
+    test: Mapping[str, Any] = TEST,
+    train: Mapping[str, Any] = TRAIN,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Figures of n samples of a generator, beside its baselines.
+
+    sampling: settings that replace the checkpoint's recommended ones; baselines: False leaves them out; test, train:
+    sources of real data (see nextok_mm.data); progress: a bar on the terminal. ValueError for a mistake.
+    """
+    started, folder = time.monotonic(), resolve(name)
+    generator, card = from_pretrained(folder, role="generator")
+    if card.tokenizer is None:
+        raise ValueError(f"{name}: the checkpoint names no tokenizer, so its samples can't become pictures")
+    tokenizer = from_pretrained(resolve(card.tokenizer, beside=folder), role="tokenizer")[0].to(_device())
+    fields = {**generator.config.sampling.model_dump(), **(sampling or {})}
+    settings = generator.Sampling.parse(fields, "sampling")
+    rulers = [Ruler(judge, test) for judge in judges]
+    pictures = samples.generated(generator.to(_device()), tokenizer, n, batch, seed, settings)
+    clock = Clock()
+    measured = measure(rulers, clock.times(_bar(pictures, n, progress)))
+    figures = {card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
+    if baselines:
+        classes = getattr(generator.config, "classes", 0)
+        figures |= _baselines(rulers, tokenizer, n, seed, test, train, classes)
+    protocol = {
+        "samples": n,
+        "seed": seed,
+        "classes": "sample i is asked for class i modulo their number",
+        "sampling": settings.model_dump(mode="json"),
+        "generator": fingerprint(generator),
+        "tokenizer": f"{card.tokenizer} {fingerprint(tokenizer)}",
+        "attention": generator.backend,
+        "sampling_seconds": round(clock.seconds, 1),
+    }
+    return _result(card, figures, rulers, {**protocol, "reference": dict(test)}, started)
+
+
+def evaluate_tokenizer(
+    name: str,
+    judges: Iterable[str] = JUDGES,
+    batch: int = BATCH,
+    test: Mapping[str, Any] = TEST,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Figures of a tokenizer's reconstructions of the test split: pixels (PSNR, SSIM) and every feature space."""
+    started = time.monotonic()
+    tokenizer, card = from_pretrained(name, role="tokenizer")
+    tokenizer.to(_device())
+    source, rulers = data.parse(test).open(), [Ruler(judge, test) for judge in judges]
+    pixels: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
+
+    def compared() -> samples.Pictures:
+        targets = samples.real(source, len(source), batch)
+        for (target, labels), (images, _) in zip(targets, samples.reconstructed(tokenizer, source, len(source), batch)):
+            pixels["psnr"].append(metrics.psnr(images.cpu(), target))
+            pixels["ssim"].append(metrics.ssim(images.cpu(), target))
+            yield images, labels
+
+    measured = measure(rulers, _bar(compared(), len(source), progress))
+    figures: dict[str, Figures] = {card.name: {"pixels": {key: _mean(rows) for key, rows in pixels.items()}}}
+    figures[card.name] |= {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}
+    figures["test"] = {ruler.name: found for ruler in rulers if (found := ruler.agreement(ruler.real))}
+    protocol = {"samples": len(source), "tokenizer": fingerprint(tokenizer), "encoding": "posterior mean"}
+    return _result(card, figures, rulers, {**protocol, "reference": dict(test)}, started)
+
+
+def evaluate_judge(name: str, test: Mapping[str, Any] = TEST) -> dict[str, Any]:
+    """The accuracy of a classifier on the test split."""
+    started, ruler = time.monotonic(), Ruler(name, test)
+    card, count = read_card(resolve(name)), len(ruler.real["features"])
+    figures = {"test": {card.name: {"accuracy": ruler.agreement(ruler.real)["agreement"]}}}
+    return _result(card, figures, [ruler], {"samples": count, "reference": dict(test)}, started)
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """A result as text: its protocol, then one line for every set of pictures and feature space."""
+    lines = [f"{result['name']} ({result['role']} {result['kind']})"]
+    lines += [f"  {key}: {json.dumps(value)}" for key, value in result["protocol"].items()]
+    for row, spaces in result["figures"].items():
+        for space, figures in spaces.items():
+            numbers = "  ".join(f"{figure} {value:.4g}" for figure, value in figures.items())
+            lines.append(f"{row:20} {space:22} {numbers}")
+    return "\n".join(lines)
+
+
+def _baselines(
+    rulers: list[Ruler],
+    tokenizer: Tokenizer,
+    n: int,
+    seed: int,
+    test: Mapping[str, Any],
+    train: Mapping[str, Any],
+    classes: int,
+) -> dict[str, Figures]:
+    """What a generator's figures are read against; kept on disk, since they don't depend on it."""
+    real, held_out = data.parse(train).open(), data.parse(test).open()
+    n_held_out, made_by = min(n, len(held_out)), fingerprint(tokenizer)
+    seen, unseen = samples.identity(real), samples.identity(held_out)
+    sets: dict[str, tuple[tuple[object, ...], Callable[[], samples.Pictures]]] = {
+        "real train": (("real", seen, n, seed), lambda: samples.real(real, n, BATCH, seed)),
+        "reconstructed test": (
+            ("reconstructed", unseen, n_held_out, made_by),
+            lambda: samples.reconstructed(tokenizer, held_out, n_held_out, BATCH),
+        ),
+    }
+    if not hasattr(tokenizer, "posterior"):  # codes have no Gaussian
+        return _kept(rulers, sets)
+    moments = remembered(
+        ("moments", seen, made_by, classes), lambda: samples.latent_moments(tokenizer, real, BATCH, classes)
+    )
+    for row, group in {"gaussian": "all", **({"gaussian by class": "class"} if classes else {})}.items():
+        own = {key: moments[f"{group}.{key}"] for key in ("mean", "std")} | {"grid": moments["grid"]}
+        sets[row] = (
+            (row, seen, n, seed, made_by),
+            lambda own=own: samples.gaussian(tokenizer, own, n, BATCH, seed),
+        )
+    return _kept(rulers, sets)
+
+
+def _kept(rulers: list[Ruler], sets: Mapping[str, Any]) -> dict[str, Figures]:
+    return {
+        row: {ruler.name: ruler.figures(ruler.kept(key, pictures)) for ruler in rulers}
+        for row, (key, pictures) in sets.items()
+    }
+
+
+def _result(
+    card: Card, figures: dict[str, Figures], rulers: list[Ruler], protocol: dict[str, Any], started: float
+) -> dict[str, Any]:
+    """The whole answer, ready for JSON."""
+    protocol = protocol | {
+        "reference_samples": len(rulers[0].real["features"]) if rulers else 0,
+        "spaces": {ruler.name: {**ruler.net.protocol, "weights": ruler.identity} for ruler in rulers},
+        "neighbours": NEIGHBOURS,
+        "device": str(_device()),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return {"name": card.name, "role": card.role, "kind": card.kind, "figures": figures, "protocol": protocol}
+
+
+class Clock:
+    """Sums up how long the items of an iterator take to come: the sampling, without the measuring."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def times(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The same items."""
+        iterator, end = iter(items), object()
+        while True:
+            started = time.monotonic()
+            item = next(iterator, end)
+            self.seconds += time.monotonic() - started
+            if item is end:
+                return
+            yield item
+
+
+def _bar(pictures: samples.Pictures, n: int, progress: bool) -> samples.Pictures:
+    """The same pictures, counted on the terminal."""
+    with tqdm(total=n, unit="picture", disable=not progress) as bar:
+        for images, labels in pictures:
+            yield images, labels
+            bar.update(len(images))
+
+
+def _mean(rows: list[Tensor]) -> float:
+    return float(torch.cat(rows).mean())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

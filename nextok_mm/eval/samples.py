@@ -1,0 +1,105 @@
+"""Sets of pictures to be measured, each an iterator over (images [B, P, H, W] in [0, 1], labels [B] or None).
+
+Row i of a set depends on the seed and i alone, never on the batch it came in.
+
+Shapes: B batch, P picture channels, H W rows and columns, N tokens, C latent channels, K classes.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..contracts import Generator, Tokenizer, Tokens
+from ..data import Source
+from ..decoding import decode
+from ..rng import Rng, mix
+
+Pictures = Iterator[tuple[Tensor, Tensor | None]]
+
+
+def real(source: Source, n: int, batch: int, seed: int | None = None) -> Pictures:
+    """The first n pictures of a source, or a random n of them where a seed is given."""
+    order = torch.arange(len(source))
+    if seed is not None:
+        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(mix(seed, "real")))
+    for rows in order[:n].split(batch):
+        found = source.batch(rows.tolist())
+        yield found["images"], found.get("labels")
+
+
+def reconstructed(tokenizer: Tokenizer, source: Source, n: int, batch: int) -> Pictures:
+    """The first n pictures of a source, there and back through a tokenizer."""
+    for images, labels in real(source, n, batch):
+        yield tokenizer.decode(tokenizer.encode(images.to(tokenizer.device))), labels
+
+
+def generated(
+    generator: Generator, tokenizer: Tokenizer, n: int, batch: int, seed: int, sampling: Config | None = None
+) -> Pictures:
+    """n samples of a generator; sample i is asked for class i modulo K, or for none where it has no classes."""
+    for indices in torch.arange(n).split(batch):
+        labels = balanced(indices, getattr(generator.config, "classes", 0))
+        rng = Rng([sample_seed(seed, int(index)) for index in indices])
+        *_, state = decode(generator, generator.start(labels, rng, sampling))
+        yield tokenizer.decode(Tokens(state.data, tuple(generator.layout.grid))), labels
+
+
+def gaussian(tokenizer: Tokenizer, moments: dict[str, Tensor], n: int, batch: int, seed: int) -> Pictures:
+    """n draws from diagonal Gaussians over the tokens: the baseline that knows every number's spread and no relation.
+
+    moments: mean and std, each [K, N, C] (draw i comes from the Gaussian of class i modulo K) or [1, N, C], and grid.
+    """
+    classes = len(moments["mean"])
+    for indices in torch.arange(n).split(batch):
+        labels = indices % classes
+        noise = Rng([mix(seed, "gaussian", int(index)) for index in indices]).normal(*moments["mean"].shape[1:])
+        data = moments["mean"][labels] + moments["std"][labels] * noise
+        pictures = tokenizer.decode(Tokens(data.to(tokenizer.device), tuple(moments["grid"].tolist())))
+        yield pictures, labels if classes > 1 else None
+
+
+@torch.inference_mode()
+def latent_moments(tokenizer: Tokenizer, source: Source, batch: int, classes: int = 0) -> dict[str, Tensor]:
+    """Mean and std of sampled training tokens: `all.*` [1, N, C], by class `class.*` [K, N, C], and the `grid`."""
+    sums: dict[str, Tensor] = {}
+    for rows in torch.arange(len(source)).split(batch):
+        found = source.batch(rows.tolist())
+        rng = Rng([mix("moments", int(row)) for row in rows])
+        tokens = tokenizer.encode(found["images"].to(tokenizer.device), rng)
+        data = tokens.data.double().cpu()
+        groups = {"all": torch.ones(1, len(rows)).double()}  # [groups, B]: who belongs where
+        if classes:
+            groups["class"] = torch.nn.functional.one_hot(found["labels"], classes).T.double()
+        for name, member in groups.items():
+            powers = {"0": torch.ones_like(data[:, :1, :1]), "1": data, "2": data.square()}
+            for power, values in powers.items():
+                total = torch.einsum("kb,bnc->knc", member, values)
+                sums[f"{name}.{power}"] = sums.get(f"{name}.{power}", 0) + total
+    result = {"grid": torch.tensor(tokens.grid)}
+    for name in groups:
+        mean, second = (sums[f"{name}.{power}"] / sums[f"{name}.0"].clamp(min=1) for power in "12")
+        result[f"{name}.mean"] = mean.float()
+        result[f"{name}.std"] = (second - mean.square()).clamp(min=0).sqrt().float()
+    return result
+
+
+def identity(source: Source) -> str:
+    """16 hexadecimal digits of a source's length and of 64 of its rows: the same path may hold other pictures."""
+    rows = torch.linspace(0, len(source) - 1, min(64, len(source))).long().tolist()
+    digest = hashlib.sha256(f"{len(source)} {rows}".encode())
+    for name, tensor in sorted(source.batch(rows).items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def balanced(indices: Tensor, classes: int) -> Tensor | None:
+    """The class that sample i is asked for: i modulo K."""
+    return indices % classes if classes else None
+
+
+def sample_seed(seed: int, index: int) -> int:
+    """The seed of sample `index` of a run with this seed."""
+    return mix(seed, index)
