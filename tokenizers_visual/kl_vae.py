@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nextok_mm.checkpoint import fingerprint
 from nextok_mm.config import Config, ModelConfig
 from nextok_mm.contracts import Batch, Loss, Tokenizer, Tokens
 from nextok_mm.registry import register
@@ -132,7 +133,7 @@ class KLVAE(Tokenizer):
         """Images [B, P, H, W] in [0, 1] -> Tokens [B, N, C]; the posterior's mean without `rng`, a sample with it."""
         mean, std = self.posterior(images)
         data = mean if rng is None else mean + std * rng.normal(*mean.shape[1:], like=mean)
-        return Tokens(data, self.grid(images.shape[-2:]))
+        return Tokens(data, self.grid(images.shape[-2:]), source=fingerprint(self))
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens [B, N, C] -> images [B, P, H, W] in [0, 1], fp32."""
