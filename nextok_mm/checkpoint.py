@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import weakref
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -159,8 +160,9 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     except SafetensorError as error:
         raise ValueError(f"weights {path}: not a whole safetensors file ({error})") from None
     except pickle.UnpicklingError as error:
-        reason = "it would run code" if "Unsupported" in str(error) else "it is not a whole torch file"
-        raise ValueError(f"weights {path}: refused, {reason} ({_first_line(error)})") from None
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"reading it would run code ({code[1]})" if code else "not a whole torch file"
+        raise ValueError(f"weights {path}: refused, {reason}") from None
     except (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError, OSError) as error:
         raise ValueError(f"weights {path}: not a whole torch file ({_first_line(error)})") from None
     if not isinstance(data, dict):
@@ -183,7 +185,8 @@ def fingerprint(model: Any) -> str:
     digest = hashlib.sha256(f"{model.role} {model.kind} {model.config.model_dump_json()}".encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta:  # fake and meta tensors hold no numbers
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     _FINGERPRINTS[model] = state, digest.hexdigest()[:16]
     return _FINGERPRINTS[model][1]
 

@@ -1,0 +1,247 @@
+"""Checkpoints: what is saved comes back, and whatever else lies there is refused in one line."""
+
+import errno
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nextok_mm import checkpoint, registry
+from nextok_mm.checkpoint import fingerprint, from_pretrained, read_weights, resolve, save_pretrained
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return registry.build("generator", "xar", {"size": "tiny"})
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    return save_pretrained(model, tmp_path / "saved", name="small", labels=["a", "b", "c"], tokenizer="vae")
+
+
+def refused(name, **settings) -> str:
+    """The one line that a user reads."""
+    with pytest.raises(ValueError) as error:
+        from_pretrained(name, **settings)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def edit(folder: Path, **fields) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return folder
+
+
+def test_what_is_saved_comes_back(model, saved):
+    loaded, card = from_pretrained(saved, role="generator")
+    assert not loaded.training and loaded.config == model.config
+    assert (card.name, card.labels, card.tokenizer) == ("small", ("a", "b", "c"), "vae")
+    mine, theirs = model.state_dict(), loaded.state_dict()
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert all(parameter.requires_grad and not parameter.is_meta for parameter in loaded.parameters())
+    assert not any(buffer.is_meta for buffer in loaded.buffers())
+    assert (saved / "README.md").read_text().startswith("# small")
+
+
+def test_half_precision_on_disk_is_fp32_in_memory(model, tmp_path):
+    folder = save_pretrained(model, tmp_path / "half", dtype=torch.float16)
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    loaded, _ = from_pretrained(folder)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    again, _ = from_pretrained(save_pretrained(loaded, tmp_path / "again", dtype=torch.float16))
+    assert fingerprint(again) == fingerprint(loaded)
+
+
+def test_loading_leaves_the_global_generator_alone(saved):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    from_pretrained(saved)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_fingerprint_changes_with_any_weight_and_any_field(model):
+    before = fingerprint(model)
+    assert before == fingerprint(model)
+    with torch.no_grad():
+        list(model.parameters())[-1].view(-1)[0] += 1e-3
+    after = fingerprint(model)
+    assert after != before
+    twin = registry.build("generator", "xar", {"size": "tiny", "label_drop": 0.2})
+    twin.load_state_dict(model.state_dict())
+    assert fingerprint(twin) != after
+
+
+def test_an_unknown_meta_field_or_a_weight_that_is_not_finite_is_not_saved(model, tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'license'"):
+        save_pretrained(model, tmp_path / "x", licence="MIT")
+    with torch.no_grad():
+        next(model.parameters()).fill_(1e6)
+    with pytest.raises(ValueError, match="not finite"):
+        save_pretrained(model, tmp_path / "x", dtype=torch.float16)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(model, saved, monkeypatch):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    plain, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 3:  # the third file doesn't fit any more
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    with pytest.raises(ValueError, match="No space left on device; what was there before is kept"):
+        save_pretrained(model, saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_weights_of_another_checkpoint_are_noticed(model, saved, tmp_path):
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    other = save_pretrained(model, tmp_path / "other")
+    (saved / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    assert "not the one that config.json describes" in refused(saved)
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"role": "judge"}, "judge kind: got 'xar'"),
+        ({"role": "cook"}, "role"),
+        ({"kind": "xarr"}, "did you mean 'xar'"),
+        ({"kind": "os.system"}, "generator kind"),
+        ({"format": 2}, "format 2, accepted: 1"),
+        ({"fields": {"size": "tiny", "widht": 3}}, "did you mean 'width'"),
+        ({"fields": []}, "fields"),
+        ({"surprise": 1}, "surprise: unknown key"),
+        ({"fields": {"size": "tiny", "width": 64}}, "accepted: (2, 384)"),
+        ({"fields": {"size": "tiny", "depth": 3}}, "lacks"),
+        ({"labels": "abc"}, "labels"),
+    ],
+)
+def test_a_wrong_config_is_one_line(saved, fields, words):
+    assert words in refused(edit(saved, **fields))
+
+
+def test_another_role_than_the_wanted_one_is_refused(saved):
+    assert "it holds a generator (xar), a tokenizer is accepted here" in refused(saved, role="tokenizer")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 200_000, b"{" + b" " * (1 << 20) + b"}"])
+def test_a_config_that_is_none_is_one_line(saved, content):
+    (saved / "config.json").write_bytes(content)
+    assert str(saved) in refused(saved)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -10])
+def test_truncated_weights_are_one_line(saved, keep):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "model.safetensors" in refused(saved)
+    assert "not a whole safetensors file" in refused(edit(saved, sha256=""))
+
+
+@pytest.mark.parametrize("header", [b"{}", b'{"a":', b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}', b"[1]"])
+def test_a_lying_header_is_one_line(saved, header):
+    (saved / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    refused(edit(saved, sha256=""))
+
+
+def test_missing_parts_are_one_line(saved, tmp_path):
+    (saved / "model.safetensors").unlink()
+    assert "no file model.safetensors" in refused(saved)
+    (tmp_path / "empty").mkdir()
+    assert "no file config.json" in refused(tmp_path / "empty")
+    assert "no 'nowhere'" in refused("nowhere")
+    assert "is a file" in refused(saved / "config.json")
+    refused("a\0b")
+    refused("")
+
+
+def test_weights_that_are_not_finite_are_refused(saved):
+    weights = load_file(saved / "model.safetensors")
+    weights["embed.bias"] = weights["embed.bias"].fill_(float("nan"))
+    save_file(weights, saved / "model.safetensors")
+    assert "'embed.bias' is not finite" in refused(edit(saved, sha256=""))
+
+
+class Evil:
+    """Pickled, it runs a command when it is read."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_runs_code_is_refused(tmp_path, zipped):
+    trace, path = tmp_path / "executed", tmp_path / "x.pth"
+    torch.save({"a": Evil(trace)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="refused, reading it would run code") as error:
+        read_weights(path)
+    assert "\n" not in str(error.value) and not trace.exists()
+    bare = tmp_path / "bare.ckpt"
+    bare.write_bytes(pickle.dumps(Evil(trace)))
+    with pytest.raises(ValueError, match="refused"):
+        read_weights(bare)
+    assert not trace.exists()
+
+
+def test_published_pickles_of_plain_tensors_are_read(tmp_path):
+    from argparse import Namespace
+
+    torch.save({"model": {"w": torch.ones(2)}, "args": Namespace(lr=1.0), "epoch": 3}, tmp_path / "x.pth")
+    assert torch.equal(read_weights(tmp_path / "x.pth")["model"]["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "name, content", [("x.pth", b""), ("x.pth", b"PK\3\4rubbish"), ("x.npz", b"1"), ("x.pt", b"abc")]
+)
+def test_other_files_are_no_weights(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        read_weights(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_names_are_looked_for_in_the_zoo_then_on_disk_then_on_the_hub(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def download(name, revision=None, allow_patterns=None):
+        asked.append((name, revision))
+        return str(saved)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert from_pretrained("somebody/model", revision="v1")[1].name == "small" and asked == [("somebody/model", "v1")]
+    (tmp_path / "somebody" / "model").mkdir(parents=True)
+    assert resolve("somebody/model") == Path("somebody/model") and len(asked) == 1
+    monkeypatch.setattr(checkpoint, "ZOO", tmp_path)
+    assert resolve("saved") == tmp_path / "saved"
+    assert resolve("saved", beside=tmp_path) == tmp_path / "saved"
+    with pytest.raises(ValueError, match="hub id"):
+        resolve("../../etc")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(*args, **settings):
+        raise LocalEntryNotFoundError("no connection\nat all")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert "not on the hub (no connection)" in refused("somebody/model")
