@@ -38,9 +38,11 @@ class Ruler:
 
     def __init__(self, name: str, test: Mapping[str, Any]):
         self.name, self.net = name, load_features(name).to(_device())
-        self.identity = fingerprint(self.net)
         source = data.parse(test).open()
-        self.real = self.kept(("real", samples.identity(source)), lambda: samples.real(source, len(source), BATCH))
+        self.identity = fingerprint(self.net)
+        self.reference = samples.identity(source)
+        real = ("real", self.identity, self.reference)
+        self.real = remembered(real, lambda: measure([self], samples.real(source, len(source), BATCH))[0])
 
     def read(self, images: Tensor, labels: Tensor | None) -> Measured:
         """What one batch of pictures gives."""
@@ -50,16 +52,22 @@ class Ruler:
             measured |= {"predicted": self.net.classify(features).argmax(1).cpu(), "asked": labels.cpu()}
         return measured
 
-    def kept(self, key: tuple[object, ...], pictures: Callable[[], samples.Pictures]) -> Measured:
-        """What a set of pictures gives, kept on disk under `key`."""
-        return remembered((self.identity, *key), lambda: measure([self], pictures())[0])
-
     def figures(self, measured: Measured) -> dict[str, float]:
         """Distance to the real test pictures, precision, recall, and agreement where classes were asked for."""
         real, fake = self.real["features"], measured["features"]
         precision, recall = metrics.precision_recall(real, fake, NEIGHBOURS)
         found = {"frechet": metrics.frechet_distance(real, fake), "precision": precision, "recall": recall}
         return found | self.agreement(measured)
+
+    def kept(self, key: tuple[object, ...], pictures: Callable[[], samples.Pictures]) -> dict[str, float]:
+        """The figures of a set of pictures that `key` describes, kept on disk."""
+
+        def compute() -> dict[str, Tensor]:
+            figures = self.figures(measure([self], pictures())[0])
+            return {name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
+
+        found = remembered(("figures", self.identity, self.reference, NEIGHBOURS, *key), compute)
+        return {name: float(value) for name, value in found.items()}
 
     def agreement(self, measured: Measured) -> dict[str, float]:
         """Share of pictures judged to be of the class they were asked for; nothing where none was."""
@@ -215,10 +223,7 @@ def _baselines(
 
 
 def _kept(rulers: list[Ruler], sets: Mapping[str, Any]) -> dict[str, Figures]:
-    return {
-        row: {ruler.name: ruler.figures(ruler.kept(key, pictures)) for ruler in rulers}
-        for row, (key, pictures) in sets.items()
-    }
+    return {row: {ruler.name: ruler.kept(key, pictures) for ruler in rulers} for row, (key, pictures) in sets.items()}
 
 
 def _result(
