@@ -7,7 +7,7 @@ diagonal Gaussians over the same latents, one for all and one a class (what a sa
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .. import data
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import Tokenizer
+from ..pipeline import load
 from . import metrics, samples
 from .cache import remembered
 from .features import LITE0, load_features
@@ -101,6 +102,7 @@ def evaluate_generator(
     seed: int = 0,
     sampling: Mapping[str, Any] | None = None,
     judges: Iterable[str] = JUDGES,
+    tokenizer: str | None = None,
     batch: int = BATCH,
     baselines: bool = True,
     test: Mapping[str, Any] = TEST,
@@ -109,35 +111,36 @@ def evaluate_generator(
 ) -> dict[str, Any]:
     """Figures of n samples of a generator, beside its baselines.
 
-    sampling: settings that replace the checkpoint's recommended ones; baselines: False leaves them out; test, train:
-    sources of real data (see nextok_mm.data); progress: a bar on the terminal. ValueError for a mistake.
+    sampling: settings that replace the checkpoint's recommended ones; judges: feature spaces (see eval.features);
+    tokenizer: replaces the one the checkpoint names; baselines: False leaves them out; test, train: sources of real
+    data (see nextok_mm.data); progress: a bar on the terminal. ValueError in one line for a mistake.
     """
-    started, folder = time.monotonic(), resolve(name)
-    generator, card = from_pretrained(folder, role="generator")
-    if card.tokenizer is None:
-        raise ValueError(f"{name}: the checkpoint names no tokenizer, so its samples can't become pictures")
-    tokenizer = from_pretrained(resolve(card.tokenizer, beside=folder), role="tokenizer")[0].to(_device())
-    fields = {**generator.config.sampling.model_dump(), **(sampling or {})}
-    settings = generator.Sampling.parse(fields, "sampling")
-    rulers = [Ruler(judge, test) for judge in judges]
-    pictures = samples.generated(generator.to(_device()), tokenizer, n, batch, seed, settings)
-    clock = Clock()
-    measured = measure(rulers, clock.times(_bar(pictures, n, progress)))
-    figures = {card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
+    started = time.monotonic()
+    if n <= NEIGHBOURS:
+        raise ValueError(f"n: got {n}, accepted: more than {NEIGHBOURS}, the neighbours of precision and recall")
+    pipeline = load(name, tokenizer)
+    if pipeline.generator is None or pipeline.tokenizer is None:
+        raise ValueError(f"{name}: a generator with a tokenizer is accepted here, got {pipeline.card.kind}")
+    rulers, runs = [Ruler(judge, test) for judge in judges], []
+    pictures = samples.generated(pipeline, n, batch, seed, sampling or {}, runs)
+    measured = measure(rulers, _bar(pictures, n, progress))
+    figures = {pipeline.card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
     if baselines:
-        classes = getattr(generator.config, "classes", 0)
-        figures |= _baselines(rulers, tokenizer, n, seed, test, train, classes)
+        classes = getattr(pipeline.generator.config, "classes", 0)
+        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, test, train, classes)
     protocol = {
         "samples": n,
         "seed": seed,
         "classes": "sample i is asked for class i modulo their number",
-        "sampling": settings.model_dump(mode="json"),
-        "generator": fingerprint(generator),
-        "tokenizer": f"{card.tokenizer} {fingerprint(tokenizer)}",
-        "attention": generator.backend,
-        "sampling_seconds": round(clock.seconds, 1),
+        "sampling": runs[0].sampling,
+        "network_calls": runs[0].calls,
+        "attention": runs[0].backend,
+        "sampling_seconds": round(sum(sum(run.seconds.values()) for run in runs), 1),
+        "batch": batch,
+        "generator": fingerprint(pipeline.generator),
+        "tokenizer": fingerprint(pipeline.tokenizer),
     }
-    return _result(card, figures, rulers, {**protocol, "reference": dict(test)}, started)
+    return _result(pipeline.card, figures, rulers, {**protocol, "reference": dict(test)}, started)
 
 
 def evaluate_tokenizer(
@@ -240,24 +243,6 @@ def _result(
         "seconds": round(time.monotonic() - started, 1),
     }
     return {"name": card.name, "role": card.role, "kind": card.kind, "figures": figures, "protocol": protocol}
-
-
-class Clock:
-    """Sums up how long the items of an iterator take to come: the sampling, without the measuring."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def times(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The same items."""
-        iterator, end = iter(items), object()
-        while True:
-            started = time.monotonic()
-            item = next(iterator, end)
-            self.seconds += time.monotonic() - started
-            if item is end:
-                return
-            yield item
 
 
 def _bar(pictures: samples.Pictures, n: int, progress: bool) -> samples.Pictures:

@@ -6,15 +6,16 @@ Shapes: B batch, P picture channels, H W rows and columns, N tokens, C latent ch
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import Config
-from ..contracts import Generator, Tokenizer, Tokens
+from ..contracts import Tokenizer, Tokens
 from ..data import Source
-from ..decoding import decode
+from ..pipeline import Pipeline, Result
 from ..rng import Rng, mix
 
 Pictures = Iterator[tuple[Tensor, Tensor | None]]
@@ -37,14 +38,14 @@ def reconstructed(tokenizer: Tokenizer, source: Source, n: int, batch: int) -> P
 
 
 def generated(
-    generator: Generator, tokenizer: Tokenizer, n: int, batch: int, seed: int, sampling: Config | None = None
+    pipeline: Pipeline, n: int, batch: int, seed: int, sampling: Mapping[str, Any], runs: list[Result]
 ) -> Pictures:
-    """n samples of a generator; sample i is asked for class i modulo K, or for none where it has no classes."""
-    for indices in torch.arange(n).split(batch):
-        labels = balanced(indices, getattr(generator.config, "classes", 0))
-        rng = Rng([sample_seed(seed, int(index)) for index in indices])
-        *_, state = decode(generator, generator.start(labels, rng, sampling))
-        yield tokenizer.decode(Tokens(state.data, tuple(generator.layout.grid))), labels
+    """n samples, of every class in turn where the generator has classes; `runs` collects the results, less pictures."""
+    for first in range(0, n, batch):
+        rows = range(first, min(first + batch, n))
+        *_, last = pipeline.stream(n=n, seed=seed, rows=rows, decode_all=False, **sampling)
+        runs.append(replace(last, images=last.images[:0]))
+        yield last.images, None if last.labels is None else torch.tensor(last.labels)
 
 
 def gaussian(tokenizer: Tokenizer, moments: dict[str, Tensor], n: int, batch: int, seed: int) -> Pictures:
@@ -93,13 +94,3 @@ def identity(source: Source) -> str:
     for name, tensor in sorted(source.batch(rows).items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def balanced(indices: Tensor, classes: int) -> Tensor | None:
-    """The class that sample i is asked for: i modulo K."""
-    return indices % classes if classes else None
-
-
-def sample_seed(seed: int, index: int) -> int:
-    """The seed of sample `index` of a run with this seed."""
-    return mix(seed, index)

@@ -179,9 +179,9 @@ def test_the_published_geometry_gets_its_scale():
 
 
 def test_an_unknown_key_is_named():
-    with pytest.raises(ValueError, match="unknown key 'encoder.extra.weight'"):
+    with pytest.raises(ValueError, match=r"unknown key 'encoder.extra.weight'"):
         adapter.convert({**compvis_state(), "encoder.extra.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="not in CompVis' form"):
+    with pytest.raises(ValueError, match=r"not in CompVis' form"):
         adapter.convert({"a.weight": torch.zeros(1)})
 
 
