@@ -180,7 +180,7 @@ def _encode(
 
 def _tokens(tokenizer: Any, images: Tensor, suffix: str) -> dict[str, Tensor]:
     """Mean and deviation of a Gaussian tokenizer's tokens, or the tokens of one that has no choice."""
-    if hasattr(tokenizer, "posterior"):
+    if getattr(tokenizer, "posterior", None) is not None:
         mean, std = tokenizer.posterior(images)
         return {f"tokens{suffix}": mean, f"std{suffix}": std}
     return {f"tokens{suffix}": tokenizer.encode(images).data}

@@ -1,0 +1,127 @@
+"""The latent cache: what encoding would have given, and refused for anything it wasn't made for."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nextok_mm import data, registry
+from nextok_mm.data import latents
+from nextok_mm.data.latents import build_cache
+from nextok_mm.rng import Rng
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    torch.manual_seed(0)
+    return registry.build("tokenizer", "kl_vae", {"size": "tiny", "scale": 0.5}).eval()
+
+
+@pytest.fixture
+def source(tmp_path):
+    images = torch.rand(10, 1, 8, 16, generator=torch.Generator().manual_seed(0))
+    save_file({"images": images, "labels": torch.arange(10)}, tmp_path / "x.safetensors")
+    return data.parse({"kind": "tensors", "path": str(tmp_path / "x.safetensors"), "flip": True})
+
+
+@pytest.fixture
+def cache(tokenizer, source, tmp_path):
+    return build_cache(tokenizer, source, tmp_path / "cache", batch=3, shard=4)
+
+
+def opened(folder, **fields):
+    return data.parse({"kind": "latents", "folder": str(folder), **fields}).open()
+
+
+def test_the_cache_holds_what_encoding_gives(tokenizer, source, cache):
+    cached, images = opened(cache), source.open().batch(range(10))["images"]
+    cached.check(tokenizer)
+    batch = cached.batch([9, 0, 5])
+    torch.testing.assert_close(batch["tokens"], tokenizer.encode(images).data[[9, 0, 5]].detach())
+    assert batch["labels"].tolist() == [9, 0, 5] and len(cached) == 10 and cached.manifest.grid == (4, 8)
+
+
+def test_rows_are_sampled_anew_from_the_posterior_of_either_orientation(tokenizer, source, cache):
+    images = source.open().batch([2])["images"]
+    moments = [tuple(x.detach() for x in tokenizer.posterior(side)) for side in (images, images.flip(-1))]
+    draws = opened(cache).batch([2] * 400, range(400))["tokens"]
+    nearest = torch.stack([((draws - mean) / std).square().mean((1, 2)) for mean, std in moments])
+    mirrored = nearest.argmin(0).bool()
+    assert 130 < mirrored.sum() < 270
+    for side, (mean, std) in zip((draws[~mirrored], draws[mirrored]), moments):
+        torch.testing.assert_close(side.mean(0), mean[0], atol=5 * std.max().item() / 130**0.5, rtol=0)
+        torch.testing.assert_close(side.std(0) / std[0], torch.ones_like(std[0]), atol=0.3, rtol=0)
+    again = opened(cache).batch([2], [7])["tokens"][0]
+    assert torch.equal(again, draws[7])
+    means = opened(cache, sample=False).batch([2] * 50, range(50))["tokens"]
+    assert len(means[:, 0, 0].unique()) == 2
+
+
+def test_an_interrupted_build_goes_on(tokenizer, source, cache, monkeypatch):
+    whole = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert sorted(whole) == ["manifest.json", *(f"shard-0000{i}.safetensors" for i in range(3))]
+    (cache / "shard-00001.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors is missing"):
+        opened(cache)
+    encoded = []
+    plain = latents._encode
+    monkeypatch.setattr(latents, "_encode", lambda *a: encoded.append(a[2]) or plain(*a))
+    build_cache(tokenizer, source, cache, batch=3, shard=4)
+    assert encoded == [range(4, 8)] and {path.name: path.read_bytes() for path in cache.iterdir()} == whole
+
+
+def test_half_precision_caches_stay_close(tokenizer, source, cache, tmp_path):
+    half = opened(build_cache(tokenizer, source, tmp_path / "half", dtype="float16"))
+    assert half.shards[0]["tokens"].dtype == torch.float16
+    torch.testing.assert_close(
+        half.batch(range(10))["tokens"], opened(cache).batch(range(10))["tokens"], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_cache_of_another_tokenizer_is_refused(source, cache):
+    torch.manual_seed(1)
+    other = registry.build("tokenizer", "kl_vae", {"size": "tiny"})
+    with pytest.raises(ValueError, match=r"made by tokenizer .*; build it again") as error:
+        opened(cache).check(other)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"it holds another one \(tokenizer differ\)"):
+        build_cache(other, source, cache, shard=4)
+
+
+def test_what_cannot_be_cached_is_refused(tokenizer, tmp_path):
+    from PIL import Image
+
+    Image.new("L", (16, 8)).save(tmp_path / "x.png")
+    config = data.parse({"kind": "image_folder", "path": str(tmp_path), "size": 8, "channels": 1, "crop": "random"})
+    with pytest.raises(ValueError, match="random crop can't be cached"):
+        build_cache(tokenizer, config, tmp_path / "cache")
+
+
+def test_tokenizers_without_a_posterior_are_cached_as_they_encode(tokenizer, source, tmp_path):
+    class Plain(type(tokenizer)):
+        posterior = None
+
+        def encode(self, images, rng: Rng | None = None):
+            from nextok_mm.contracts import Tokens
+
+            return Tokens((images.flatten(1) * 10).long(), (8, 16))
+
+    Plain.role, Plain.kind = "tokenizer", "plain"
+    torch.manual_seed(0)
+    cached = opened(build_cache(Plain(tokenizer.config), source, tmp_path / "codes"))
+    assert "std" not in cached.shards[0] and cached.batch([1, 2], [0, 1])["tokens"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("change", [{"format": 9}, {"rows": 11}, {"rows": -1}, {"extra": 1}, {"dtype": "pickle"}])
+def test_a_wrong_manifest_is_one_line(cache, change):
+    path = cache / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError) as error:
+        opened(cache)
+    assert "\n" not in str(error.value) and "manifest.json" in str(error.value)
+
+
+def test_no_cache_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="nextok cache"):
+        opened(tmp_path)
