@@ -1,0 +1,258 @@
+"""`nextok`: everything the package does, from a terminal. A mistake is one line and exit code 2 (NEXTOK_DEBUG=1: all).
+
+Heavy imports stay inside the commands, so that `nextok --help` answers at once.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Next-X generation of images: tokenizers and autoregressive generators.", no_args_is_help=True)
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+Name = Annotated[
+    str, typer.Argument(help="A shipped model (nextok list), a checkpoint folder, or owner/name of a hub.")
+]
+Out = Annotated[Path, typer.Option(help="The file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Speaks = Annotated[str | None, typer.Option("--tokenizer", help="Another tokenizer than the checkpoint names.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps ...; else a GPU where there is one.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="A sampling setting, name=value; repeatable.")]
+
+
+@app.command("list")
+def list_() -> None:
+    """The shipped checkpoints, and the kinds that can be trained or converted."""
+    from . import registry
+    from .zoo import list_models
+
+    for name, card in list_models().items():
+        print(f"{name:16s} {card.role} ({card.kind})  {card.about.get('summary', '')}")
+    for role in registry.ROLES:
+        print(f"{role} kinds: {', '.join(registry.kinds(role))}")
+
+
+@app.command()
+def info(name: Name) -> None:
+    """A checkpoint: what it is, its size, licence, tokenizer, training and figures."""
+    from .checkpoint import from_pretrained, resolve
+
+    folder = resolve(name)
+    model, card = from_pretrained(folder)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    rows: dict[str, Any] = {"name": card.name, "role": card.role, "kind": card.kind, "parameters": f"{weights:,}"}
+    rows |= {"licence": card.license or "not stated", "tokenizer": card.tokenizer, "folder": str(folder)}
+    rows |= {"labels": ", ".join(f"{i} {label}" for i, label in enumerate(card.labels or ()))}
+    rows |= {f"config.{key}": value for key, value in model.config.model_dump(mode="json").items()}
+    rows |= {f"about.{key}": value for key, value in card.about.items()}
+    for key, value in rows.items():
+        if value not in (None, ""):
+            print(f"{key:24s} {value if isinstance(value, str) else json.dumps(value)}")
+
+
+@app.command()
+def generate(
+    name: Name,
+    out: Out = Path("out.png"),
+    labels: Annotated[str, typer.Option(help="Classes by number or name, taken in turn: 7,3 or bag,sneaker.")] = "",
+    n: Annotated[int, typer.Option(help="How many pictures.")] = 16,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Solver steps an entity.")] = None,
+    cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.")] = None,
+    solver: Annotated[str | None, typer.Option(help="euler_maruyama, euler, heun or ab2.")] = None,
+    setting: Sets = None,
+    columns: Annotated[int | None, typer.Option(help="Pictures side by side.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
+    tokenizer: Speaks = None,
+    device: Device = None,
+    force: Force = False,
+) -> None:
+    """Draw pictures into one PNG, which keeps the settings."""
+    from tqdm import tqdm
+
+    from .config import override
+    from .media import check_png
+    from .pipeline import load
+
+    check_png(out, force)
+    pipeline = load(name, tokenizer, device)
+    settings = {**override({}, setting or []), "steps": steps, "cfg": cfg, "solver": solver}
+    wanted = [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in labels.split(",") if part]
+    with tqdm(unit="entity", leave=False) as bar:
+
+        def show(done: int, entities: int) -> None:
+            bar.total, bar.n = entities, done
+            bar.refresh()
+
+        result = pipeline.generate(wanted or None, n, seed, batch=batch, progress=show, **settings)
+    path = result.save(out, force, columns)
+    took = sum(result.seconds.values())
+    print(f"{path}: {n} pictures, seed {seed}, {result.calls} network calls a batch, {took:.1f} s, {result.backend}")
+
+
+@app.command()
+def reconstruct(
+    name: Name,
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    out: Out = Path("both.png"),
+    crop: Annotated[bool, typer.Option("--crop", help="Take the middle of a picture of another aspect.")] = False,
+    device: Device = None,
+    force: Force = False,
+) -> None:
+    """Pictures through a tokenizer and back: each beside what came back, in one PNG."""
+    import torch
+
+    from .media import check_png, grid, save_png
+    from .pipeline import load
+
+    check_png(out, force)
+    pipeline = load(name, device=device)
+    images = torch.cat([pipeline.read(picture, "crop" if crop else "exact") for picture in pictures])
+    both = torch.stack((images, pipeline.reconstruct(images)), dim=1).flatten(0, 1)
+    error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
+    path = save_png(grid(both, columns=2), out, {"nextok.model": pipeline.card.name}, force)
+    print(f"{path}: {len(images)} pictures, left as given, right as they came back, PSNR {-10 * error.log10():.1f} dB")
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or a bundled one (configs/...).")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="group.field=value ...")] = None,
+) -> None:
+    """Train any registered model; the same command resumes a stopped run. More processes: accelerate launch."""
+    from . import bundled
+    from .train import load
+    from .train import train as run
+
+    summary = run(load(bundled.config(config), overrides or []))
+    print(f"{summary.status} at step {summary.step} ({summary.reason or 'all steps done'}): {summary.folder}")
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command("eval")
+def evaluate(
+    name: Name,
+    n: Annotated[int, typer.Option(help="Samples of a generator.")] = 10_000,
+    seed: Annotated[int, typer.Option()] = 0,
+    setting: Sets = None,
+    judge: Annotated[list[str] | None, typer.Option(help="Feature space; repeatable. Default: both.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Measure the baselines beside it.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    force: Force = False,
+) -> None:
+    """Frechet distance, precision, recall, class agreement (generators); PSNR, SSIM (tokenizers); with the protocol."""
+    from .checkpoint import read_card, resolve, write_files
+    from .config import override
+    from .eval import quality
+    from .media import refuse_existing
+
+    if out is not None:
+        refuse_existing(out, force)
+    options: dict[str, Any] = {"judges": judge} if judge else {}
+    if read_card(resolve(name)).role == "generator":
+        options |= {"n": n, "seed": seed, "sampling": override({}, setting or []), "baselines": baselines}
+    result = quality.evaluate(name, **options)
+    print(quality.report(result))
+    if out is not None:
+        write_files(out.parent, {out.name: json.dumps(result, indent=2).encode() + b"\n"})
+
+
+@app.command()
+def cache(
+    tokenizer: Name,
+    folder: Annotated[Path, typer.Argument(help="Where the tokens go.")],
+    data: Annotated[list[str] | None, typer.Option("--data", help="A field of the data, name=value.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
+) -> None:
+    """Encode a data set once, so that a generator's training never waits. Default data: Fashion-MNIST, training split."""
+    from . import data as sources
+    from .checkpoint import from_pretrained
+    from .config import override
+    from .data.latents import build_cache
+
+    config = sources.parse(override({"kind": "fashion_mnist", "split": "train"}, data or []))
+    print(build_cache(from_pretrained(tokenizer, role="tokenizer")[0], config, folder, batch=batch))
+
+
+@app.command()
+def convert(
+    kind: Annotated[str, typer.Argument(help="xar, or kl_vae.")],
+    source: Annotated[Path, typer.Argument(help="The published file or folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where our checkpoint goes.")],
+    tokenizer: Annotated[str | None, typer.Option(help="The tokenizer that a generator speaks through.")] = None,
+    force: Force = False,
+) -> None:
+    """A published checkpoint as a folder that `load` takes. Nothing in the source is run."""
+    import pkgutil
+    from importlib import import_module
+
+    from . import adapters, registry
+    from .checkpoint import save_pretrained
+    from .media import refuse_existing
+
+    known = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
+    if kind not in known:
+        raise ValueError(f"kind: got {kind!r}, accepted: {', '.join(known)}")
+    refuse_existing(folder, force)
+    adapter = import_module(f"{adapters.__name__}.{kind}")
+    fields, state = adapter.read(source)
+    role = next(role for role in registry.ROLES if kind in registry.kinds(role))
+    model = registry.build(role, kind, fields)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{kind} checkpoint {source}: {' '.join(str(error).split())[:300]}") from None
+    meta = {"name": folder.name, "license": adapter.LICENCE, "about": {"converted from": source.name}}
+    print(save_pretrained(model, folder, tokenizer=tokenizer, **meta))
+
+
+@app.command(context_settings=PASSED_ON)
+def bench(context: typer.Context) -> None:
+    """Speed and claims, side by side in one run: machine, xar, sampling, steps, claims (each with --help)."""
+    from .bench import BENCHES, main
+
+    if context.args and context.args[0] not in ("-h", "--help"):
+        main(context.args)
+    else:
+        for name, what in BENCHES.items():
+            print(f"nextok bench {name:10s} {what}")
+
+
+@app.command()
+def doctor() -> None:
+    """What this installation has: versions, devices, data, optional parts."""
+    from .doctor import report
+
+    for row in report():
+        print(row)
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option()] = 7860,
+    host: Annotated[str, typer.Option(help="127.0.0.1 keeps it on this machine.")] = "127.0.0.1",
+    model: Annotated[list[str], typer.Option(help="Which generators to offer.")] = ["xar-fashion"],  # noqa: B006
+) -> None:
+    """The Gradio app (pip install 'nextok_mm[demo]')."""
+    from . import bundled
+
+    bundled.demo("app").launch(model, host, port)
+
+
+def main() -> None:
+    """The `nextok` command."""
+    try:
+        app(standalone_mode=True)
+    except ValueError as error:
+        if os.environ.get("NEXTOK_DEBUG"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

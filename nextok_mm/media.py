@@ -1,0 +1,134 @@
+"""Pictures in and out. What comes in is untrusted; what goes out never silently replaces a file.
+
+Images are float [B, C, H, W] in [0, 1].
+"""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+MAX_BYTES = 64 << 20
+MAX_PIXELS = 64_000_000
+Fit = Literal["exact", "crop"]
+
+
+def read_image(path: str | Path, channels: int, size: tuple[int, int], fit: Fit = "exact") -> Tensor:
+    """One picture as [1, channels, H, W], scaled to `size` (height, width); transparency lies on white.
+
+    fit: `exact` refuses a picture of another aspect, `crop` takes its middle. ValueError in one line for a file that is
+    missing, too large, damaged or no picture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"picture: no file {str(path)!r}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"picture {path}: {path.stat().st_size} bytes, at most {MAX_BYTES} accepted")
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS} in all are accepted")
+            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"picture {path}: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
+        raise ValueError(f"picture {path}: damaged ({type(error).__name__})") from None
+    return to_tensor(picture, channels, size, fit, f"picture {path}")
+
+
+def to_tensor(
+    picture: Image.Image, channels: int, size: tuple[int, int], fit: Fit = "exact", what: str = "picture"
+) -> Tensor:
+    """A Pillow picture as [1, channels, H, W]; see `read_image`."""
+    height, width = size
+    if fit == "exact" and picture.width * height != picture.height * width:
+        raise ValueError(
+            f"{what}: {picture.width} x {picture.height} (width x height), accepted: the aspect of {width} x {height};"
+            " fit='crop' (--crop) takes the middle"
+        )
+    paper = Image.new("RGBA", picture.size, "white")
+    paper.alpha_composite(picture.convert("RGBA"))
+    flat = ImageOps.fit(paper.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(flat.tobytes()), dtype=torch.uint8).view(height, width, -1)
+    return pixels.permute(2, 0, 1).float()[None] / 255
+
+
+def to_pil(image_CHW: Tensor) -> Image.Image:
+    """One image [C, H, W] in [0, 1] as a Pillow picture, grey or RGB."""
+    pixels = (image_CHW.detach().cpu().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
+    mode = "L" if pixels.shape[2] == 1 else "RGB"
+    return Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), bytes(pixels.flatten().tolist()))
+
+
+def grid(images: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+    """All images in one picture, rows filled left to right, a thin line of white between them.
+
+    columns: how many side by side (else about a square); zoom: each pixel becomes zoom x zoom (else as much as makes a
+    small picture's shorter side at least 96).
+    """
+    if images.dim() != 4 or not len(images):
+        raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [n, channels, height, width] with n > 0")
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    zoom = zoom or max(1, math.ceil(96 / min(images.shape[-2:])))
+    tiles = [to_pil(image) for image in images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)]
+    width, height = tiles[0].size
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new(tiles[0].mode, (columns * (width + 2) - 2, rows * (height + 2) - 2), "white")
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (place % columns * (width + 2), place // columns * (height + 2)))
+    return sheet
+
+
+def refuse_existing(path: str | Path, force: bool) -> None:
+    """ValueError where a file is in the way and `force` isn't given: said before the work, not after it."""
+    if Path(path).exists() and not force:
+        raise ValueError(f"out: {str(path)!r} exists; choose another name, or force=True (--force) replaces it")
+
+
+def check_png(path: str | Path, force: bool) -> None:
+    """What `save_png` would refuse, refused before the work is done."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"out: got {str(path)!r}, accepted: a name that ends with .png")
+    refuse_existing(path, force)
+
+
+def save_png(
+    picture: Image.Image, path: str | Path, settings: dict[str, Any] | None = None, force: bool = False
+) -> Path:
+    """Write a PNG in one move; `settings` become its text chunks. An existing file stays unless `force`."""
+    path = Path(path)
+    check_png(path, force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = PngImagePlugin.PngInfo()
+    for key, value in (settings or {}).items():
+        info.add_itxt(key, str(value))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            picture.save(file, "PNG", pnginfo=info)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        if force:
+            os.replace(name, path)
+        else:  # a link fails where the name has been taken since
+            os.link(name, path)
+    except FileExistsError:
+        refuse_existing(path, force)
+        raise
+    except OSError as error:
+        raise ValueError(f"out: {str(path)!r} can't be written: {error.strerror}") from None
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

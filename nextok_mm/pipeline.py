@@ -1,0 +1,303 @@
+"""What `load` returns: a tokenizer and a generator, from labels to pictures in one call.
+
+    pipeline = nextok_mm.load("xar-fashion")
+    pipeline.generate(labels=[7], n=16, seed=0).save("out.png")
+
+Sample i of a run is drawn from the seed (run seed, i) alone: the same picture in any batch, on any device.
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import media
+from .checkpoint import Card, from_pretrained, resolve
+from .contracts import Generator, Keep, State, Tokenizer, Tokens
+from .decoding import decode
+from .media import Fit
+from .rng import Rng, mix
+
+BATCH = 64
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Result:
+    """Pictures and how they came about.
+
+    images: [n, C, H, W] in [0, 1] on the CPU; labels: [n] or None; calls: network calls of a batch; seconds by part;
+    backend: the attention backend that ran; done: entities of `entities` (fewer in a streamed partial result).
+    """
+
+    images: Tensor
+    name: str
+    seed: int
+    labels: list[int] | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    calls: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    backend: str = ""
+    done: int = 0
+    entities: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """What a PNG keeps: enough to make it again."""
+        own = {"model": self.name, "seed": self.seed, "n": len(self.images), "labels": self.labels}
+        own |= {"sampling": self.sampling, "attention": self.backend}
+        return {f"nextok.{key}": value for key, value in own.items()}
+
+    def pil(self) -> list[Image.Image]:
+        """Each picture by itself."""
+        return [media.to_pil(image) for image in self.images]
+
+    def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+        """All of them in one picture."""
+        return media.grid(self.images, columns, zoom)
+
+    def save(self, path: str | Path, force: bool = False, columns: int | None = None, zoom: int | None = None) -> Path:
+        """Write the grid as a PNG with the settings in it; an existing file is kept unless `force`."""
+        return media.save_png(self.grid(columns, zoom), path, self.settings(), force)
+
+    def _repr_png_(self) -> bytes:
+        """Notebooks show the grid."""
+        buffer = io.BytesIO()
+        self.grid().save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+class Pipeline:
+    """A tokenizer, and a generator that speaks its tokens (or none, for a tokenizer by itself)."""
+
+    def __init__(self, tokenizer: Tokenizer | None, generator: Generator | None, card: Card):
+        self.tokenizer, self.generator, self.card = tokenizer, generator, card
+
+    def to(self, device: str | torch.device) -> "Pipeline":
+        """Move both; returns self."""
+        for part in (self.tokenizer, self.generator):
+            if part is not None:
+                part.to(device)
+        return self
+
+    def labels(self, given: Sequence[int | str] | int | str | None, n: int) -> Tensor | None:
+        """Class indices [n] from numbers or names, taken in turn: [7, 3] with n=4 is 7, 3, 7, 3.
+
+        None: every class in turn, or no labels where the model has no classes.
+        """
+        classes = int(getattr(self.generator.config, "classes", 0)) if self.generator else 0
+        if given is None:
+            return torch.arange(n) % classes if classes else None
+        wanted = [given] if isinstance(given, int | str) else list(given)
+        if not wanted:
+            raise ValueError("labels: got none in the list, accepted: at least one")
+        numbers = [self._label(label, classes) for label in wanted]
+        return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
+
+    def _label(self, label: int | str, classes: int) -> int:
+        names = [name.lower() for name in self.card.labels or ()]
+        if isinstance(label, str) and label.lower() in names:
+            return names.index(label.lower())
+        try:
+            number = int(label)
+        except ValueError:
+            number = -1
+        if not 0 <= number < classes:
+            known = f" or {', '.join(self.card.labels)}" if self.card.labels else ""
+            accepted = f"0 to {classes - 1}{known}" if classes else "none, this model has no classes"
+            raise ValueError(f"labels: got {label!r}, accepted: {accepted}")
+        return number
+
+    def generate(
+        self,
+        labels: Sequence[int | str] | int | str | None = None,
+        n: int = 1,
+        seed: int = 0,
+        *,
+        keep: Keep | None = None,
+        batch: int = BATCH,
+        progress: Progress | None = None,
+        **sampling: Any,
+    ) -> Result:
+        """n pictures. sampling: settings that replace the checkpoint's own (steps, cfg, solver ...; see the generator's
+        `Sampling`); keep: known tokens, for in-painting; progress(done, all) counts entities over all batches.
+
+        ValueError in one line for a label, a setting or a size that isn't accepted.
+        """
+        parts = []
+        for first in range(0, _positive("n", n), _positive("batch", batch)):
+            size = min(batch, n - first)
+
+            def count(done: int, entities: int, first: int = first) -> None:
+                if progress is not None:
+                    progress(first // batch * entities + done, math.ceil(n / batch) * entities)
+
+            last = None
+            rows = range(first, first + size)
+            for last in self.stream(labels, n, seed, keep=keep, rows=rows, decode_all=False, **sampling):
+                count(last.done, last.entities)
+            assert last is not None
+            parts.append(last)
+        return _joined(parts)
+
+    def stream(
+        self,
+        labels: Sequence[int | str] | int | str | None = None,
+        n: int = 1,
+        seed: int = 0,
+        *,
+        keep: Keep | None = None,
+        rows: range | None = None,
+        decode_all: bool = True,
+        **sampling: Any,
+    ) -> Iterator[Result]:
+        """The same pictures in one batch, handed out after every entity: previews, progress, early stopping.
+
+        rows: which of the n samples (else all of them); decode_all=False turns only the last state into pictures.
+        """
+        generator, tokenizer = self._parts()
+        rows = range(_positive("n", n)) if rows is None else rows
+        settings = self._sampling(sampling)
+        chosen = self.labels(labels, n)
+        mine = None if chosen is None else chosen[rows.start : rows.stop]
+        started = time.perf_counter()
+        begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, _rows_of(keep, rows, n))
+        seconds = {"generate": 0.0, "decode": 0.0}
+        images = torch.zeros(len(rows), 0, 0, 0)
+        for state in decode(generator, begun_state):
+            begun = time.perf_counter()
+            seconds["generate"] += begun - started
+            if decode_all or state.done:
+                images = self._pictures(tokenizer, generator, state)
+            started = time.perf_counter()
+            seconds["decode"] += started - begun
+            yield Result(
+                images,
+                self.card.name,
+                seed,
+                None if mine is None else mine.tolist(),
+                settings.model_dump(mode="json"),
+                getattr(state, "calls", 0),
+                dict(seconds),
+                generator.backend,
+                state.entity,
+                state.entities,
+            )
+
+    def tokenize(self, images: Tensor) -> Tokens:
+        """Images [B, C, H, W] in [0, 1] to tokens."""
+        tokenizer = self._tokenizer()
+        with torch.no_grad():
+            return tokenizer.encode(images.to(tokenizer.device))
+
+    def detokenize(self, tokens: Tokens) -> Tensor:
+        """Tokens to images [B, C, H, W] in [0, 1]; tokens of another tokenizer are refused."""
+        from .checkpoint import fingerprint
+
+        tokenizer = self._tokenizer()
+        own = fingerprint(tokenizer)
+        if tokens.source and tokens.source != own:
+            raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {self.card.name} ({own})")
+        with torch.no_grad():
+            return tokenizer.decode(tokens)
+
+    def reconstruct(self, images: Tensor | str | Path, fit: Fit = "exact") -> Tensor:
+        """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or a file's name."""
+        tensor = images if isinstance(images, Tensor) else self.read(images, fit)
+        return self.detokenize(self.tokenize(tensor)).cpu()
+
+    def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
+        """A picture file in the tokenizer's channels and size, [1, C, H, W]."""
+        config: Any = self._tokenizer().config
+        return media.read_image(path, config.image_channels, tuple(config.image_size), fit)
+
+    def _sampling(self, sampling: dict[str, Any]) -> Any:
+        generator, _ = self._parts()
+        own: Any = generator.config
+        given = {name: value for name, value in sampling.items() if value is not None}
+        return generator.Sampling.parse({**own.sampling.model_dump(), **given}, where="sampling")
+
+    def _pictures(self, tokenizer: Tokenizer, generator: Generator, state: State) -> Tensor:
+        with torch.no_grad():
+            return tokenizer.decode(Tokens(state.data, tuple(generator.layout.grid))).cpu()
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError(
+                f"tokenizer: {self.card.name} names none; load it with tokenizer=FOLDER (--tokenizer), "
+                "for a converted checkpoint the converted VAE"
+            )
+        return self.tokenizer
+
+    def _parts(self) -> tuple[Generator, Tokenizer]:
+        if self.generator is None:
+            raise ValueError(f"generate: {self.card.name} is a tokenizer, accepted: a generator")
+        return self.generator, self._tokenizer()
+
+
+def load(
+    name: str | Path, tokenizer: str | Path | None = None, device: str | None = None, revision: str | None = None
+) -> Pipeline:
+    """A pipeline from a shipped model's name, a checkpoint folder or a hub id (owner/name, with `revision`).
+
+    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one.
+    """
+    folder = resolve(name, revision)
+    model, card = from_pretrained(folder)
+    if card.role == "judge":
+        raise ValueError(f"load: {card.name} is a judge, accepted: a generator or a tokenizer (judges: nextok eval)")
+    target = _device(device)
+    if card.role == "tokenizer":
+        return Pipeline(model, None, card).to(target)
+    wanted = tokenizer or card.tokenizer
+    speaks = None if wanted is None else from_pretrained(resolve(wanted, beside=folder), role="tokenizer")[0]
+    return Pipeline(speaks, model, card).to(target)
+
+
+def _device(device: str | None) -> torch.device:
+    if device is not None:
+        try:
+            return torch.device(device)
+        except RuntimeError:
+            raise ValueError(f"device: got {device!r}, accepted: cpu, cuda, cuda:1, mps ...") from None
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, accepted: a whole number from 1")
+    return value
+
+
+def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
+    """The part of `keep` that belongs to these rows, where it has one for each of the n."""
+    if keep is None:
+        return None
+    data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
+    each = keep.mask.dim() == 2 and len(keep.mask) == n
+    return Keep(data, keep.mask[rows.start : rows.stop] if each else keep.mask)
+
+
+def _joined(parts: list[Result]) -> Result:
+    """Batches as one result."""
+    first = parts[0]
+    return Result(
+        torch.cat([part.images for part in parts]),
+        first.name,
+        first.seed,
+        None if first.labels is None else [label for part in parts for label in part.labels or []],
+        first.sampling,
+        first.calls,
+        {name: sum(part.seconds[name] for part in parts) for name in first.seconds},
+        first.backend,
+        first.done,
+        first.entities,
+    )
