@@ -1,5 +1,6 @@
 """What stops a training in time: numbers that aren't finite, signals, and the clock."""
 
+import copy
 import signal
 import threading
 import time
@@ -10,50 +11,59 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..contracts import Batch
+
 
 class NotFinite(ValueError):
     """The training met a number that isn't finite; the text names the first tensor that has one."""
 
 
-def explain(model: nn.Module, passes: Iterable[Callable[[], Any]], batches: Iterable[dict[str, Tensor]]) -> str:
-    """Name the first tensor that isn't finite: in the data, the weights, then the modules of a repeated forward pass.
+def explain(model: nn.Module, batches: Iterable[tuple[Batch, Any]], forward: Callable[..., Any]) -> str:
+    """Name the first tensor that isn't finite, in the order of the data, the weights, the forward and backward pass.
 
-    passes: functions that repeat the step's forward passes and return a Loss, one for each batch.
+    The step is repeated on a copy of the model: `forward(model, batch, seeds)` gives a Loss for each of `batches`.
     """
-    for batch in batches:
+    model, batches = copy.deepcopy(model), list(batches)  # a copy has none of the hooks that talk to other processes
+    for batch, _ in batches:
         for name, tensor in batch.items():
             if not _finite(tensor):
                 return f"batch[{name!r}]"
     for name, parameter in model.named_parameters():
+        parameter.grad = None
         if not _finite(parameter):
             return f"weight {name!r}"
-    for repeat in passes:
-        found: list[str] = []
-        hooks = [module.register_forward_hook(_watch(name, found)) for name, module in model.named_modules() if name]
-        try:
-            with torch.enable_grad():
-                total, parts = repeat()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if found:
-            return f"output of module {found[0]!r}"
-        for name, part in parts.items():
-            if not _finite(part):
-                return f"loss part {name!r}"
-        if not _finite(total):
-            return "loss"
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(_watch(f"output of module {name!r}", found))
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not _finite(parameter.grad):
-            return f"gradient of weight {name!r}"
-    return "a tensor that a second pass didn't meet again"
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(_watch_gradient(f"gradient of weight {name!r}", found))
+    for batch, seeds in batches:
+        loss = forward(model, batch, seeds)
+        found += [f"loss part {name!r}" for name, part in loss.parts.items() if not _finite(part)]
+        if not found and not _finite(loss.total):
+            found.append("loss")
+        if not found:
+            loss.total.backward()
+        if found:
+            return found[0]
+    return "one that a second pass didn't meet (or another process's)"
 
 
-def _watch(name: str, found: list[str]) -> Callable[..., None]:
+def _watch(what: str, found: list[str]) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         tensors = output if isinstance(output, (tuple, list)) else (output,)
         if not found and not all(_finite(tensor) for tensor in tensors if isinstance(tensor, Tensor)):
-            found.append(name)
+            found.append(what)
+
+    return hook
+
+
+def _watch_gradient(what: str, found: list[str]) -> Callable[[Tensor], None]:
+    def hook(parameter: Tensor) -> None:
+        if not found and parameter.grad is not None and not _finite(parameter.grad):
+            found.append(what)
 
     return hook
 

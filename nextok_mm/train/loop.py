@@ -7,7 +7,6 @@ repeats the uninterrupted one, and N processes repeat one process.
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from .. import registry
 from ..checkpoint import from_pretrained, save_pretrained
-from ..contracts import Batch, Model, Tokenizer
+from ..contracts import Batch, Loss, Model, Tokenizer
 from ..data import Source
 from ..data.latents import Latents
 from ..data.source import Positions, Stream, read
@@ -189,15 +188,11 @@ class Run:
             return
         torch.manual_seed(mix(self.config.train.seed, "dropout", self.step, self.accelerator.process_index))
 
-        def again(batch: Batch, seeds: list[int]) -> Callable[[], Any]:
-            def run() -> Any:
-                with self.accelerator.autocast():
-                    loss = self.model.loss(batch, Rng(seeds))
-                return loss.total, loss.parts
+        def forward(model: Model, batch: Batch, seeds: list[int]) -> Loss:
+            with self.accelerator.autocast():
+                return model.loss(batch, Rng(seeds))
 
-            return run
-
-        culprit = explain(self.model, [again(*item) for item in batches], [batch for batch, _ in batches])
+        culprit = explain(self.model, batches, forward)
         raise NotFinite(f"step {self.step + 1}: the first tensor that is not finite is the {culprit}")
 
     def _report(self, log: Log | None, bar: tqdm, numbers: dict[str, float], since: tuple[float, int]) -> Any:
