@@ -9,7 +9,7 @@ an entity, never once a token, and a sampler can compute those of all its times 
 Shapes: B batch, N tokens of this pass, S tokens of the whole sequence, E entities of this pass, D width, L blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -102,11 +102,12 @@ class Backbone(nn.Module):
         """
         rope = None if self.rope is None else self.rope[tokens]
         x_BND = self.norm_in(x_BND if self.positions is None else x_BND + self.positions[tokens])
-        for index, block in enumerate(self.blocks):
+        vectors = self._vectors(cond_BED, modulations)
+        for index, (block, vectors_BEX) in enumerate(zip(self.blocks, vectors)):
             if self.config.midway and index == self.config.midway:
                 x_BND = self.midway(self.norm_midway(x_BND))
                 x_BND = x_BND if self.positions_midway is None else x_BND + self.positions_midway[tokens]
-            modulation = self._modulation(index, sizes, cond_BED, modulations)
+            modulation = None if vectors_BEX is None else Modulation(vectors_BEX.unflatten(-1, (6, -1)), tuple(sizes))
             place = None if cache is None else (cache, index)
             if self.checkpointing and torch.is_grad_enabled():
                 x_BND = checkpoint(block, x_BND, mask, self.backend, rope, modulation, place, use_reentrant=False)
@@ -114,14 +115,15 @@ class Backbone(nn.Module):
                 x_BND = block(x_BND, mask, self.backend, rope, modulation, place)
         return self.norm_out(x_BND)
 
-    def _modulation(
-        self, index: int, sizes: Sequence[int], cond_BED: Tensor | None, modulations: Tensor | None
-    ) -> Modulation | None:
+    def _vectors(self, cond_BED: Tensor | None, modulations: Tensor | None) -> Iterator[Tensor | None]:
+        """The AdaLN vectors of each block in turn, [B, E, 6 * D]."""
         if not self.config.modulated:
-            return None
-        if modulations is not None:
-            vectors = modulations[index]
-        else:  # block by block: in training the vectors of all blocks at once would be held twice
+            yield from [None] * len(self.blocks)
+        elif modulations is not None:
+            yield from modulations
+        else:
             assert cond_BED is not None, "a modulated backbone needs a condition"
-            vectors = F.linear(F.silu(cond_BED), self.ada_weight[index], self.ada_bias[index])
-        return Modulation(vectors.unflatten(-1, (6, -1)), tuple(sizes))
+            # Block by block: in training the vectors of all blocks at once would be held twice. And unbound, not
+            # indexed: the gradient of an index is a whole tensor of zeros, one for every block.
+            for weight, bias in zip(self.ada_weight.unbind(), self.ada_bias.unbind()):
+                yield F.linear(F.silu(cond_BED), weight, bias)
