@@ -67,7 +67,7 @@ def test_a_judge_has_an_accuracy(world):
 
 
 def test_a_sampling_setting_that_does_not_exist_is_named(world):
-    with pytest.raises(ValueError, match="sampling.stepz"):
+    with pytest.raises(ValueError, match=r"sampling\.stepz"):
         quality.evaluate(str(world / "generator"), sampling={"stepz": 3}, judges=[])
 
 
