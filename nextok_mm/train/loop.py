@@ -7,6 +7,7 @@ repeats the uninterrupted one, and N processes repeat one process.
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from .config import TrainConfig
 from .folder import RunFolder
 from .guards import NotFinite, Stop, explain
 from .log import Log
-from .optim import build_ema, build_optimizer, learning_rate, set_learning_rate
+from .optim import RunningMean, build_optimizer, learning_rate, set_learning_rate
 
 STOPPED = 75
 """Exit code of a run that was told to stop, saved, and can be resumed (EX_TEMPFAIL: try again)."""
@@ -94,8 +95,9 @@ class Run:
         if config.train.compile:
             objective.compile()
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
-        self.ema = build_ema(self.model, config.ema)
+        self.ema = RunningMean(self.model, config.ema) if config.ema.decay else None
         self.names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.parameters = list(self.names)
         self.step, self.sums, self.summed = 0, {}, 0
         self.loss: float | None = None
 
@@ -155,13 +157,13 @@ class Run:
                 total, parts = self.objective(batch, seeds)
                 accelerator.backward(total)
             losses.append({"loss": total.detach(), **parts})
-        norm = accelerator.clip_grad_norm_(self.objective.parameters(), config.optim.clip or float("inf"))
+        norm = accelerator.clip_grad_norm_(self.parameters, config.optim.clip or float("inf"))
         numbers, stopping = self._gather(losses, norm)
         self._check(numbers, batches)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update()
         self.step += 1
         self.loss = numbers["loss"]
         for name, value in numbers.items():
@@ -216,9 +218,9 @@ class Run:
         if self.main:
             tensors = {"weights": _owned(self.model.state_dict())}
             tensors["optimizer"] = snapshots.pack_optimizer(self.optimizer, self.names)
+            facts: dict[str, Any] = {"sums": self.sums, "summed": self.summed}
             if self.ema is not None:
-                tensors["ema"] = _owned(self.ema.state_dict())
-            facts = {"sums": self.sums, "summed": self.summed, "world": self.world}
+                tensors["ema"], facts["ema_updates"] = _owned(self.ema.means), self.ema.updates
             scaler = self.accelerator.scaler
             facts["scaler"] = scaler.state_dict() if scaler is not None else None
             snapshots.write(self.folder.snapshots, self.step, tensors, facts, self.config.train.keep)
@@ -233,7 +235,9 @@ class Run:
         self.model.load_state_dict(tensors["weights"])
         snapshots.unpack_optimizer(self.optimizer, self.names, tensors["optimizer"])
         if self.ema is not None:
-            self.ema.load_state_dict(tensors["ema"])
+            self.ema.updates = facts["ema_updates"]
+            for name, mean in self.ema.means.items():
+                mean.copy_(tensors["ema"][name])
         if facts["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         self.sums, self.summed = facts["sums"], facts["summed"]
@@ -243,11 +247,12 @@ class Run:
         if self.main:
             from .samples import write_grid
 
-            write_grid(self._averaged(), self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+            with self._averaged():
+                write_grid(self.model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
         self.accelerator.wait_for_everyone()
 
-    def _averaged(self) -> Model:
-        return self.model if self.ema is None else self.ema.module
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.ema is None else self.ema.applied()
 
     def _finish(self, reason: str | None) -> None:
         """Save where the run stands, and the checkpoint where it is done."""
@@ -264,7 +269,8 @@ class Run:
                 **final.about,
             }
             meta = dict(name=name, labels=labels, license=final.license, tokenizer=self.config.tokenizer, about=about)
-            save_pretrained(self._averaged(), self.folder.final, dtype=getattr(torch, final.dtype), **meta)
+            with self._averaged():
+                save_pretrained(self.model, self.folder.final, dtype=getattr(torch, final.dtype), **meta)
         self.accelerator.wait_for_everyone()
 
 
