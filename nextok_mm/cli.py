@@ -79,10 +79,12 @@ def generate(
     from .pipeline import load
 
     check_png(out, force)
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     pipeline = load(name, tokenizer, device)
     settings = {**override({}, setting or []), "steps": steps, "cfg": cfg, "solver": solver}
     wanted = [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in labels.split(",") if part]
-    with tqdm(unit="entity", leave=False) as bar:
+    with tqdm(unit="entity", leave=False, disable=None) as bar:
 
         def show(done: int, entities: int) -> None:
             bar.total, bar.n = entities, done
@@ -168,7 +170,7 @@ def cache(
     data: Annotated[list[str] | None, typer.Option("--data", help="A field of the data, name=value.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
 ) -> None:
-    """Encode a data set once, so that a generator's training never waits. Default data: Fashion-MNIST, training split."""
+    """Encode a data set once, so that training never waits for it. Default: Fashion-MNIST, training split."""
     from . import data as sources
     from .checkpoint import from_pretrained
     from .config import override

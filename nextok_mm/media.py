@@ -73,6 +73,9 @@ def grid(images: Tensor, columns: int | None = None, zoom: int | None = None) ->
     """
     if images.dim() != 4 or not len(images):
         raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [n, channels, height, width] with n > 0")
+    for name, value in (("columns", columns), ("zoom", zoom)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}, accepted: a whole number from 1")
     columns = columns or math.ceil(math.sqrt(len(images)))
     zoom = zoom or max(1, math.ceil(96 / min(images.shape[-2:])))
     tiles = [to_pil(image) for image in images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)]
@@ -103,11 +106,14 @@ def save_png(
     """Write a PNG in one move; `settings` become its text chunks. An existing file stays unless `force`."""
     path = Path(path)
     check_png(path, force)
-    path.parent.mkdir(parents=True, exist_ok=True)
     info = PngImagePlugin.PngInfo()
     for key, value in (settings or {}).items():
         info.add_itxt(key, str(value))
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise ValueError(f"out: {str(path)!r} can't be written: {error.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as file:
             picture.save(file, "PNG", pnginfo=info)

@@ -105,7 +105,7 @@ class Pipeline:
         if isinstance(label, str) and label.lower() in names:
             return names.index(label.lower())
         try:
-            number = int(label)
+            number = int(label) if isinstance(label, int | str) else -1
         except ValueError:
             number = -1
         if not 0 <= number < classes:
@@ -162,6 +162,8 @@ class Pipeline:
         rows: which of the n samples (else all of them); decode_all=False turns only the last state into pictures.
         """
         generator, tokenizer = self._parts()
+        if not isinstance(seed, int):
+            raise ValueError(f"seed: got {seed!r}, accepted: a whole number")
         rows = range(_positive("n", n)) if rows is None else rows
         settings = self._sampling(sampling)
         chosen = self.labels(labels, n)
@@ -257,6 +259,14 @@ def load(
         return Pipeline(model, None, card).to(target)
     wanted = tokenizer or card.tokenizer
     speaks = None if wanted is None else from_pretrained(resolve(wanted, beside=folder), role="tokenizer")[0]
+    channels = (
+        getattr(model.config, "channels", None),
+        getattr(getattr(speaks, "config", None), "latent_channels", None),
+    )
+    if None not in channels and channels[0] != channels[1]:
+        raise ValueError(
+            f"tokenizer: {wanted} has {channels[1]} channels, accepted: one with the {channels[0]} channels of {card.name}"
+        )
     return Pipeline(speaks, model, card).to(target)
 
 
@@ -272,7 +282,7 @@ def _device(device: str | None) -> torch.device:
 
 
 def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}: got {value!r}, accepted: a whole number from 1")
     return value
 

@@ -1,0 +1,25 @@
+"""Tiny models with random weights, saved as checkpoints: everything that a user's command does, in milliseconds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nextok_mm import registry
+from nextok_mm.checkpoint import save_pretrained
+
+CLASSES = ("shoe", "bag", "coat")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `vae` (8 x 8 grey pictures, 4 x 4 tokens of 4 channels) and `xar`, which speaks through it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_pretrained(registry.build("tokenizer", "kl_vae", {"size": "tiny"}), folder / "vae", name="tiny-vae")
+        xar = registry.build("generator", "xar", {"size": "tiny", "sampling": {"steps": 2, "cfg": 1.5}})
+        for parameter in xar.parameters():  # fresh heads are zero, and would draw the same picture for every class
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_pretrained(xar, folder / "xar", name="tiny-xar", tokenizer="../vae", labels=CLASSES)
+    return folder

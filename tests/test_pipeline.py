@@ -1,0 +1,138 @@
+"""Labels to pictures: seeds, batches, partial results, in-painting, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import nextok_mm as nx
+from nextok_mm import registry
+from nextok_mm.checkpoint import save_pretrained
+from nextok_mm.contracts import Keep, Tokens
+from nextok_mm.media import to_pil
+
+
+@pytest.fixture(scope="module")
+def xar(tiny: Path) -> nx.Pipeline:
+    return nx.load(tiny / "xar", device="cpu")
+
+
+def test_a_result_tells_how_it_came_about(xar: nx.Pipeline, tmp_path: Path) -> None:
+    result = xar.generate(labels=[2, 0], n=5, seed=7)
+    assert result.images.shape == (5, 1, 8, 8) and 0 <= result.images.min() <= result.images.max() <= 1
+    assert result.labels == [2, 0, 2, 0, 2]
+    assert result.done == result.entities == 4 and result.calls > 0 and result.backend
+    assert set(result.seconds) == {"generate", "decode"}
+    with Image.open(result.save(tmp_path / "out.png")) as saved:
+        assert saved.text["nextok.seed"] == "7" and saved.text["nextok.model"] == "tiny-xar"
+        assert "'steps': 2" in saved.text["nextok.sampling"]
+    assert result._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_sample_depends_on_seed_and_index_alone(xar: nx.Pipeline) -> None:
+    whole = xar.generate(n=5, seed=3).images
+    split = xar.generate(n=5, seed=3, batch=2).images
+    alone = list(xar.stream(n=5, seed=3, rows=range(4, 5)))[-1].images
+    torch.testing.assert_close(split, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone, whole[4:], atol=1e-5, rtol=0)
+    assert not torch.allclose(xar.generate(n=5, seed=4).images, whole, atol=1e-3)
+
+
+def test_classes_by_number_or_name(xar: nx.Pipeline) -> None:
+    assert xar.generate(["Bag", 2], n=2).labels == [1, 2]
+    assert xar.generate("coat", n=2).labels == [2, 2]
+    assert xar.generate(n=4).labels == [0, 1, 2, 0]
+    same = xar.generate("bag", n=1, seed=1).images, xar.generate(1, n=1, seed=1).images
+    assert torch.equal(*same)
+    assert not torch.allclose(same[0], xar.generate(0, n=1, seed=1).images, atol=1e-4)
+
+
+def test_the_stream_grows_entity_by_entity_to_the_same_pictures(xar: nx.Pipeline) -> None:
+    partial = list(xar.stream(n=2, seed=5))
+    counts = [result.done for result in partial]
+    assert counts == sorted(counts) and counts[-1] == 4 and len(set(counts)) >= 4
+    assert torch.equal(partial[-1].images, xar.generate(n=2, seed=5).images)
+    assert not torch.equal(partial[-2].images, partial[-1].images)
+
+
+def test_progress_counts_over_all_batches(xar: nx.Pipeline) -> None:
+    seen: list[tuple[int, int]] = []
+    xar.generate(n=5, batch=2, progress=lambda done, entities: seen.append((done, entities)))
+    assert seen[-1] == (12, 12) and seen == sorted(seen)
+
+
+def test_kept_tokens_stay(xar: nx.Pipeline) -> None:
+    images = torch.rand(1, 1, 8, 8)
+    known = xar.tokenize(images).data
+    everything = xar.generate(n=1, keep=Keep(known, torch.ones(16, dtype=torch.bool)))
+    torch.testing.assert_close(everything.images, xar.reconstruct(images), atol=1e-5, rtol=0)
+    half = torch.arange(16) < 8
+    ways = [xar.generate(n=3, seed=9, batch=b, keep=Keep(known.expand(3, -1, -1), half)).images for b in (3, 2)]
+    torch.testing.assert_close(*ways, atol=1e-5, rtol=0)
+    assert not torch.allclose(ways[0], xar.generate(n=3, seed=9).images, atol=1e-3)
+
+
+def test_settings_replace_the_checkpoints_own(xar: nx.Pipeline) -> None:
+    assert xar.generate(n=1).sampling["steps"] == 2
+    result = xar.generate(n=1, steps=3, solver="euler", cfg=None)
+    assert result.sampling["steps"] == 3 and result.sampling["solver"] == "euler" and result.sampling["cfg"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(labels=[3]), "labels: got 3, accepted: 0 to 2 or shoe, bag, coat"),
+        (dict(labels=[-1]), "labels: got -1"),
+        (dict(labels=["hat"]), "labels: got 'hat'"),
+        (dict(labels=[1.5]), "labels: got 1.5"),
+        (dict(labels=[None]), "labels: got None"),
+        (dict(labels=[]), "labels: got none"),
+        (dict(n=0), "n: got 0"),
+        (dict(n=2, batch=0), "batch: got 0"),
+        (dict(n=True), "n: got True"),
+        (dict(seed="x"), "seed: got 'x'"),
+        (dict(steps=0), r"sampling\.steps"),
+        (dict(solver="rk45"), r"sampling\.solver"),
+        (dict(stepz=3), r"sampling\.stepz: unknown key; did you mean 'steps'"),
+        (dict(keep=Keep(torch.zeros(1, 9, 4), torch.ones(9, dtype=torch.bool))), "keep"),
+    ],
+)
+def test_what_is_not_accepted_is_named(xar: nx.Pipeline, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        xar.generate(**arguments)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tokenizer_by_itself(tiny: Path, tmp_path: Path) -> None:
+    vae = nx.load(tiny / "vae")
+    images = torch.rand(2, 1, 8, 8)
+    tokens = vae.tokenize(images)
+    assert tokens.data.shape == (2, 16, 4) and tokens.grid == (4, 4)
+    torch.testing.assert_close(vae.detokenize(tokens).cpu(), vae.reconstruct(images))
+    to_pil(images[0]).save(tmp_path / "in.png")
+    assert vae.reconstruct(tmp_path / "in.png").shape == (1, 1, 8, 8)
+    with pytest.raises(ValueError, match="is a tokenizer, accepted: a generator"):
+        vae.generate(n=1)
+    with pytest.raises(ValueError, match="tokens: made by tokenizer"):
+        vae.detokenize(Tokens(tokens.data, tokens.grid, source="another"))
+
+
+def test_what_does_not_fit_together_is_refused_at_loading(tiny: Path, tmp_path: Path) -> None:
+    wide = registry.build("generator", "xar", {"size": "tiny", "channels": 8})
+    save_pretrained(wide, tmp_path / "wide", name="wide")
+    with pytest.raises(ValueError, match="the 8 channels of wide"):
+        nx.load(tmp_path / "wide", tokenizer=tiny / "vae")
+    with pytest.raises(ValueError, match="names none; load it with tokenizer="):
+        nx.load(tmp_path / "wide").generate(n=1)
+    with pytest.raises(ValueError, match="device: got 'warp'"):
+        nx.load(tiny / "vae", device="warp")
+
+
+def test_one_call_forms(tiny: Path) -> None:
+    name = str(tiny / "xar")
+    assert nx.generate(name, labels="bag", n=2).labels == [1, 1]
+    images = torch.rand(1, 1, 8, 8)
+    tokens = nx.tokenize(name, images)
+    torch.testing.assert_close(nx.detokenize(name, tokens).cpu(), nx.reconstruct(name, images))
+    assert "vae-fashion" in nx.list_models("tokenizer") and set(nx.list_models("generator")) <= set(nx.list_models())
