@@ -265,7 +265,7 @@ def load(
     )
     if None not in channels and channels[0] != channels[1]:
         raise ValueError(
-            f"tokenizer: {wanted} has {channels[1]} channels, accepted: one with the {channels[0]} channels of {card.name}"
+            f"tokenizer: {wanted} has {channels[1]} channels, accepted: the {channels[0]} channels of {card.name}"
         )
     return Pipeline(speaks, model, card).to(target)
 

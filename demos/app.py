@@ -1,0 +1,44 @@
+"""The Gradio app of `nextok demo`: one tab a kind of thing to make.
+
+It listens on 127.0.0.1 unless told otherwise, is never shared through anybody's server, counts nothing and fetches
+nothing from outside: no fonts, no scripts, no analytics.
+"""
+
+import os
+from collections.abc import Sequence
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from . import image_tab
+
+QUEUE = 16
+CSS = """
+.gradio-container {max-width: 1080px !important; margin: 0 auto !important}
+#pictures img {image-rendering: pixelated}
+footer {display: none !important}
+"""
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
+THEME = gr.themes.Soft(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"])
+
+
+def build(models: Sequence[str]) -> gr.Blocks:
+    """The page; `models` are the only generators that a visitor can ask for. ValueError where one can't be loaded."""
+    with gr.Blocks(title="nextok_mm", analytics_enabled=False) as page:
+        gr.Markdown("# nextok_mm\nNext-X prediction: pictures that grow one entity at a time.")
+        with gr.Tab("Image"):
+            image_tab.build(models)
+    return page.queue(max_size=QUEUE, default_concurrency_limit=1)
+
+
+def launch(models: Sequence[str], host: str = "127.0.0.1", port: int = 7860, block: bool = True) -> gr.Blocks:
+    """Serve the page until it is interrupted, or return at once with `block=False`; ValueError for a taken port."""
+    page = build(models)
+    try:
+        page.launch(
+            server_name=host, server_port=port, share=False, theme=THEME, css=CSS, prevent_thread_lock=not block
+        )
+    except OSError as error:
+        raise ValueError(f"port: {port} on {host} can't be used ({error}); choose another (--port)") from None
+    return page

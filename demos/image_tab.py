@@ -1,0 +1,110 @@
+"""The Image tab: class-conditional pictures that appear entity by entity, with a Stop that stops the work itself.
+
+A browser's limits bind nobody who talks to the server directly, so `checked` states every limit again.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+import nextok_mm as nx
+
+MAX_PICTURES, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 64, 100, 20.0, 2**31 - 1
+EVERY = "every class in turn"
+SOLVERS = ("euler_maruyama", "euler", "heun", "ab2")
+
+
+def build(models: Sequence[str]) -> None:
+    """Add the tab's parts to the page under construction; the models are loaded here, once."""
+    if not models:
+        raise ValueError("models: got none, accepted: at least one generator")
+    loaded = {name: nx.load(name) for name in models}
+    for name, pipeline in loaded.items():
+        if pipeline.generator is None:
+            raise ValueError(f"models: {name} is a tokenizer, accepted: generators")
+    first = loaded[models[0]]
+    own: Any = first.generator.config.sampling  # type: ignore[union-attr]
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            model = gr.Dropdown(list(models), value=models[0], label="Model", interactive=True)
+            label = gr.Dropdown(_classes(first), value=EVERY, label="Class")
+            n = gr.Slider(1, MAX_PICTURES, 16, step=1, label="Pictures")
+            seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
+            with gr.Accordion("Sampling", open=False):
+                steps = gr.Slider(1, MAX_STEPS, min(own.steps, MAX_STEPS), step=1, label="Steps an entity")
+                cfg = gr.Slider(0, MAX_GUIDANCE, own.cfg, step=0.1, label="Guidance")
+                solver = gr.Dropdown(SOLVERS, value=own.solver, label="Solver")
+            with gr.Row():
+                begin = gr.Button("Generate", variant="primary", elem_id="generate")
+                stop = gr.Button("Stop", variant="stop", elem_id="stop")
+        with gr.Column(scale=3, min_width=360):
+            picture = gr.Image(
+                label="Pictures", elem_id="pictures", format="png", interactive=False, height=560, buttons=["download"]
+            )
+            status = gr.Markdown("Choose a class and press Generate.", elem_id="status")
+
+    def generate(
+        model: str, label: str, n: float, seed: float, steps: float, cfg: float, solver: str
+    ) -> Iterator[tuple[Image.Image, str]]:
+        pipeline, arguments = checked(loaded, model, label, n, seed, steps, cfg, solver)
+        # Closing this generator, which Stop does, ends the work after the entity that is being drawn.
+        for result in pipeline.stream(**arguments):
+            took = sum(result.seconds.values())
+            words = "Done" if result.done == result.entities else "Drawing"
+            yield (
+                result.grid(),
+                f"{words}: entity {result.done} of {result.entities}, {took:.1f} s, seed {result.seed}",
+            )
+
+    inputs = [model, label, n, seed, steps, cfg, solver]
+    running = begin.click(
+        generate, inputs, [picture, status], api_name="generate", concurrency_limit=1, show_progress="minimal"
+    )
+    stop.click(lambda: "Stopped.", None, status, cancels=[running], queue=False, api_visibility="private")
+    model.change(
+        lambda name: gr.Dropdown(_classes(_offered(loaded, name)), value=EVERY), model, label, api_visibility="private"
+    )
+
+
+def checked(
+    loaded: dict[str, nx.Pipeline], model: str, label: str, n: float, seed: float, steps: float, cfg: float, solver: str
+) -> tuple[nx.Pipeline, dict[str, Any]]:
+    """The pipeline and the arguments of its `stream`; gr.Error names what isn't accepted."""
+    pipeline = _offered(loaded, model)
+    arguments: dict[str, Any] = {
+        "n": _whole("pictures", n, 1, MAX_PICTURES),
+        "seed": _whole("seed", seed, 0, MAX_SEED),
+        "steps": _whole("steps", steps, 1, MAX_STEPS),
+        "cfg": cfg,
+        "solver": solver,
+    }
+    if isinstance(cfg, bool) or not isinstance(cfg, int | float) or not 0 <= cfg <= MAX_GUIDANCE:
+        raise gr.Error(f"guidance: got {cfg!r:.40}, accepted: 0 to {MAX_GUIDANCE:g}", print_exception=False)
+    if solver not in SOLVERS:
+        raise gr.Error(f"solver: got {solver!r:.40}, accepted: {', '.join(SOLVERS)}", print_exception=False)
+    if label not in _classes(pipeline):
+        raise gr.Error(f"class: got {label!r:.40}, accepted: {', '.join(_classes(pipeline))}", print_exception=False)
+    arguments["labels"] = None if label == EVERY else [_classes(pipeline).index(label) - 1]
+    return pipeline, arguments
+
+
+def _offered(loaded: dict[str, nx.Pipeline], model: str) -> nx.Pipeline:
+    if not isinstance(model, str) or model not in loaded:
+        raise gr.Error(f"model: got {model!r:.40}, accepted: {', '.join(loaded)}", print_exception=False)
+    return loaded[model]
+
+
+def _classes(pipeline: nx.Pipeline) -> list[str]:
+    config: Any = pipeline.generator and pipeline.generator.config
+    names = pipeline.card.labels or tuple(str(index) for index in range(getattr(config, "classes", 0)))
+    return [EVERY, *names]
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or not low <= value <= high:
+        raise gr.Error(f"{name}: got {value!r:.40}, accepted: {low} to {high}", print_exception=False)
+    if value != int(value):
+        raise gr.Error(f"{name}: got {value!r:.40}, accepted: a whole number", print_exception=False)
+    return int(value)

@@ -1,0 +1,101 @@
+"""Many pictures, one PNG each, by one process or many:
+
+    python demos/sample_image.py --model xar-fashion --n 64 --out samples
+    torchrun --nproc_per_node 2 demos/sample_image.py --model xar-fashion --count 64 --out samples
+    accelerate launch --num_processes 2 --multi_gpu demos/sample_image.py --count 64 --out samples
+
+(--count is --n under another name: launchers take `--n` for the start of an option of theirs.)
+The files are the same from any number of processes: picture i is drawn from (seed, i), always within the same block of
+`--batch` neighbours, and processes share out whole blocks. An interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nextok_mm as nx
+from nextok_mm.checkpoint import write_files
+from nextok_mm.media import save_png, to_pil
+
+SETTINGS = "settings.json"
+
+
+def arguments(line: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default="xar-fashion", help="a shipped model, a checkpoint folder or a hub id")
+    parser.add_argument("--tokenizer", help="another tokenizer than the checkpoint names")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--n", "--count", dest="n", type=int, default=64, help="how many")
+    parser.add_argument("--labels", help="classes by number or name, taken in turn: 7,3 or bag,sneaker")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=16, help="pictures at a time")
+    parser.add_argument("--steps", type=int, help="solver steps an entity")
+    parser.add_argument("--cfg", type=float, help="guidance weight")
+    parser.add_argument("--solver", help="euler_maruyama, euler, heun or ab2")
+    parser.add_argument("--device", help="else this process's GPU, where there is one")
+    return parser.parse_args(line)
+
+
+def sample(given: argparse.Namespace, rank: int = 0, world: int = 1) -> int:
+    """Draw this process's blocks and return how many pictures were written; ValueError in one line for bad input."""
+    for name in ("n", "batch"):
+        if getattr(given, name) < 1:
+            raise ValueError(f"{name}: got {getattr(given, name)}, accepted: a whole number from 1")
+    pipeline = nx.load(given.model, given.tokenizer, given.device or _device())
+    labels = [part.strip() for part in given.labels.split(",")] if given.labels else None
+    chosen = pipeline.labels(labels, given.n)
+    settings = {name: getattr(given, name) for name in ("steps", "cfg", "solver")}
+    _claim(given, pipeline)
+    written = 0
+    for block in range(rank, -(-given.n // given.batch), world):
+        rows = range(block * given.batch, min((block + 1) * given.batch, given.n))
+        paths = [given.out / f"{row:06d}.png" for row in rows]
+        if all(path.exists() for path in paths):  # writes are atomic: what exists is whole
+            continue
+        *_, result = pipeline.stream(labels, given.n, given.seed, rows=rows, decode_all=False, **settings)
+        for row, path, image in zip(rows, paths, result.images):
+            if not path.exists():
+                own = {"nextok.index": row, "nextok.labels": None if chosen is None else [int(chosen[row])]}
+                save_png(to_pil(image), path, result.settings() | {"nextok.n": given.n} | own, force=True)
+                written += 1
+    return written
+
+
+def _claim(given: argparse.Namespace, pipeline: nx.Pipeline) -> None:
+    """A folder holds one run: its settings are written first, and other ones are refused."""
+    from nextok_mm.checkpoint import fingerprint
+
+    names = ("model", "n", "labels", "seed", "batch", "steps", "cfg", "solver")
+    settings: dict[str, Any] = {name: getattr(given, name) for name in names}
+    settings["fingerprints"] = [fingerprint(part) for part in (pipeline.generator, pipeline.tokenizer) if part]
+    path = given.out / SETTINGS
+    try:
+        there = json.loads(path.read_bytes()) if path.exists() else settings
+    except ValueError:
+        raise ValueError(f"out: {path} is damaged; choose another folder") from None
+    if there != settings:
+        differing = [name for name in settings if not isinstance(there, dict) or there.get(name) != settings[name]]
+        raise ValueError(f"out: {given.out} holds another run ({', '.join(differing)} differ); choose another folder")
+    if not path.exists():
+        write_files(given.out, {SETTINGS: json.dumps(settings, indent=2).encode() + b"\n"})
+
+
+def _device() -> str | None:
+    """Each process of a machine has its own GPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else None
+
+
+if __name__ == "__main__":
+    try:
+        here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        options = arguments()
+        print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new pictures in {options.out}")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
