@@ -24,11 +24,12 @@ def build(models: Sequence[str]) -> None:
     for name, pipeline in loaded.items():
         if pipeline.generator is None:
             raise ValueError(f"models: {name} is a tokenizer, accepted: generators")
+    names = [(pipeline.card.name or name, name) for name, pipeline in loaded.items()]
     first = loaded[models[0]]
     own: Any = first.generator.config.sampling  # type: ignore[union-attr]
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            model = gr.Dropdown(list(models), value=models[0], label="Model", interactive=True)
+            model = gr.Dropdown(names, value=models[0], label="Model", interactive=True)
             label = gr.Dropdown(_classes(first), value=EVERY, label="Class")
             n = gr.Slider(1, MAX_PICTURES, 16, step=1, label="Pictures")
             seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")

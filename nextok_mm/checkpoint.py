@@ -96,8 +96,16 @@ def from_pretrained(name: str | Path, revision: str | None = None, role: str | N
     if card.sha256 and sha256(path) != card.sha256:
         raise ValueError(f"checkpoint {folder}: {WEIGHTS} is damaged, or not the one that {CONFIG} describes (SHA-256)")
     weights = read_weights(path)
-    with _without_weights():
-        model = registry.build(card.role, card.kind, card.fields)
+    try:
+        with _without_weights():
+            model = registry.build(card.role, card.kind, card.fields)
+    except (
+        TypeError,
+        RuntimeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:  # sizes that pass for numbers, not for torch
+        raise ValueError(f"checkpoint {folder}: {CONFIG} describes no possible model ({_first_line(error)})") from None
     _fill(model, weights, f"checkpoint {folder}")
     return model.eval(), card
 

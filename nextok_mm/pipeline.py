@@ -177,8 +177,7 @@ class Pipeline:
             seconds["generate"] += begun - started
             if decode_all or state.done:
                 images = self._pictures(tokenizer, generator, state)
-            started = time.perf_counter()
-            seconds["decode"] += started - begun
+            seconds["decode"] += time.perf_counter() - begun
             yield Result(
                 images,
                 self.card.name,
@@ -191,6 +190,7 @@ class Pipeline:
                 state.entity,
                 state.entities,
             )
+            started = time.perf_counter()  # what the caller does with a partial result is not ours
 
     def tokenize(self, images: Tensor) -> Tokens:
         """Images [B, C, H, W] in [0, 1] to tokens."""

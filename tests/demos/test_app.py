@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from nextok_mm import bundled, registry
-from nextok_mm.checkpoint import ZOO, save_pretrained
+from nextok_mm import bundled
+from nextok_mm.checkpoint import ZOO
 
 pytest.importorskip("gradio", reason="the app needs pip install 'nextok_mm[demo]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
