@@ -38,8 +38,8 @@ def build(models: Sequence[str]) -> None:
                 cfg = gr.Slider(0, MAX_GUIDANCE, own.cfg, step=0.1, label="Guidance")
                 solver = gr.Dropdown(SOLVERS, value=own.solver, label="Solver")
             with gr.Row():
-                begin = gr.Button("Generate", variant="primary", elem_id="generate")
-                stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                begin = gr.Button("Generate", variant="primary", elem_id="generate", min_width=100)
+                stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=100)
         with gr.Column(scale=3, min_width=360):
             picture = gr.Image(
                 label="Pictures", elem_id="pictures", format="png", interactive=False, height=560, buttons=["download"]

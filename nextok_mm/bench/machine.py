@@ -48,15 +48,16 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 
 
 def matmul_rate(dtype: torch.dtype = torch.float32, side: int = 1024) -> float:
-    """FLOP/s of a plain square matrix product, the best of a few."""
+    """FLOP/s of a plain square matrix product, the best of a few (fewer where one takes seconds: emulated types)."""
     a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
-    calls = 10
+    once = alternate([lambda: torch.mm(a, b)], repeats=1, warmup=0)[0][0]
+    calls, repeats = (10, 5) if once < 0.5 else (1, 1)
 
     def run() -> None:
         for _ in range(calls):
             torch.mm(a, b)
 
-    return 2 * calls * side**3 / min(alternate([run], repeats=5)[0])
+    return 2 * calls * side**3 / min(alternate([run], repeats, warmup=0)[0])
 
 
 def bandwidth() -> float:

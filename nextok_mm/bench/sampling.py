@@ -82,8 +82,13 @@ def _training(model: Any, repeats: int) -> dict[str, float]:
             loss = model.loss(rows, Rng(range(batch))).total
         loss.backward()
 
-    times = alternate([lambda: step(None), lambda: step(torch.bfloat16)], repeats)
-    for name, taken in zip(("fp32", "bf16"), times):
+    types = {"fp32": None}
+    if matmul_rate(torch.bfloat16) > rate / 2:
+        types["bf16"] = torch.bfloat16
+    else:
+        print("  training step bf16: left out, this machine has no fast bf16 products")
+    times = alternate([lambda dtype=dtype: step(dtype) for dtype in types.values()], repeats)
+    for name, taken in zip(types, times):
         speed = batch / min(taken)
         share = training_flops(model, batch) / min(taken) / rate
         print(f"  training step {name}: {speed:6.0f} pictures/s, {100 * share:.0f} % of the fp32 matmul rate")
