@@ -11,7 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Next-X generation of images: tokenizers and autoregressive generators.", no_args_is_help=True)
+app = typer.Typer(
+    help="Next-X generation of images: tokenizers and autoregressive generators.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # else [demo] in a help text is taken for a style and dropped
+)
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Name = Annotated[
@@ -82,7 +86,8 @@ def generate(
     if columns is not None and columns < 1:
         raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     pipeline = load(name, tokenizer, device)
-    settings = {**override({}, setting or []), "steps": steps, "cfg": cfg, "solver": solver}
+    flags = {"steps": steps, "cfg": cfg, "solver": solver}
+    settings = override({}, setting or []) | {flag: value for flag, value in flags.items() if value is not None}
     wanted = [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in labels.split(",") if part]
     with tqdm(unit="entity", leave=False, disable=None) as bar:
 

@@ -58,6 +58,31 @@ def test_generate(nextok, tiny: Path, tmp_path: Path) -> None:
     assert code == 0
 
 
+def test_settings_reach_the_sampler_and_flags_win_over_them(nextok, tiny: Path, tmp_path: Path) -> None:
+    def sampling(*more: object) -> str:
+        out = tmp_path / "out.png"
+        code, _, error = nextok("generate", tiny / "xar", "--n", 1, "--device", "cpu", "--out", out, "--force", *more)
+        assert code == 0, error
+        with Image.open(out) as saved:
+            return saved.text["nextok.sampling"]
+
+    assert "'steps': 2," in sampling()
+    named = sampling("--set", "steps=3", "--set", "solver=heun", "--set", "cfg=0.5")
+    assert "'steps': 3," in named and "'solver': 'heun'" in named and "'cfg': 0.5" in named
+    assert "'steps': 4," in sampling("--set", "steps=3", "--steps", 4)
+
+
+def test_help_says_what_is_written(nextok) -> None:
+    """Nothing in brackets is lost: not an extra, not a list of choices."""
+    assert "nextok_mm[demo]" in nextok("demo", "--help")[1]
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__.rstrip("_")
+        if name == "bench":
+            continue  # its arguments are passed on
+        code, out, _ = nextok(name, "--help")
+        assert code == 0 and (command.callback.__doc__ or "?").split(".")[0] in " ".join(out.split())
+
+
 def test_reconstruct(nextok, tiny: Path, tmp_path: Path) -> None:
     picture, wide = tmp_path / "in.png", tmp_path / "wide.png"
     Image.new("L", (16, 16), 99).save(picture)
