@@ -114,22 +114,20 @@ class XAR(Generator):
         self.embed = nn.Linear(config.channels, config.width)
         self.labels = nn.Embedding(config.classes + 1, config.width)  # the last one means "no label"
         self.time = TimeEmbedding(config.width)
-        self.backbone = Backbone(
-            BackboneConfig(
-                width=config.width,
-                heads=config.heads,
-                depth=config.depth,
-                mlp=config.mlp,
-                mlp_hidden=config.width * 8 // 3,
-                norm_affine=False,
-                modulated=True,
-                dropout=config.dropout,
-                positions=self.layout.tokens,
-                midway=config.depth // 2,
-                norm_in=True,
-            ),
-            self.layout.positions,
+        fields = dict(
+            width=config.width,
+            heads=config.heads,
+            depth=config.depth,
+            mlp=config.mlp,
+            mlp_hidden=config.width * 8 // 3,
+            norm_affine=False,
+            modulated=True,
+            dropout=config.dropout,
+            positions=self.layout.tokens,
+            midway=config.depth // 2,
+            norm_in=True,
         )
+        self.backbone = Backbone(BackboneConfig.parse(fields), self.layout.positions)
         self.head = FlowHead(config.width, config.channels)
         self._reset_parameters()
 

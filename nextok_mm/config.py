@@ -24,7 +24,10 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls: type[C], fields: Mapping[str, Any], where: str = "") -> C:
-        """Validate plain data; ValueError with one line a mistake: which field, what was given, what is accepted."""
+        """Validate plain data; ValueError in one line: which field, what was given, what is accepted.
+
+        where: what stands before a field's name: the group that it is in (`optim`), or an introduction (`file x: `).
+        """
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
@@ -43,22 +46,34 @@ class ModelConfig(Config):
         size = fields.pop("size", None)
         if size is None:
             return super().parse(fields, where)
-        if size not in cls.SIZES:
-            raise ValueError(f"{where or cls.__name__}.size: got {size!r}, accepted: {', '.join(cls.SIZES)}")
+        if not isinstance(size, str) or size not in cls.SIZES:
+            raise ValueError(f"{where or cls.__name__}.size: got {size!r:.80}, accepted: {', '.join(cls.SIZES)}")
         return super().parse({**cls.SIZES[size], **fields}, where)
 
 
 def _line(cls: type[BaseModel], item: Any, where: str) -> str:
-    path = ".".join(str(part) for part in (where, *item["loc"]) if part != "")
+    """One mistake as `group.field: got this, accepted: that`."""
+    path = _name(where, item["loc"])
+    reason = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "extra_forbidden":
         known = _fields_at(cls, item["loc"][:-1])
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{path}: unknown key{hint} (accepted: {', '.join(known)})"
+    if item["type"] == "missing":
+        return f"{path}: required, and not given"
+    if isinstance(item["input"], Mapping | BaseModel) and item["type"] in ("value_error", "assertion_error"):
+        return f"{path}: {reason}" if path else reason  # fields that don't go together: the reason names them
     given = repr(item["input"])
-    return (
-        f"{path}: got {given if len(given) < 80 else given[:77] + '...'}; {item['msg'].removeprefix('Value error, ')}"
-    )
+    return f"{path}: got {given if len(given) < 80 else given[:77] + '...'}; {reason}"
+
+
+def _name(where: str, loc: Iterable[Any]) -> str:
+    """`optim`, (`lr`,) -> `optim.lr`; `file x: `, (`lr`,) -> `file x: lr`."""
+    field = ".".join(map(str, loc))
+    if where.endswith(": "):
+        return where + field if field else where.removesuffix(": ")
+    return ".".join(part for part in (where, field) if part)
 
 
 def _fields_at(cls: Any, loc: Iterable[Any]) -> list[str]:

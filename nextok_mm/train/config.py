@@ -159,4 +159,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
 def _model(group: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in group.items() if name not in ("role", "kind")}
     role, kind = group.get("role"), group.get("kind")
+    for name, value in (("role", role), ("kind", kind)):
+        if not isinstance(value, str):
+            raise ValueError(f"model.{name}: got {value!r:.80}, accepted: a name (`nextok list` shows them)")
     return {"role": role, "kind": kind, "fields": registry.get(role, kind).Config.parse(fields, where="model")}
