@@ -153,10 +153,19 @@ def test_truncated_weights_are_one_line(saved, keep):
     assert "not a whole safetensors file" in refused(edit(saved, sha256=""))
 
 
-@pytest.mark.parametrize("header", [b"{}", b'{"a":', b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}', b"[1]"])
-def test_a_lying_header_is_one_line(saved, header):
+@pytest.mark.parametrize(
+    "header, words",
+    [
+        (b"{}", "not a whole safetensors file"),
+        (b'{"a":', "not a whole safetensors file"),
+        (b"[1]", "not a whole safetensors file"),
+        (b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}', "not a whole safetensors file"),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', "lacks weights"),
+    ],
+)
+def test_a_lying_header_is_one_line(saved, header, words):
     (saved / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
-    refused(edit(saved, sha256=""))
+    assert words in refused(edit(saved, sha256=""))
 
 
 def test_missing_parts_are_one_line(saved, tmp_path):
