@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import torch
 
 from . import __version__, bundled
+from .bench.machine import precision_advice
 from .data import fashion_mnist
 from .zoo import list_models
 
@@ -27,13 +28,14 @@ def report() -> Iterator[str]:
         yield f"{package} {_version(package)}"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield f"devices: cpu ({torch.get_num_threads()} threads){''.join(f', {name}' for name in gpus) or ', no GPU'}"
+    yield precision_advice()[0]
     yield f"shipped models: {', '.join(list_models())}"
     yield f"configs: {bundled.folder('configs')}; demos: {bundled.folder('demos')}"
     for module, extra in OPTIONAL.items():
         there = find_spec(module) is not None
         yield f"{module}: {'there' if there else f'missing; pip install nextok_mm[{extra}]'}"
     there = fashion_mnist.DEBIAN.is_dir() or (fashion_mnist.CACHE / "FashionMNIST").is_dir()
-    yield f"Fashion-MNIST: {'there' if there else 'downloaded at first use (Debian: apt install dataset-fashion-mnist)'}"
+    yield f"Fashion-MNIST: {'there' if there else 'fetched at first use (Debian: apt install dataset-fashion-mnist)'}"
 
 
 def _version(package: str) -> str:

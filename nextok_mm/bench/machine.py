@@ -3,7 +3,6 @@
 import argparse
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -60,6 +59,18 @@ def matmul_rate(dtype: torch.dtype = torch.float32, side: int = 1024) -> float:
     return 2 * calls * side**3 / min(alternate([run], repeats, warmup=0)[0])
 
 
+def precision_advice() -> tuple[str, bool]:
+    """This CPU's matrix rates in fp32 and bf16 in words, and whether bf16 is the slower.
+
+    Takes milliseconds, or 2 s where it is hopeless: a CPU without bf16 instructions computes it by conversion, at down
+    to a hundredth of the rate of fp32.
+    """
+    fp32, bf16 = (matmul_rate(dtype, side=256) for dtype in (torch.float32, torch.bfloat16))
+    slower = bf16 < 0.9 * fp32  # nearer than that is the clock's noise
+    advice = "; bf16 is slower here, take train.precision=fp32" if slower else ""
+    return f"matmul on this CPU: fp32 {fp32 / 1e9:.3g} GFLOP/s, bf16 {bf16 / 1e9:.3g} GFLOP/s{advice}", slower
+
+
 def bandwidth() -> float:
     """Bytes/s of reading a matrix far larger than the caches (a matrix-vector product)."""
     matrix, vector = torch.randn(8192, 8192), torch.randn(8192)
@@ -74,6 +85,8 @@ def in_child(function: Callable[..., float], *arguments: Any) -> tuple[float, fl
 
 
 def _with_peak(function: Callable[..., float], *arguments: Any) -> tuple[float, float]:
+    import resource  # not on Windows
+
     result = function(*arguments)
     return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 

@@ -2,6 +2,7 @@
 
 import sys
 
+from .. import bundled
 from . import load, train
 
 
@@ -11,7 +12,7 @@ def main() -> int:
         print(__doc__)
         return 0 if len(sys.argv) > 1 else 2
     try:
-        summary = train(load(sys.argv[1], sys.argv[2:]))
+        summary = train(load(bundled.config(sys.argv[1]), sys.argv[2:]))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -28,6 +28,7 @@ class ModelSpec(Config):
 class Optim(Config):
     """AdamW and its learning rate: linear warm-up, then cosine down to `lr * final`, or constant.
 
+    warmup: steps; a run that is shorter ends on the way up (a trial of two steps needs no other setting).
     weight_decay: of matrices and convolutions; biases, norms and other one-dimensional parameters have none.
     """
 
@@ -125,8 +126,6 @@ class TrainConfig(Config):
             raise ValueError(
                 f"train.batch: got {self.train.batch}, accepted: a multiple of train.accumulate {self.train.accumulate}"
             )
-        if self.optim.warmup > self.train.steps:
-            raise ValueError(f"optim.warmup: got {self.optim.warmup}, accepted: at most train.steps {self.train.steps}")
         return self
 
     def plain(self) -> dict[str, Any]:

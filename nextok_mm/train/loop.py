@@ -6,7 +6,9 @@ repeats the uninterrupted one, and N processes repeat one process.
 """
 
 import os
+import sys
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import registry
+from ..bench.machine import precision_advice
 from ..checkpoint import from_pretrained, save_pretrained
 from ..contracts import Batch, Loss, Model, Tokenizer
 from ..data import Source
@@ -106,6 +109,8 @@ class Run:
         config, started = self.config.train, time.monotonic()
         if self.main:
             self.folder.prepare()
+            for line in _warnings(self.config, self.accelerator.device):
+                print(f"warning: {line}", file=sys.stderr, flush=True)
         self.accelerator.wait_for_everyone()
         self._resume()
         log = Log(self.folder.path, self.step, config.tensorboard) if self.main else None
@@ -292,6 +297,17 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             f" x {world} processes"
         )
     return accelerator
+
+
+def _warnings(config: TrainConfig, device: torch.device) -> Iterator[str]:
+    """What is allowed, but hardly meant."""
+    warmup, steps = config.optim.warmup, config.train.steps
+    if warmup > steps:
+        yield f"optim.warmup {warmup} is longer than train.steps {steps}: the rate never reaches optim.lr"
+    if device.type == "cpu" and config.train.precision == "bf16":
+        words, slower = precision_advice()
+        if slower:
+            yield words
 
 
 def _build(config: TrainConfig) -> Model:

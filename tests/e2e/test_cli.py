@@ -1,5 +1,6 @@
 """The commands that people type, in processes' own words: what they print, what they write, how they refuse."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -140,7 +141,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(nextok, tiny: Path, tmp_path: Pat
 
 
 def test_doctor_and_bench_answer(nextok) -> None:
-    assert "shipped models: " in nextok("doctor")[1]
+    said = nextok("doctor")[1]
+    assert "shipped models: " in said and re.search(r"matmul on this CPU: fp32 \S+ GFLOP/s, bf16 \S+ GFLOP/s", said)
     assert "nextok bench" in nextok("bench")[1]
 
 

@@ -156,7 +156,6 @@ def test_a_switch_that_a_model_lacks_is_refused(fields):
     [
         ({"train__stpes": 3}, "did you mean 'steps'"),
         ({"train__batch": 7}, "accepted: a multiple of train.accumulate 2"),
-        ({"optim__warmup": 99}, "at most train.steps 12"),
         ({"model__kind": "xarr"}, "did you mean 'xar'"),
         ({"model__widht": 3}, "did you mean 'width'"),
         ({"data__kind": "tensor"}, "did you mean 'tensors'"),
@@ -169,6 +168,25 @@ def test_a_wrong_config_is_one_line(fields, changes, words):
     with pytest.raises(ValueError) as error:
         config(fields, **changes)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_shorter_than_its_warmup_ends_on_the_way_up(fields, tmp_path, capsys):
+    for name, warmup in (("short", 99), ("whole", 12)):
+        train(config(fields, tmp_path / name, optim__warmup=warmup))
+    said = capsys.readouterr().err.splitlines()
+    warnings = [line for line in said if line.startswith("warning: ")]
+    assert warnings == ["warning: optim.warmup 99 is longer than train.steps 12: the rate never reaches optim.lr"]
+    assert losses(tmp_path / "short")[-1]["lr"] == pytest.approx(3e-4 * 12 / 99)
+    assert losses(tmp_path / "whole")[-1]["lr"] == pytest.approx(3e-4)
+
+
+@pytest.mark.parametrize("precision, bf16, warned", [("bf16", 1e9, True), ("bf16", 2e11, False), ("fp32", 1e9, False)])
+def test_bf16_on_a_cpu_that_lacks_it_is_warned_of(fields, monkeypatch, capsys, precision, bf16, warned):
+    rates = {torch.float32: 1e11, torch.bfloat16: bf16}
+    monkeypatch.setattr("nextok_mm.bench.machine.matmul_rate", lambda dtype, **settings: rates[dtype])
+    train(config(fields, train__precision=precision, train__steps=1))
+    line = "matmul on this CPU: fp32 100 GFLOP/s, bf16 1 GFLOP/s; bf16 is slower here, take train.precision=fp32"
+    assert (line in capsys.readouterr().err) is warned
 
 
 def test_fp16_without_a_gpu_is_refused(fields):
