@@ -1,10 +1,10 @@
 """Many pictures, one PNG each, by one process or many:
 
     python demos/sample_image.py --model xar-fashion --n 64 --out samples
-    torchrun --nproc_per_node 2 demos/sample_image.py --model xar-fashion --count 64 --out samples
-    accelerate launch --num_processes 2 --multi_gpu demos/sample_image.py --count 64 --out samples
+    accelerate launch --num_processes 2 --multi_gpu demos/sample_image.py --n 64 --out samples
+    torchrun --nproc_per_node 2 -- demos/sample_image.py --n 64 --out samples
 
-(--count is --n under another name: launchers take `--n` for the start of an option of theirs.)
+(torchrun needs the `--`, else it takes `--n` for the start of an option of its own; --count is another name for it.)
 The files are the same from any number of processes: picture i is drawn from (seed, i), always within the same block of
 `--batch` neighbours, and processes share out whole blocks. An interrupted run goes on where it stopped.
 """
@@ -27,7 +27,7 @@ SETTINGS = "settings.json"
 
 def arguments(line: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", default="xar-fashion", help="a shipped model, a checkpoint folder or a hub id")
     parser.add_argument("--tokenizer", help="another tokenizer than the checkpoint names")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
