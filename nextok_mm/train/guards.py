@@ -1,6 +1,5 @@
 """What stops a training in time: numbers that aren't finite, signals, and the clock."""
 
-import copy
 import signal
 import threading
 import time
@@ -21,9 +20,10 @@ class NotFinite(ValueError):
 def explain(model: nn.Module, batches: Iterable[tuple[Batch, Any]], forward: Callable[..., Any]) -> str:
     """Name the first tensor that isn't finite, in the order of the data, the weights, the forward and backward pass.
 
-    The step is repeated on a copy of the model: `forward(model, batch, seeds)` gives a Loss for each of `batches`.
+    The step is repeated: `forward(model, batch, seeds)` gives a Loss for each of `batches`. model: a copy that may be
+    spoilt, without the hooks that talk to other processes.
     """
-    model, batches = copy.deepcopy(model), list(batches)  # a copy has none of the hooks that talk to other processes
+    batches = list(batches)
     for batch, _ in batches:
         for name, tensor in batch.items():
             if not _finite(tensor):

@@ -5,11 +5,12 @@ draws from a generator seeded by its position in that stream, dropout from one s
 repeats the uninterrupted one, and N processes repeat one process.
 """
 
+import copy
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from .folder import RunFolder
 from .guards import NotFinite, Stop, explain
 from .log import Log
 from .optim import RunningMean, build_optimizer, learning_rate, set_learning_rate
+from .shards import gather, is_spread, spread, whole
 
 STOPPED = 75
 """Exit code of a run that was told to stop, saved, and can be resumed (EX_TEMPFAIL: try again)."""
@@ -162,7 +164,7 @@ class Run:
                 total, parts = self.objective(batch, seeds)
                 accelerator.backward(total)
             losses.append({"loss": total.detach(), **parts})
-        norm = accelerator.clip_grad_norm_(self.parameters, config.optim.clip or float("inf"))
+        norm = whole(accelerator.clip_grad_norm_(self.parameters, config.optim.clip or float("inf")))
         numbers, stopping = self._gather(losses, norm)
         self._check(numbers, batches)
         self.optimizer.step()
@@ -176,7 +178,7 @@ class Run:
         self.summed += 1
         return {"lr": rate}, (self.stop.reason or "another process was told to") if stopping else None
 
-    def _gather(self, losses: list[dict[str, Tensor]], norm: Tensor | None) -> tuple[dict[str, float], bool]:
+    def _gather(self, losses: list[dict[str, Tensor]], norm: Tensor) -> tuple[dict[str, float], bool]:
         """Means over the step's parts and processes, in one transfer to the host; and whether anyone has to stop."""
         names = list(losses[0])
         rows = torch.stack([torch.stack([loss[name].float() for name in names]) for loss in losses]).mean(0)
@@ -184,8 +186,7 @@ class Run:
         if self.world > 1:
             shared = self.accelerator.reduce(torch.cat([rows, rows.new_tensor([stop])]), reduction="mean")
             rows, stop = shared[:-1], shared[-1]
-        if norm is not None:
-            names, rows = [*names, "grad_norm"], torch.cat([rows, norm.detach().float().to(rows.device).view(1)])
+        names, rows = [*names, "grad_norm"], torch.cat([rows, norm.detach().float().to(rows.device).view(1)])
         return dict(zip(names, rows.tolist())), bool(stop > 0)
 
     def _check(self, numbers: dict[str, float], batches: list[tuple[Batch, list[int]]]) -> None:
@@ -199,7 +200,8 @@ class Run:
             with self.accelerator.autocast():
                 return model.loss(batch, Rng(seeds))
 
-        culprit = explain(self.model, batches, forward)
+        copied = self._copy(keep=True) if is_spread(self.model) else copy.deepcopy(self.model)
+        culprit = explain(copied, batches, forward)
         raise NotFinite(f"step {self.step + 1}: the first tensor that is not finite is the {culprit}")
 
     def _report(self, log: Log | None, bar: tqdm, numbers: dict[str, float], since: tuple[float, int]) -> Any:
@@ -219,13 +221,13 @@ class Run:
         return now, self.step
 
     def _save(self) -> None:
-        """Write a snapshot, by the first process."""
+        """Write a snapshot: gathered from every process, written by the first."""
+        tensors = {"weights": gather(self.model.state_dict(), self.main)}
+        tensors["optimizer"] = snapshots.pack_optimizer(self.optimizer, self.names, self.main)
+        facts: dict[str, Any] = {"sums": self.sums, "summed": self.summed}
+        if self.ema is not None:
+            tensors["ema"], facts["ema_updates"] = gather(self.ema.means, self.main), self.ema.updates
         if self.main:
-            tensors = {"weights": _owned(self.model.state_dict())}
-            tensors["optimizer"] = snapshots.pack_optimizer(self.optimizer, self.names)
-            facts: dict[str, Any] = {"sums": self.sums, "summed": self.summed}
-            if self.ema is not None:
-                tensors["ema"], facts["ema_updates"] = _owned(self.ema.means), self.ema.updates
             scaler = self.accelerator.scaler
             facts["scaler"] = scaler.state_dict() if scaler is not None else None
             snapshots.write(self.folder.snapshots, self.step, tensors, facts, self.config.train.keep)
@@ -237,46 +239,58 @@ class Run:
         if found is None:
             return
         self.step, tensors, facts = found
-        self.model.load_state_dict(tensors["weights"])
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: spread(tensor, own[name]) for name, tensor in tensors["weights"].items()})
         snapshots.unpack_optimizer(self.optimizer, self.names, tensors["optimizer"])
         if self.ema is not None:
             self.ema.updates = facts["ema_updates"]
             for name, mean in self.ema.means.items():
-                mean.copy_(tensors["ema"][name])
+                mean.copy_(spread(tensors["ema"][name], mean))
         if facts["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         self.sums, self.summed = facts["sums"], facts["summed"]
 
     def _sample(self) -> None:
         """Write a grid of pictures, by the first process, with the averaged weights."""
-        if self.main:
-            from .samples import write_grid
+        with self._averaged() as model:
+            if self.main:
+                from .samples import write_grid
 
-            with self._averaged():
-                write_grid(self.model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+                write_grid(model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
         self.accelerator.wait_for_everyone()
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.ema is None else self.ema.applied()
+    @contextmanager
+    def _averaged(self) -> Iterator[Model]:
+        """The model in one piece, with the averaged weights. Every process has to enter; the first one may use it."""
+        with nullcontext() if self.ema is None else self.ema.applied():
+            yield self._copy(keep=self.main) if is_spread(self.model) else self.model
+
+    def _copy(self, keep: bool) -> Model:
+        """A whole model with the weights of one that is spread over processes (without them where not `keep`)."""
+        weights, spec = gather(self.model.state_dict(), keep), self.config.model
+        if not keep:
+            return self.model
+        model = registry.get(spec.role, spec.kind)(spec.fields)
+        model.load_state_dict(weights)
+        return model.to(self.accelerator.device).train(self.model.training)
 
     def _finish(self, reason: str | None) -> None:
         """Save where the run stands, and the checkpoint where it is done."""
         if self.step not in snapshots.steps(self.folder.snapshots):
             self._save()
-        if self.step >= self.config.train.steps and self.main:
-            final = self.config.final
-            name = final.name or self.folder.path.name
-            labels = final.labels or self.source.class_names
-            about = {
-                "steps": self.step,
-                "batch": self.config.train.batch,
-                "seed": self.config.train.seed,
-                **final.about,
-            }
-            meta = dict(name=name, labels=labels, license=final.license, tokenizer=self.config.tokenizer, about=about)
-            with self._averaged():
-                save_pretrained(self.model, self.folder.final, dtype=getattr(torch, final.dtype), **meta)
+        if self.step >= self.config.train.steps:
+            with self._averaged() as model:
+                if self.main:
+                    self._publish(model)
         self.accelerator.wait_for_everyone()
+
+    def _publish(self, model: Model) -> None:
+        """Write `final/`: the model and what it says about itself."""
+        config, final = self.config, self.config.final
+        name, labels = final.name or self.folder.path.name, final.labels or self.source.class_names
+        about = {"steps": self.step, "batch": config.train.batch, "seed": config.train.seed, **final.about}
+        meta = dict(name=name, labels=labels, license=final.license, tokenizer=config.tokenizer, about=about)
+        save_pretrained(model, self.folder.final, dtype=getattr(torch, final.dtype), **meta)
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -284,6 +298,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.train.precision]
     if precision == "fp16" and (config.train.cpu or not torch.cuda.is_available()):
         raise ValueError("train.precision: fp16 needs a GPU, accepted here: fp32, bf16")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(f"launch: DeepSpeed keeps the optimizer to itself, so a run could not be resumed; {_LAUNCHES}")
+    if os.environ.get("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ValueError(f"launch: fsdp_version {os.environ.get('FSDP_VERSION', '1')} isn't supported; {_LAUNCHES}")
     accelerator = Accelerator(
         mixed_precision=precision, cpu=config.train.cpu, gradient_accumulation_steps=config.train.accumulate
     )
@@ -297,6 +315,9 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             f" x {world} processes"
         )
     return accelerator
+
+
+_LAUNCHES = "accepted: ddp.yaml, ddp_cpu.yaml or fsdp2.yaml of configs/accelerate"
 
 
 def _warnings(config: TrainConfig, device: torch.device) -> Iterator[str]:
@@ -343,8 +364,3 @@ def _tokenizer(config: TrainConfig, source: Source, device: torch.device) -> Tok
     if isinstance(source, Latents):
         source.check(tokenizer)
     return tokenizer
-
-
-def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as a safetensors file takes them."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..checkpoint import sha256, sync
+from .shards import gather, spread
 
 State = dict[str, dict[str, Tensor]]
 """File (without suffix) -> tensors by name."""
@@ -68,29 +69,24 @@ def steps(folder: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in _all(folder)]
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: `weight.name/exp_avg`."""
+def pack_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], keep: bool = True) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors in one piece: `weight.name/exp_avg`. See `shards.gather` for `keep`."""
     packed = {}
     for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            packed[f"{names[parameter]}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    return packed
+        packed |= {f"{names[parameter]}/{key}": torch.as_tensor(value) for key, value in state.items()}
+    return gather(packed, keep)
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], packed: dict[str, Tensor]) -> None:
-    """Put back what `pack_optimizer` took out."""
+    """Put back what `pack_optimizer` took out, beside each parameter and cut up as that is."""
     parameters = {name: parameter for parameter, name in names.items()}
     optimizer.state.clear()
     for key, value in packed.items():
         name, _, leaf = key.rpartition("/")
         parameter = parameters[name]
-        on = parameter.device if value.ndim else optimizer_scalar_device(parameter)
-        optimizer.state[parameter][leaf] = value.clone().to(on)
-
-
-def optimizer_scalar_device(parameter: Tensor) -> torch.device:
-    """Where fused AdamW wants its step counter: beside the parameter."""
-    return parameter.device
+        counter = value.ndim == 0  # fused AdamW wants its step counter beside the parameter
+        placed = value.to(parameter.device) if counter else spread(value, parameter)
+        optimizer.state[parameter][leaf] = placed.clone()
 
 
 def _read(path: Path) -> tuple[int, State, dict[str, Any]]:

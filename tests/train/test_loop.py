@@ -189,6 +189,21 @@ def test_bf16_on_a_cpu_that_lacks_it_is_warned_of(fields, monkeypatch, capsys, p
     assert (line in capsys.readouterr().err) is warned
 
 
+@pytest.mark.parametrize(
+    "variables, words",
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "launch: DeepSpeed"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "launch: fsdp_version 1"),
+    ],
+)
+def test_a_launch_that_could_not_be_resumed_is_refused(fields, tmp_path, monkeypatch, variables, words):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=rf"{words}.*accepted: ddp\.yaml") as error:
+        train(config(fields))
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
 def test_fp16_without_a_gpu_is_refused(fields):
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         train(config(fields, train__precision="fp16"))
