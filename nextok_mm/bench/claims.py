@@ -1,6 +1,6 @@
 """xAR's claims at small scale: noisy context against teacher forcing, cells against patches and the whole picture.
 
-    nextok bench claims [--seeds 2] [--steps 1500] [--n 5000] --out runs/claims
+    nextok bench claims [--seeds 2] [--steps 1500] [--n 2500] --out runs/claims
 
 Every variant is the config of --config with the same small backbone, parameters, steps, batch and sampler; only what
 it is named for differs. Each is trained by the one loop (so a killed run goes on where it stopped), sampled without
@@ -23,7 +23,7 @@ VARIANTS = {
     "patches": ("model.entity=patch", "model.entity_size=null"),
     "whole picture": ("model.entity=image", "model.entity_size=null"),
 }
-SAMPLING = {"solver": "ab2", "steps": 16, "cfg": 1.0}
+SAMPLING = {"solver": "ab2", "steps": 8, "cfg": 1.0}
 
 
 def main(arguments: list[str]) -> None:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", default="configs/generators/xar-fashion.yaml")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--n", type=int, default=5000, help="samples a variant and seed")
+    parser.add_argument("--n", type=int, default=2500, help="samples a variant and seed")
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
