@@ -10,6 +10,7 @@ from collections.abc import Sequence
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from gradio.themes import Soft
 
 from . import image_tab
 
@@ -20,7 +21,7 @@ CSS = """
 footer {display: none !important}
 """
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
-THEME = gr.themes.Soft(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"])
+THEME = Soft(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"])
 
 
 def build(models: Sequence[str]) -> gr.Blocks:

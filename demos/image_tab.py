@@ -3,8 +3,10 @@
 A browser's limits bind nobody who talks to the server directly, so `checked` states every limit again.
 """
 
+import atexit
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -13,6 +15,7 @@ import nextok_mm as nx
 
 MAX_PICTURES, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 64, 100, 20.0, 2**31 - 1
 EVERY = "every class in turn"
+T = TypeVar("T")
 SOLVERS = ("euler_maruyama", "euler", "heun", "ab2")
 
 
@@ -20,7 +23,7 @@ def build(models: Sequence[str]) -> None:
     """Add the tab's parts to the page under construction; the models are loaded here, once."""
     if not models:
         raise ValueError("models: got none, accepted: at least one generator")
-    loaded = {name: nx.load(name) for name in models}
+    turns, loaded = Turns(), {name: nx.load(name) for name in models}
     for name, pipeline in loaded.items():
         if pipeline.generator is None:
             raise ValueError(f"models: {name} is a tokenizer, accepted: generators")
@@ -51,13 +54,7 @@ def build(models: Sequence[str]) -> None:
     ) -> Iterator[tuple[Image.Image, str]]:
         pipeline, arguments = checked(loaded, model, label, n, seed, steps, cfg, solver)
         # Closing this generator, which Stop does, ends the work after the entity that is being drawn.
-        for result in pipeline.stream(**arguments):
-            took = sum(result.seconds.values())
-            words = "Done" if result.done == result.entities else "Drawing"
-            yield (
-                result.grid(),
-                f"{words}: entity {result.done} of {result.entities}, {took:.1f} s, seed {result.seed}",
-            )
+        yield from turns.each(_shown(result) for result in pipeline.stream(**arguments))
 
     inputs = [model, label, n, seed, steps, cfg, solver]
     running = begin.click(
@@ -67,6 +64,33 @@ def build(models: Sequence[str]) -> None:
     model.change(
         lambda name: gr.Dropdown(_classes(_offered(loaded, name)), value=EVERY), model, label, api_visibility="private"
     )
+
+
+class Turns:
+    """Work that is done under a lock, which is taken for good when Python ends.
+
+    A server's threads are cut off at that moment, and one that is inside torch would take the process down with it
+    ("terminate called without an active exception"). So Ctrl-C waits for the entity that is being drawn.
+    """
+
+    def __init__(self) -> None:
+        """Open until Python ends."""
+        self.lock = threading.Lock()
+        atexit.register(self.lock.acquire)
+
+    def each(self, work: Iterator[T]) -> Iterator[T]:
+        """What `work` gives, item by item."""
+        while True:
+            with self.lock:
+                item = next(work, None)
+            if item is None:
+                return
+            yield item
+
+
+def _shown(result: nx.Result) -> tuple[Image.Image, str]:
+    words, took = "Done" if result.done == result.entities else "Drawing", sum(result.seconds.values())
+    return result.grid(), f"{words}: entity {result.done} of {result.entities}, {took:.1f} s, seed {result.seed}"
 
 
 def checked(

@@ -282,7 +282,7 @@ def _without_weights() -> Iterator[None]:
 
     thread = get_ident()
 
-    def onto_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+    def onto_meta(module: nn.Module, name: str, parameter: Any) -> Any:
         if get_ident() != thread or parameter is None:
             return None
         return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)

@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -81,7 +82,7 @@ class Tokenizer(Model):
         """Tokens -> images [B, channels, H, W] in [0, 1]."""
 
     @abstractmethod
-    def grid(self, size: tuple[int, int]) -> tuple[int, ...]:
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """The token grid of a picture of `size` (height, width); ValueError where it doesn't fit."""
 
 
@@ -129,7 +130,7 @@ class Generator(Model):
 
     @abstractmethod
     def start(self, labels: Tensor | None, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) samples. labels: [n] int64, or None for unconditional; sampling: a `Sampling`, or the config's."""
+        """Begin len(rng) samples. labels: [n] int64, or None; sampling: a `Sampling`, or the config's."""
 
     @abstractmethod
     def step(self, state: State) -> State:

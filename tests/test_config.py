@@ -42,7 +42,11 @@ class Outer(Config):
         ({"name": 3}, "file x: ", "file x: name: got 3; Input should be a valid string"),
         ({}, "outer", "outer.name: required, and not given"),
         ({"name": "a", "innner": {}}, "", "innner: unknown key; did you mean 'inner'? (accepted: inner, name)"),
-        ({"name": "a", "inner": {"lo": 1}}, "outer", "outer.inner.lo: unknown key; did you mean 'low'? (accepted: high, low)"),
+        (
+            {"name": "a", "inner": {"lo": 1}},
+            "outer",
+            "outer.inner.lo: unknown key; did you mean 'low'? (accepted: high, low)",
+        ),
         ({"name": "a", "inner": {"low": 4}}, "", "inner: low: got 4, accepted: at most high 1"),
         ({"name": "a", "inner": 4}, "", "inner: got 4; Input should be a valid dictionary or instance of Inner"),
     ],
@@ -88,7 +92,7 @@ def test_a_training_that_makes_no_sense_is_refused(override_: str, message: str)
     [
         ({"heads": 3}, "^heads: got 3 for width 32, accepted: even width / heads$"),
         ({"heads": 16}, "head dim: got 2, accepted: even and at least 4 for 2 axes"),
-        ({"entity": "cell", "entity_size": 3}, r"^entity_size: got 3 for a cell, accepted: divisors of the grid \(4, 4\)"),
+        ({"entity": "cell", "entity_size": 3}, r"^entity_size: got 3 for a cell, accepted: divisors of the grid"),
         ({"grid": (4,)}, "^generator.xar.grid"),
         ({"grid": (4, 0)}, r"^grid: got \(4, 0\), accepted: one to three positive sides"),
     ],

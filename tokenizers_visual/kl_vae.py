@@ -9,7 +9,8 @@ channels.
 Source: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (arXiv 2112.10752), appendix G.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ class KLVAEConfig(ModelConfig):
     against the summed pixel errors of that picture, as in the LDM paper.
     """
 
-    SIZES = {
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
             image_channels=1, image_size=(8, 8), latent_channels=4, block_channels=(8, 16), block_layers=1, groups=4
         ),
@@ -104,18 +105,22 @@ class KLVAE(Tokenizer):
     """The model; see the module's text."""
 
     Config = KLVAEConfig
-    config: KLVAEConfig
+    config: KLVAEConfig  # type: ignore[assignment]
+    net: Any
+    discriminator: Any
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, config: KLVAEConfig):
         super().__init__()
         self.config = config
         self.net = _network(config)
         self.discriminator = _discriminator(config.image_channels, config.adversarial) if config.adversarial else None
-        self._perceptual: list[nn.Module] = []  # in a list: a fixed network is no part of this one's parameters
+        self._perceptual: list[Any] = []  # in a list: a fixed network is no part of this one's parameters
         self.register_buffer("scale", torch.tensor(config.scale, dtype=torch.float32), persistent=False)
         self.register_buffer("shift", torch.tensor(config.shift, dtype=torch.float32), persistent=False)
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+    def grid(self, size: Sequence[int]) -> tuple[int, int]:
         """The token grid of a picture of `size` (height, width); ValueError where the stride doesn't divide it."""
         stride = self.config.stride
         if any(side < stride or side % stride for side in size):
@@ -197,6 +202,7 @@ class KLVAE(Tokenizer):
         if not self._perceptual:
             from nextok_mm.eval.features import load_features
 
+            assert self.config.perceptual is not None
             self._perceptual.append(load_features(self.config.perceptual.net))
         net = self._perceptual[0].to(pictures.device)
         pairs = zip(net.maps(pictures * 0.5 + 0.5), net.maps(target * 0.5 + 0.5))
@@ -223,8 +229,8 @@ def _network(config: KLVAEConfig) -> nn.Module:
     """diffusers' AutoencoderKL in this config's geometry; imported here because it costs seconds."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    levels = range(len(config.block_channels))
-    return AutoencoderKL(
+    levels, build = range(len(config.block_channels)), cast(Any, AutoencoderKL)  # its annotations say one-tuples
+    return build(
         in_channels=config.image_channels,
         out_channels=config.image_channels,
         down_block_types=tuple(f"{'Attn' * (i in config.encoder_attention)}DownEncoderBlock2D" for i in levels),

@@ -82,7 +82,7 @@ def _training(model: Any, repeats: int) -> dict[str, float]:
             loss = model.loss(rows, Rng(range(batch))).total
         loss.backward()
 
-    types = {"fp32": None}
+    types: dict[str, torch.dtype | None] = {"fp32": None}
     if matmul_rate(torch.bfloat16) > rate / 2:
         types["bf16"] = torch.bfloat16
     else:

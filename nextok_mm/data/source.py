@@ -97,7 +97,7 @@ def read(stream: Stream, positions: Positions, workers: int, pin: bool) -> Itera
         batch_size=None,
         sampler=positions,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
         pin_memory=pin,
         persistent_workers=workers > 0,
     )

@@ -34,6 +34,9 @@ class ImageNetFeatures(nn.Module):
     """A frozen timm classifier behind its last pooling. Grey pictures are repeated to three channels."""
 
     role, kind = "judge", "imagenet"  # what a fingerprint is taken of, with the config and the weights
+    net: Any
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: ImageNetConfig, net: nn.Module):
         super().__init__()
@@ -100,7 +103,7 @@ def _from_timm(name: str, resolution: int) -> ImageNetFeatures:
     import timm
 
     try:
-        net = timm.create_model(name.removeprefix("timm:"), pretrained=True)
+        net: Any = timm.create_model(name.removeprefix("timm:"), pretrained=True)
     except Exception as error:  # timm raises its own, huggingface_hub's and urllib's errors
         raise ValueError(f"feature network {name!r}: {' '.join(str(error).split())[:200]}") from None
     norm = {key: tuple(net.default_cfg[key]) for key in ("mean", "std")}

@@ -43,6 +43,7 @@ def _short(values: torch.Tensor) -> tuple[float, ...]:
 
 if __name__ == "__main__":
     try:
-        print(standardise(*sys.argv[1:3]))
-    except (ValueError, TypeError) as error:
-        sys.exit(f"error: {error}" if isinstance(error, ValueError) else __doc__)
+        source, folder = sys.argv[1:]
+        print(standardise(source, folder))
+    except ValueError as error:
+        sys.exit(f"error: {error}" if len(sys.argv) == 3 else __doc__)

@@ -139,7 +139,7 @@ def _scale(grid: tuple[int, ...], sides: int | tuple[int, ...] | None) -> Layout
     """Coarse to fine: each resolution shrinks the longest axis to one of `sides`, the others in proportion."""
     longest = max(grid)
     if sides is None:
-        sides = tuple(2**i for i in range(longest.bit_length()) if 2**i < longest) + (longest,)
+        sides = (*(2**i for i in range(longest.bit_length()) if 2**i < longest), longest)
     sides = (sides,) if isinstance(sides, int) else sides
     if list(sides) != sorted(set(sides)) or not sides or sides[0] < 1 or sides[-1] != longest:
         raise ValueError(f"entity_size: got {list(sides)}, accepted: growing sides that end with {longest}")

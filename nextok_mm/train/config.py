@@ -32,14 +32,14 @@ class Optim(Config):
     weight_decay: of matrices and convolutions; biases, norms and other one-dimensional parameters have none.
     """
 
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup: int = Field(100, ge=0)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: int = Field(default=100, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
-    final: float = Field(0.0, ge=0, le=1)
-    clip: float | None = Field(1.0, gt=0)
+    final: float = Field(default=0.0, ge=0, le=1)
+    clip: float | None = Field(default=1.0, gt=0)
 
 
 class EMA(Config):
@@ -48,7 +48,7 @@ class EMA(Config):
     warmup: begin with a short memory, (1 + n) / (10 + n) after n updates, so that the first weights are forgotten.
     """
 
-    decay: float = Field(0.999, ge=0, lt=1)
+    decay: float = Field(default=0.999, ge=0, lt=1)
     warmup: bool = True
 
 
@@ -64,23 +64,23 @@ class Train(Config):
     out: str = Field(min_length=1)
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
-    accumulate: int = Field(1, gt=0)
-    processes: int | None = Field(None, gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    processes: int | None = Field(default=None, gt=0)
     seed: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     gradient_checkpointing: bool = False
     cpu: bool = False
-    workers: int = Field(0, ge=0)
-    log_every: int = Field(50, gt=0)
-    save_every: int = Field(1000, gt=0)
-    keep: int = Field(2, gt=0)
-    sample_every: int = Field(0, ge=0)
-    samples: int = Field(16, gt=0, le=256)
+    workers: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, gt=0)
+    save_every: int = Field(default=1000, gt=0)
+    keep: int = Field(default=2, gt=0)
+    sample_every: int = Field(default=0, ge=0)
+    samples: int = Field(default=16, gt=0, le=256)
     tensorboard: bool = False
     resume: Literal["auto", "never"] = "auto"
     overwrite: bool = False
-    max_minutes: float | None = Field(None, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
 
 
 class Final(Config):
@@ -157,7 +157,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
 
 def _model(group: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in group.items() if name not in ("role", "kind")}
-    role, kind = group.get("role"), group.get("kind")
+    role: Any = group.get("role")
+    kind: Any = group.get("kind")
     for name, value in (("role", role), ("kind", kind)):
         if not isinstance(value, str):
             raise ValueError(f"model.{name}: got {value!r:.80}, accepted: a name (`nextok list` shows them)")

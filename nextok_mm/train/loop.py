@@ -306,7 +306,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=precision, cpu=config.train.cpu, gradient_accumulation_steps=config.train.accumulate
     )
     world = accelerator.num_processes
-    meant = config.train.processes or int(os.environ.get("WORLD_SIZE", world))
+    meant = config.train.processes or int(os.environ.get("WORLD_SIZE") or world)
     if world != meant:
         raise ValueError(f"train.processes: {meant} were meant, but {world} run (see configs/accelerate for launching)")
     if config.train.batch % (config.train.accumulate * world):

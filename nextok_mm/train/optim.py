@@ -57,7 +57,8 @@ class RunningMean:
         """Take the parameters as they are now into the mean."""
         self.updates += 1
         n, decay = self.updates, self.config.decay
-        torch._foreach_lerp_(*self._pair, 1 - (min(decay, (1 + n) / (10 + n)) if self.config.warmup else decay))
+        decay = min(decay, (1 + n) / (10 + n)) if self.config.warmup else decay
+        torch._foreach_lerp_(*self._pair, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

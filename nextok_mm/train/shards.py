@@ -15,7 +15,7 @@ def is_spread(model: nn.Module) -> bool:
     return any(_is_shard(parameter) for parameter in model.parameters())
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """One tensor in one piece, where it was."""
     return tensor.full_tensor() if _is_shard(tensor) else tensor
 

@@ -8,6 +8,7 @@ up is passed over for the one before. No pickles.
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def steps(folder: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in _all(folder)]
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], keep: bool = True) -> dict[str, Tensor]:
+def pack_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Any, str], keep: bool = True) -> dict[str, Tensor]:
     """An optimizer's state as named tensors in one piece: `weight.name/exp_avg`. See `shards.gather` for `keep`."""
     packed = {}
     for parameter, state in optimizer.state.items():
@@ -77,7 +78,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], k
     return gather(packed, keep)
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], packed: dict[str, Tensor]) -> None:
+def unpack_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Any, str], packed: dict[str, Tensor]) -> None:
     """Put back what `pack_optimizer` took out, beside each parameter and cut up as that is."""
     parameters = {name: parameter for parameter, name in names.items()}
     optimizer.state.clear()

@@ -1,4 +1,4 @@
-"""Published VAEs: weights under CompVis' names compute the same in ours, against an independent reading of that network."""
+"""Published VAEs: weights under CompVis' names compute the same in ours as in an independent reading of theirs."""
 
 import json
 
@@ -15,7 +15,7 @@ LEVELS, LAYERS, LATENTS, WIDTHS = 3, 2, 4, (32, 32, 64)
 
 
 def compvis_state(seed=0):
-    """Random weights under CompVis' names: three levels, attention in the last encoder level (as MAR's KL-16 has it)."""
+    """Random weights under CompVis' names: three levels, attention in the last encoder level, as MAR's KL-16."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
 

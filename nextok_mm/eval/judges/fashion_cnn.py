@@ -6,7 +6,7 @@ judged the same in any batch.
 Shapes: B batch, P picture channels, H W rows and columns, K classes, F features (the last width).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -21,7 +21,7 @@ from ...rng import Rng
 class FashionCNNConfig(ModelConfig):
     """A classifier of small pictures: one stage a width, the resolution halved between."""
 
-    SIZES = {
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(image_size=(8, 8), classes=3, widths=(8, 16)),
         "fashion": dict(image_size=(32, 32), classes=10, widths=(32, 64, 96)),
     }
