@@ -79,13 +79,17 @@ class Turns:
         atexit.register(self.lock.acquire)
 
     def each(self, work: Iterator[T]) -> Iterator[T]:
-        """What `work` gives, item by item."""
-        while True:
+        """What `work` gives, item by item, until it gives None."""
+        try:
+            while True:
+                with self.lock:
+                    item = next(work, None)
+                if item is None:
+                    return
+                yield item
+        finally:
             with self.lock:
-                item = next(work, None)
-            if item is None:
-                return
-            yield item
+                del work  # its tensors are torch's to free
 
 
 def _shown(result: nx.Result) -> tuple[Image.Image, str]:

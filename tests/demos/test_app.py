@@ -3,6 +3,8 @@
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +97,30 @@ def test_limits_hold_without_gradios_own_checks(tiny: Path) -> None:
         for value in values:
             with pytest.raises(gr.Error, match="accepted: "):
                 tab.checked(loaded, **{**good, name: value})
+
+
+WORKER = """
+import threading, time, torch
+from nextok_mm import bundled
+def work():
+    x = torch.randn(64, 64)
+    while True:
+        for _ in range(2000):
+            x = torch.softmax(x @ x, -1)
+        yield float(x[0, 0])
+def run():
+    for _ in bundled.demo("image_tab").Turns().each(work()):
+        begun.set()
+begun = threading.Event()
+threading.Thread(target=run, daemon=True).start()
+begun.wait()
+"""
+
+
+def test_python_may_end_while_something_is_drawn() -> None:
+    """Without the lock such a thread, caught inside torch, aborts the process (exit code -6)."""
+    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_a_visit(served: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
