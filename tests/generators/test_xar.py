@@ -103,6 +103,14 @@ def test_skipping_changes_nothing():
     torch.testing.assert_close(skipped, forced, rtol=1e-4, atol=1e-4)
 
 
+def test_a_weight_of_zero_is_the_unconditional_picture():
+    model = build()
+    zero = sample(model, cfg=0.0, cfg_schedule="constant")
+    *_, plain = decode(model, model.start(None, Rng((1, 2)), Sampling(steps=3, cfg=1.0)))
+    torch.testing.assert_close(zero, plain.data, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(zero, sample(model, cfg=1.0), atol=1e-2)
+
+
 def test_modulations_are_the_same_under_a_small_budget(monkeypatch):
     model = build()
     whole = sample(model)

@@ -1,10 +1,13 @@
 """Every backend equals a plain softmax under every mask, forward and (where it has one) backward; and masks say what
 they mean."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from nextok_mm.sequence import KVCache, attention
+from nextok_mm.sequence import BACKENDS, KVCache, attention
 from nextok_mm.sequence.attention import choose_backend
 from nextok_mm.sequence.masks import block_causal, causal, clean_context, documents, two_way
 
@@ -79,6 +82,32 @@ def test_a_backend_that_cannot_run_says_so():
         attention(x, x, x, mask, "flex")
     assert choose_backend("auto", block_causal([2, 2]), x.device) == "slices"
     assert choose_backend("auto", block_causal([2] * 99), x.device) == "sdpa"
+
+
+def test_xformers_that_is_missing_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    x = torch.randn(1, 1, 4, 8)
+    with pytest.raises(ValueError, match=r"'xformers' is not installed; pip install 'nextok_mm\[xformers\]'$"):
+        BACKENDS["xformers"](x, x, x, causal(4), None, 0.0)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_xformers_gets_its_own_order_of_axes(name, monkeypatch):
+    """Its kernel takes [B, tokens, H, A]; in its place a plain softmax that holds it to that."""
+
+    def memory_efficient_attention(q, k, v, p, scale):
+        assert q.shape[2] == k.shape[2] == v.shape[2] == 3 and p == 0.25
+        scores = torch.einsum("bqha,bkha->bhqk", q, k) * (scale or q.shape[-1] ** -0.5)
+        return torch.einsum("bhqk,bkha->bqha", scores.softmax(-1), v)
+
+    module = SimpleNamespace(memory_efficient_attention=memory_efficient_attention)
+    monkeypatch.setitem(sys.modules, "xformers", SimpleNamespace(ops=module))
+    monkeypatch.setitem(sys.modules, "xformers.ops", module)
+    mask = MASKS[name]
+    q, k, v = (torch.randn(2, 3, n, 16) for n in (mask.queries, mask.keys, mask.keys))
+    for scale in (None, 0.7):
+        mine = BACKENDS["xformers"](q, k, v, mask, scale, 0.25)
+        torch.testing.assert_close(mine, plain(q, k, v, mask, scale), rtol=1e-5, atol=1e-5)
 
 
 def test_cache_appends_commits_and_rolls_back():

@@ -44,13 +44,28 @@ def test_rope_turns_pairs_by_position():
     torch.testing.assert_close(rotate(x, table), expected)
 
 
-def test_rope_depends_on_distance_alone():
-    """<rotate(q, m), rotate(k, n)> is the same for all pairs m, n at the same distance."""
-    positions = torch.arange(8.0)[:, None].expand(8, 3) * torch.tensor([1.0, 2.0, 3.0])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_rope_depends_on_distance_alone(axes):
+    """<rotate(q, m), rotate(k, n)> is the same for all pairs m, n at the same distance, and another at another."""
+    positions = torch.arange(8.0)[:, None].expand(8, axes) * torch.tensor([1.0, 2.0, 3.0][:axes])
     q, k = torch.randn(2, 1, 1, 1, 20).expand(2, 1, 8, 1, 20)
     table = rope_table(positions, 20)
-    scores = (rotate(q, table) * rotate(k, table).roll(-3, 1)).sum(-1)[0, :5, 0]
+    scores, nearer = ((rotate(q, table) * rotate(k, table).roll(-by, 1)).sum(-1)[0, :5, 0] for by in (3, 1))
     torch.testing.assert_close(scores, scores[:1].expand(5), rtol=1e-4, atol=1e-4)
+    assert not torch.isclose(scores, nearer).any()
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_rope_gives_every_axis_channels_of_its_own(axes):
+    """A step along one axis turns that axis' pairs and no other's."""
+    still = rope_table(torch.zeros(1, axes), 12)
+    owners = []
+    for axis in range(axes):
+        turned = rope_table(torch.eye(axes)[axis : axis + 1], 12)
+        owners.append((turned != still).any(-1)[0])
+    assert (
+        torch.stack(owners).sum(0).tolist() == [1] * 6 and [int(owner.sum()) for owner in owners] == [6 // axes] * axes
+    )
 
 
 def test_rope_refuses_a_head_that_cannot_turn():

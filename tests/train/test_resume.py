@@ -169,7 +169,6 @@ def test_a_constant_schedule_may_be_prolonged(fields, tmp_path):
     assert weights(tmp_path / "long") == weights(tmp_path / "short")
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path):
     report = torture(tmp_path, kills=5, steps=60)
     assert report["same"] and report["kills"] == 5 and report["mid_save"] >= 1
