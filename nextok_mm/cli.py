@@ -181,7 +181,9 @@ def cache(
     from .config import override
     from .data.latents import build_cache
 
-    config = sources.parse(override({"kind": "fashion_mnist", "split": "train"}, data or []))
+    given = override({}, data or [])
+    plain = {"kind": "fashion_mnist", "split": "train"}
+    config = sources.parse(given if "kind" in given else plain | given)
     print(build_cache(from_pretrained(tokenizer, role="tokenizer")[0], config, folder, batch=batch))
 
 

@@ -1,5 +1,6 @@
 """The commands that people type, in processes' own words: what they print, what they write, how they refuse."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file
 
-from nextok_mm import cli
-from nextok_mm.checkpoint import ZOO
+from nextok_mm import cli, registry
+from nextok_mm.checkpoint import ZOO, save_pretrained
 
 REFERENCE = Path(__file__).parents[1] / "parity" / "reference" / "xar_tiny.safetensors"
 
@@ -96,22 +101,86 @@ def test_reconstruct(nextok, tiny: Path, tmp_path: Path) -> None:
     assert nextok("reconstruct", tiny / "vae", wide, "--crop", "--out", tmp_path / "other.png")[0] == 0
 
 
-def test_convert_then_load_and_generate(nextok, tiny: Path, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    published = tmp_path / "xAR-tiny.pth"
+def test_convert_then_load_and_generate(nextok, tmp_path: Path) -> None:
+    """A file in the authors' form (the parity tests' small one), with a tokenizer of its channels."""
+    published, folder, vae, out = (tmp_path / name for name in ("xAR-tiny.pth", "converted", "vae", "out.png"))
     torch.save({"model": load_file(REFERENCE)}, published)
-    folder = tmp_path / "converted"
-    code, said, error = nextok("convert", "xar", published, folder, "--tokenizer", tiny / "vae")
+    fields = {"size": "tiny", "latent_channels": 16, "image_size": (32, 32)}
+    save_pretrained(registry.build("tokenizer", "kl_vae", fields), vae)
+    code, said, error = nextok("convert", "xar", published, folder, "--tokenizer", vae)
     assert code == 0, error
     assert str(folder) in said
     code, said, _ = nextok("info", folder)
-    assert code == 0 and "none stated by the authors" in said
+    assert code == 0 and "none stated by the authors" in said and "xAR-tiny.pth" in said
+    line = ("--labels", 207, "--n", 1, "--steps", 1, "--device", "cpu", "--out", out)
+    code, said, error = nextok("generate", folder, *line)
+    assert code == 0 and "1 pictures" in said, error
+    with Image.open(out) as picture:
+        assert picture.text["nextok.labels"] == "[207]"
     code, _, error = nextok("convert", "xar", published, folder)
     assert code == 2 and "exists" in error
     code, _, error = nextok("convert", "xaar", published, tmp_path / "other")
     assert code == 2 and "accepted: " in error and "xar" in error
+
+
+def test_a_diffusers_folder_converts_and_reconstructs(nextok, tmp_path: Path) -> None:
+    source, folder, picture, out = (tmp_path / name for name in ("theirs", "ours", "in.png", "both.png"))
+    theirs = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=16)
+    theirs.save_pretrained(source)
+    code, _, error = nextok("convert", "kl_vae", source, folder)
+    assert code == 0, error
+    assert "the checkpoint's own" in nextok("info", folder)[1]
+    Image.effect_noise((16, 16), 60).save(picture)
+    code, said, error = nextok("reconstruct", folder, picture, "--out", out, "--device", "cpu")
+    assert code == 0 and "1 pictures" in said and out.is_file(), error
+
+
+class Evil:
+    """Pickled, it makes a file when it is read."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_a_published_file_that_would_run_code_is_refused(nextok, tmp_path: Path) -> None:
+    torch.save({"model": Evil(tmp_path / "executed")}, tmp_path / "xAR-B.pth")
+    code, _, error = nextok("convert", "xar", tmp_path / "xAR-B.pth", tmp_path / "folder")
+    assert code == 2 and "would run code" in error and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["xAR-B.pth"]
+
+
+def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> None:
+    """The whole way of a user with pictures: encode them, train, stop half-way, go on, draw."""
+    for number in range(8):
+        path = tmp_path / "pictures" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((8, 8), 10 * number).save(path)
+    data = (f"path={tmp_path / 'pictures'}", "kind=image_folder", "size=8", "channels=1")
+    cache = ("cache", tiny / "vae", tmp_path / "cache", *(part for field in data for part in ("--data", field)))
+    code, said, error = nextok(*cache)
+    assert code == 0 and str(tmp_path / "cache") in said, error
+    fields = {
+        "model": {"role": "generator", "kind": "xar", "size": "tiny", "classes": 2},
+        "tokenizer": str(tiny / "vae"),
+        "data": {"kind": "latents", "folder": str(tmp_path / "cache")},
+        "train": {"out": str(tmp_path / "run"), "steps": 4, "batch": 4, "cpu": True, "sample_every": 2, "samples": 2},
+    }
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(fields))
+    code, said, _ = nextok("train", tmp_path / "train.yaml", "train.max_minutes=1e-9")
+    assert code == 75 and "stopped at step 1 (max_minutes)" in said
+    code, said, _ = nextok("train", tmp_path / "train.yaml")
+    assert code == 0 and "finished at step 4" in said
+    with Image.open(tmp_path / "run" / "samples" / "step-00000004.png") as grid:
+        assert grid.width > 8 and grid.height >= 8
+    code, _, error = nextok("train", tmp_path / "train.yaml", "optim.lr=1")
+    assert code == 2 and "train.overwrite=true" in error
+    out = tmp_path / "out.png"
+    line = ("--labels", "dog", "--n", 2, "--steps", 1, "--device", "cpu", "--out", out)
+    code, _, error = nextok("generate", tmp_path / "run" / "final", *line)
+    assert code == 0 and out.is_file(), error
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from nextok_mm import checkpoint, registry
 from nextok_mm.train import load, train
@@ -143,6 +144,41 @@ def test_gradient_checkpointing_changes_no_number(fields, tmp_path):
     for on in (False, True):
         train(config(fields, tmp_path / str(on), train__gradient_checkpointing=on))
     assert_same_losses(tmp_path / "False", tmp_path / "True")
+
+
+def test_compiling_changes_no_number(fields, tmp_path, monkeypatch):
+    """Captured by torch.compile, run by its eager backend: a C++ compiler would only cost time here."""
+    captured, plain = [], torch.nn.Module.compile
+
+    def backend(graph, inputs):
+        captured.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=backend))
+    for on in (False, True):
+        train(config(fields, tmp_path / str(on), train__compile=on, train__steps=2, train__log_every=1))
+    assert captured
+    assert_same_losses(tmp_path / "False", tmp_path / "True")
+
+
+@pytest.mark.parametrize("role", ["tokenizer", "generator"])
+def test_pictures_are_drawn_on_the_way(fields, tiny, tmp_path, role):
+    """Originals beside reconstructions, or samples of the averaged weights; and no number of the run changes."""
+    if role == "tokenizer":
+        save_file({"images": torch.rand(24, 1, 8, 8)}, tmp_path / "data.safetensors")
+        fields["model"] = {"role": "tokenizer", "kind": "kl_vae", "size": "tiny"}
+    else:
+        fields["tokenizer"] = str(tiny / "vae")
+    train(config(fields, tmp_path / "plain"))
+    train(config(fields, tmp_path / "drawn", train__sample_every=6, train__samples=4))
+    assert losses(tmp_path / "plain") == losses(tmp_path / "drawn") and weights(tmp_path / "plain") == weights(
+        tmp_path / "drawn"
+    )
+    grids = sorted((tmp_path / "drawn" / "samples").iterdir())
+    assert [grid.name for grid in grids] == ["step-00000006.png", "step-00000012.png"]
+    with Image.open(grids[-1]) as grid:
+        assert grid.height == 12 and grid.width == {"tokenizer": 8, "generator": 4}[role] * 10 + 2
+    assert not (tmp_path / "plain" / "samples").exists()
 
 
 def test_a_switch_that_a_model_lacks_is_refused(fields):
