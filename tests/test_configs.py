@@ -1,0 +1,34 @@
+"""Every YAML file that ships: trainings parse as they are, launch files are what accelerate takes."""
+
+import pytest
+import torch
+
+from nextok_mm import bundled, registry
+from nextok_mm.train import load
+
+ROOT = bundled.folder("configs")
+TRAININGS = sorted(path for path in ROOT.rglob("*.yaml") if path.parent.name != "accelerate")
+LAUNCHES = sorted((ROOT / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
+def test_every_training_is_one(path) -> None:
+    text = path.read_text()
+    assert text.startswith("# ") and f"nextok train configs/{path.relative_to(ROOT)}" in text
+    config = load(path)
+    assert config.optim.warmup < config.train.steps
+    with torch.device("meta"):
+        registry.get(config.model.role, config.model.kind)(config.model.fields)
+
+
+@pytest.mark.parametrize("path", LAUNCHES, ids=lambda path: path.stem)
+def test_every_launch_file_is_what_accelerate_takes(path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert path.read_text().startswith("# ")
+    config = load_config_from_file(str(path))
+    meant = {"ddp": "MULTI_GPU", "ddp_cpu": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed": "DEEPSPEED"}
+    assert config.distributed_type == meant[path.stem] and config.num_processes > 1
+    assert config.mixed_precision == "no"  # train.precision decides
+    if path.stem == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
