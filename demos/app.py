@@ -40,6 +40,6 @@ def launch(models: Sequence[str], host: str = "127.0.0.1", port: int = 7860, blo
         page.launch(
             server_name=host, server_port=port, share=False, theme=THEME, css=CSS, prevent_thread_lock=not block
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ValueError(f"port: {port} on {host} can't be used ({error}); choose another (--port)") from None
     return page

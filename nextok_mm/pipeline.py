@@ -273,12 +273,17 @@ def load(
 def _device(device: str | None) -> torch.device:
     if device is not None:
         try:
+            torch.zeros(1, device=device).tolist()  # a name that torch knows may still be absent here
             return torch.device(device)
-        except RuntimeError:
-            raise ValueError(f"device: got {device!r}, accepted: cpu, cuda, cuda:1, mps ...") from None
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        except (RuntimeError, AssertionError):
+            here = [name for name, there in _accelerators().items() if there]
+            raise ValueError(f"device: got {device!r}, accepted here: {', '.join(['cpu', *here])}") from None
+    return torch.device(next((name for name, there in _accelerators().items() if there), "cpu"))
+
+
+def _accelerators() -> dict[str, bool]:
+    """Which of those that are chosen by themselves are there, the first one first."""
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
 def _positive(name: str, value: int) -> int:

@@ -99,6 +99,12 @@ def test_limits_hold_without_gradios_own_checks(tiny: Path) -> None:
                 tab.checked(loaded, **{**good, name: value})
 
 
+@pytest.mark.parametrize("port", [99999, -1])
+def test_a_port_that_cannot_be_is_one_line(tiny: Path, port: int) -> None:
+    with pytest.raises(ValueError, match=f"^port: {port} on 127.0.0.1 can't be used"):
+        bundled.demo("app").launch([str(tiny / "xar")], port=port, block=False)
+
+
 WORKER = """
 import threading, time, torch
 from nextok_mm import bundled
