@@ -104,18 +104,27 @@ def to_fake_gpu(model):
 
 def test_nothing_is_made_on_the_wrong_device(model):
     """A fake GPU: a tensor made on the CPU in the middle of a forward pass raises here, with no GPU at hand."""
+    runs_on_a_fake_gpu(model)
+
+
+def runs_on_a_fake_gpu(model):
+    """The loss's forward pass, a reconstruction, and a sampling of two entities."""
     batch = example(model, range(2))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = to_fake_gpu(model)
-        batch = {name: value.to("cuda") for name, value in batch.items()}
-        loss = fake.loss(batch, Rng(range(2)))
-        assert loss.total.device.type == "cuda"
-        if model.role == "tokenizer":
-            assert fake.decode(fake.encode(batch["images"])).device.type == "cuda"
-        if model.role == "generator":
-            state = fake.start(None, Rng(range(2)))  # labels are checked by value, and a fake tensor has none
-            assert fake.step(state).data.device.type == "cuda"
-    _dense.cache_clear()  # it may hold a fake mask
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            fake = to_fake_gpu(model)
+            batch = {name: value.to("cuda") for name, value in batch.items()}
+            loss = fake.loss(batch, Rng(range(2)))
+            assert loss.total.device.type == "cuda"
+            if model.role == "tokenizer":
+                assert fake.decode(fake.encode(batch["images"])).device.type == "cuda"
+            if model.role == "generator":
+                state = fake.start(None, Rng(range(2)))  # labels are checked by value, and a fake tensor has none
+                while state.entity < min(2, state.entities):
+                    state = fake.step(state)
+                    assert state.data.device.type == "cuda"
+    finally:
+        _dense.cache_clear()  # it may hold a fake mask
 
 
 def sizes():
