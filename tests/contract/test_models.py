@@ -104,10 +104,10 @@ def to_fake_gpu(model):
 
 def test_nothing_is_made_on_the_wrong_device(model):
     """A fake GPU: a tensor made on the CPU in the middle of a forward pass raises here, with no GPU at hand."""
-    runs_on_a_fake_gpu(model)
+    check_on_a_fake_gpu(model)
 
 
-def runs_on_a_fake_gpu(model):
+def check_on_a_fake_gpu(model):
     """The loss's forward pass, a reconstruction, and a sampling of two entities."""
     batch = example(model, range(2))
     try:

@@ -9,7 +9,7 @@ from nextok_mm.contracts import Keep
 from nextok_mm.decoding import decode
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.masks import block_causal
-from tests.contract.test_models import runs_on_a_fake_gpu
+from tests.contract.test_models import check_on_a_fake_gpu
 
 KINDS = [("patch", None), ("cell", 2), ("cell", (1, 6)), ("subsample", 2), ("scale", None), ("image", None)]
 
@@ -47,7 +47,7 @@ def test_every_entity_kind_trains_and_samples(kind, size, solver):
 def test_every_entity_kind_runs_on_a_fake_gpu(kind, size, context):
     """With both contexts, a path with times in its derivative, and cached guidance."""
     fields = {"entity": kind, "entity_size": size, "context": context, "path": "cosine"}
-    runs_on_a_fake_gpu(build(**fields, sampling={"steps": 2, "cfg": 2.0}))
+    check_on_a_fake_gpu(build(**fields, sampling={"steps": 2, "cfg": 2.0}))
 
 
 def test_unconditional():
