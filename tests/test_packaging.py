@@ -1,0 +1,91 @@
+"""What users install: a quick command, bundled configs, documents whose commands and links exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nextok_mm import bundled
+from nextok_mm.cli import app
+
+TOP = Path(__file__).parents[1]
+DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
+CONFIGS = sorted((TOP / "configs").rglob("*.yaml"))
+
+
+def test_import_costs_torch_and_little_more():
+    """Processor time, side by side: it doesn't count what other processes do on this machine."""
+    code = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
+
+    def cost(name: str) -> float:
+        run = [sys.executable, "-c", code.format(name)]
+        return min(float(subprocess.run(run, capture_output=True, check=True).stdout) for _ in range(3))
+
+    assert cost("nextok_mm") <= cost("torch") + 0.3
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys, nextok_mm.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "gradio"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(TOP)))
+def test_every_config_says_how_to_run_it(path):
+    header = path.read_text().split("\n\n")[0]
+    accelerated = path.parent.name == "accelerate"
+    wanted = "accelerate" if accelerated else f"nextok train configs/{path.relative_to(TOP / 'configs')}"
+    assert header.startswith("# ") and wanted in header
+
+
+def test_bundled_configs_are_found_by_name():
+    for name in ("configs/generators/xar-fashion.yaml", "generators/xar-fashion.yaml"):
+        assert bundled.config(name).resolve() == bundled.folder("configs").resolve() / "generators/xar-fashion.yaml"
+    with pytest.raises(ValueError, match="bundled: .*configs/generators/xar-fashion.yaml"):
+        bundled.config("configs/generators/xar-fashoin.yaml")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_in_documents_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing
+
+
+def commands() -> list[str]:
+    """Every `nextok ...` line in the documents' code blocks."""
+    found = []
+    for path in DOCUMENTS:
+        for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                found += re.findall(r"(?:^|&& )(nextok [^#&]+)", line.strip())
+    return sorted({line.strip() for line in found})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_in_documents_parse(line):
+    """Each names a subcommand and options that exist; nothing is run."""
+    import typer
+
+    _, name, *arguments = line.split()
+    group = typer.main.get_command(app)
+    command = group.commands[name]
+    if name == "bench":
+        from nextok_mm.bench import BENCHES
+
+        assert arguments[0] in BENCHES
+    else:
+        command.make_context(name, list(arguments))
+
+
+def test_the_wheel_claims_three_names_and_carries_configs_and_demos():
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib")
+    import tomllib
+
+    wheel = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["nextok_mm", "tokenizers_visual", "generators"]
+    assert wheel["force-include"] == {name: f"nextok_mm/_bundled/{name}" for name in ("configs", "demos")}
+    # The built wheel itself is used outside the checkout by .ci/run.
