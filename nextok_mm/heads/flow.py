@@ -11,21 +11,30 @@ from torch import Tensor, nn
 
 
 class TimeEmbedding(nn.Module):
-    """A time in [0, 1] -> a vector [D]: sinusoids of t * 1000, cut to a whole number, through a two-layer MLP.
+    """A time in [0, 1] -> a vector [D]: sinusoids of t * scale through a two-layer MLP.
 
-    The cut to whole numbers is the published models' (xAR); a thousandth is far below a solver's step.
+    whole: cut t * scale to a whole number first, as xAR's published models do; a thousandth is far below a solver's step.
     """
 
-    def __init__(self, width: int, frequencies: int = 128):
+    def __init__(
+        self,
+        width: int,
+        frequencies: int = 128,
+        period: float = 10000.0,
+        scale: float = 1000.0,
+        whole: bool = True,
+    ):
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.period, self.scale, self.whole = frequencies, period, scale, whole
         self.up = nn.Linear(2 * frequencies, width)
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
         """[...] times -> [..., D]."""
         rates = torch.arange(self.frequencies, device=t.device, dtype=torch.float32) / self.frequencies
-        angle = (t.float() * 1000).long().float()[..., None] * torch.exp(-math.log(10000.0) * rates)
+        rates = torch.exp(-math.log(self.period) * rates)
+        t = t.float()[..., None]
+        angle = (t * self.scale).long().float() * rates if self.whole else t * (self.scale * rates)
         waves = torch.cat((angle.cos(), angle.sin()), dim=-1)
         return self.out(F.silu(self.up(waves.to(self.up.weight.dtype))))
 

@@ -27,7 +27,9 @@ class BackboneConfig(BlockConfig):
     """A block's shape, times `depth`.
 
     positions: length S of a learned position table (0: none); rope: rotate by the layout's positions;
-    midway: the block before which the sequence is re-embedded (0: never); norm_in: normalise the input once.
+    midway: the block before which the sequence is re-embedded (0: never); norm_in, norm_out: normalise the input, the
+    output; ada_groups: AdaLN weights of their own for each of so many entities, which share one condition (1: the
+    entities share the weights, and each has its condition).
     """
 
     depth: int = Field(gt=0)
@@ -36,6 +38,8 @@ class BackboneConfig(BlockConfig):
     rope_theta: float = 10000.0
     midway: int = Field(0, ge=0)
     norm_in: bool = False
+    norm_out: bool = True
+    ada_groups: int = Field(1, gt=0)
 
 
 class Backbone(nn.Module):
@@ -51,14 +55,14 @@ class Backbone(nn.Module):
         self.register_buffer("rope", table, persistent=False)
         self.positions = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
         self.norm_in = Norm(width, config.norm, eps=config.norm_eps) if config.norm_in else nn.Identity()
-        self.norm_out = Norm(width, config.norm, eps=config.norm_eps)
+        self.norm_out = Norm(width, config.norm, eps=config.norm_eps) if config.norm_out else nn.Identity()
         if config.midway:
             self.norm_midway = Norm(width, config.norm, eps=config.norm_eps)
             self.midway = nn.Linear(width, width)
             self.positions_midway = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
         if config.modulated:  # all blocks' AdaLN in one tensor, so that one product serves them all
-            self.ada_weight = nn.Parameter(torch.empty(config.depth, 6 * width, width))
-            self.ada_bias = nn.Parameter(torch.zeros(config.depth, 6 * width))
+            self.ada_weight = nn.Parameter(torch.empty(config.depth, config.ada_groups * 6 * width, width))
+            self.ada_bias = nn.Parameter(torch.zeros(config.depth, config.ada_groups * 6 * width))
         self.backend = "auto"
         self.checkpointing = False
         self.reset_parameters()
@@ -81,9 +85,16 @@ class Backbone(nn.Module):
         self.checkpointing = on
 
     def modulations(self, cond_BED: Tensor) -> Tensor:
-        """The AdaLN vectors of every block for these conditions: [L, B, E, 6 * D], in one product."""
+        """The AdaLN vectors of every block for these conditions: [L, B, E, 6 * D], in one product.
+
+        With `ada_groups` there is one condition, [B, 1, D], and E is the number of groups.
+        """
         flat = F.linear(F.silu(cond_BED), self.ada_weight.flatten(0, 1), self.ada_bias.flatten())
-        return flat.unflatten(-1, (len(self.blocks), -1)).movedim(-2, 0)
+        return self._by_entity(flat.unflatten(-1, (len(self.blocks), -1)).movedim(-2, 0))
+
+    def _by_entity(self, vectors: Tensor) -> Tensor:
+        """[..., E or 1, G * 6 * D] -> [..., E, 6 * D]: the groups' vectors become those of as many entities."""
+        return vectors.unflatten(-1, (self.config.ada_groups, -1)).flatten(-3, -2)
 
     def forward(
         self,
@@ -126,4 +137,4 @@ class Backbone(nn.Module):
             # Block by block: in training the vectors of all blocks at once would be held twice. And unbound, not
             # indexed: the gradient of an index is a whole tensor of zeros, one for every block.
             for weight, bias in zip(self.ada_weight.unbind(), self.ada_bias.unbind()):
-                yield F.linear(F.silu(cond_BED), weight, bias)
+                yield self._by_entity(F.linear(F.silu(cond_BED), weight, bias))

@@ -24,7 +24,8 @@ class BlockConfig(Config):
     """One block's shape.
 
     norm_affine: norms have learned weights; mlp_hidden: width inside the MLP; modulated: scale, shift and gate both
-    branches by a condition; qk_norm: normalise queries and keys per head before the rotation.
+    branches by a condition; qk_norm: normalise queries and keys per head before the rotation; score_scale: factor of
+    query times key, head_dim ** -0.5 where None.
     """
 
     width: int = Field(gt=0)
@@ -35,6 +36,7 @@ class BlockConfig(Config):
     norm_affine: bool = True
     norm_eps: float = 1e-6
     qk_norm: bool = False
+    score_scale: float | None = Field(None, gt=0)
     bias: bool = True
     modulated: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -129,10 +131,12 @@ class Attention(nn.Module):
     def __init__(self, config: BlockConfig):
         super().__init__()
         self.heads, self.head_dim, self.dropout = config.heads, config.head_dim, config.dropout
+        self.scale = config.score_scale
         self.qkv = nn.Linear(config.width, 3 * config.width, config.bias)
         self.out = nn.Linear(config.width, config.width, config.bias)
-        self.q_norm = Norm(config.head_dim, config.norm) if config.qk_norm else None
-        self.k_norm = Norm(config.head_dim, config.norm) if config.qk_norm else None
+        norm = config.head_dim, config.norm, config.norm_affine, config.norm_eps
+        self.q_norm = Norm(*norm) if config.qk_norm else None
+        self.k_norm = Norm(*norm) if config.qk_norm else None
 
     def forward(
         self, x_BND: Tensor, mask: Mask, backend: str, rope: Tensor | None, cache: tuple[KVCache, int] | None
@@ -148,7 +152,7 @@ class Attention(nn.Module):
         q, k, v = (y.transpose(1, 2) for y in (*qk.chunk(2, dim=2), v))
         if cache is not None:
             k, v = cache[0].append(cache[1], k, v)
-        y = attention(q, k, v, mask, backend, dropout=self.dropout if self.training else 0.0)
+        y = attention(q, k, v, mask, backend, self.scale, dropout=self.dropout if self.training else 0.0)
         return self.out(y.transpose(1, 2).flatten(2))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nextok_mm.flow import PATHS, SOLVERS, Guidance, sample_times, solve, time_grid
-from nextok_mm.flow.guidance import guide
+from nextok_mm.flow.guidance import Guidance, Projected, guide
 from nextok_mm.rng import Rng
 
 
@@ -135,3 +135,16 @@ def test_guidance_schedules_and_intervals():
 def test_wrong_grids_name_their_field(solver, steps, word):
     with pytest.raises(ValueError, match=word):
         time_grid(solver, steps)
+
+
+def test_projected_guidance_without_its_limits_is_plain_guidance():
+    conditional, unconditional = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    free = Projected(3.0, momentum=0.0, norm=1e9, eta=1.0)
+    torch.testing.assert_close(free(conditional, unconditional), guide(conditional, unconditional, 3.0))
+
+
+def test_projected_guidance_leaves_the_length_along_the_prediction_alone():
+    conditional, unconditional = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    change = Projected(7.5, norm=2.5)(conditional, unconditional) - conditional
+    assert (change * conditional).flatten(1).sum(1).abs().max() < 1e-4
+    assert change.flatten(1).norm(dim=1).max() <= 6.5 * 2.5 + 1e-4

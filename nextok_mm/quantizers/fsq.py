@@ -1,0 +1,64 @@
+"""Finite scalar quantisation: every number of a vector is rounded to one of a few levels, and the code counts them.
+
+No codebook is learned, so none can collapse. Everything here runs in fp32: a rounding has no tolerance.
+Shapes: [..., F] vectors of F = len(levels) numbers, [...] codes below product(levels).
+Source: Mentzer et al., Finite Scalar Quantization: VQ-VAE Made Simple (arXiv 2309.15505), section 3.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class FSQ(nn.Module):
+    """The quantiser: [..., F] -> quantised [..., F] in [-1, 1] and codes [...]; the first number counts fastest.
+
+    ValueError for fewer than two levels.
+    """
+
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, levels: Sequence[int]):
+        super().__init__()
+        if not levels or min(levels) < 2:
+            raise ValueError(f"levels: got {list(levels)}, accepted: one or more whole numbers from 2")
+        self.size = math.prod(levels)
+        basis = [math.prod(levels[:i]) for i in range(len(levels))]
+        self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
+        self.register_buffer("basis", torch.tensor(basis, dtype=torch.int64), persistent=False)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Any numbers [..., F] -> (quantised, codes). The gradient passes through the rounding as if it weren't there."""
+        with torch.autocast(z.device.type, enabled=False):
+            bounded = self.bound(z.float())
+            rounded = bounded.round()
+            codes = ((rounded.detach().long() + self.levels // 2) * self.basis).sum(-1)
+            return (bounded + (rounded - bounded).detach()) / (self.levels // 2), codes
+
+    def bound(self, z: Tensor) -> Tensor:
+        """Squash to the range that rounds to exactly L values; an even L needs it shifted by half a step."""
+        half = (self.levels - 1) * (1 + 1e-3) / 2
+        offset = 0.5 * (self.levels % 2 == 0)
+        return torch.tanh(z + torch.atanh(offset / half)) * half - offset
+
+    def dequantise(self, codes: Tensor) -> Tensor:
+        """Codes [...] -> quantised [..., F]. The codes must be below `size` (see `check`)."""
+        steps = codes[..., None] // self.basis % self.levels
+        return (steps - self.levels // 2).float() / (self.levels // 2)
+
+    def check(self, codes: Tensor) -> None:
+        """ValueError in one line where a code is out of range."""
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.size:
+            raise ValueError(f"codes: got {int(codes.min())} to {int(codes.max())}, accepted: 0 to {self.size - 1}")
+
+
+def usage(codes: Tensor, size: int) -> dict[str, Tensor]:
+    """How much of a codebook a batch of codes uses: share of the codes seen, and perplexity (1 to size)."""
+    codes = codes.flatten()
+    counts = torch.zeros(size, device=codes.device).scatter_add_(0, codes, torch.ones_like(codes, dtype=torch.float32))
+    shares = counts / counts.sum()
+    entropy = -(shares * shares.clamp_min(1e-12).log()).sum()
+    return {"code_usage": (counts > 0).float().mean(), "code_perplexity": entropy.exp()}

@@ -1,0 +1,50 @@
+"""The quantiser by itself; its numbers are checked against the official ones in tests/parity."""
+
+import pytest
+import torch
+
+from nextok_mm.quantizers.fsq import FSQ, usage
+
+LEVELS = (8, 5, 4, 3, 2)
+
+
+def test_every_code_comes_back():
+    fsq = FSQ(LEVELS)
+    codes = torch.arange(fsq.size)
+    values = fsq.dequantise(codes)
+    assert values.unique(dim=0).shape == values.shape and values.abs().max() <= 1
+    basis = [8**0, 8, 40, 160, 480]
+    again = ((values * (fsq.levels // 2)).round().long() + fsq.levels // 2) @ torch.tensor(basis)
+    assert torch.equal(again, codes)
+
+
+def test_every_level_is_reached_and_values_agree_with_their_codes():
+    fsq = FSQ(LEVELS)
+    quantised, codes = fsq(torch.randn(20_000, len(LEVELS), generator=torch.Generator().manual_seed(0)) * 2)
+    assert torch.equal(quantised, fsq.dequantise(codes))
+    assert [len(column.unique()) for column in quantised.T] == list(LEVELS)
+
+
+def test_the_gradient_passes_the_rounding():
+    z = torch.linspace(-1, 1, 10).reshape(2, 5).requires_grad_()
+    fsq = FSQ(LEVELS)
+    fsq(z)[0].sum().backward()
+    bounded = torch.autograd.functional.jacobian(lambda x: (fsq.bound(x) / (fsq.levels // 2)).sum(), z.detach())
+    torch.testing.assert_close(z.grad, bounded)
+
+
+def test_it_stays_in_fp32_under_autocast():
+    fsq, z = FSQ(LEVELS), torch.randn(64, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fsq(z)[0], FSQ(LEVELS)(z)[0]) and fsq(z)[0].dtype == torch.float32
+
+
+def test_usage_counts():
+    found = usage(torch.tensor([[0, 0], [3, 3]]), 8)
+    assert found["code_usage"] == 0.25 and found["code_perplexity"].item() == pytest.approx(2)
+
+
+@pytest.mark.parametrize("levels", [(), (8, 1), (0,)])
+def test_levels_that_are_none_are_refused(levels):
+    with pytest.raises(ValueError, match="levels: got"):
+        FSQ(levels)

@@ -1,0 +1,170 @@
+"""What is special to FlexTok: any number of leading codes makes a picture."""
+
+import pytest
+import torch
+
+from nextok_mm import registry
+from nextok_mm.contracts import Tokens
+from nextok_mm.rng import Rng
+from tokenizers_visual.flextok import Sampling, patchify, sincos, unpatchify
+
+
+def make(**fields):
+    torch.manual_seed(0)
+    model = registry.build("tokenizer", "flextok", {"size": "tiny", **fields}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def tokens(model) -> Tokens:
+    return model.encode(model.example(3, Rng(range(3)))["images"])
+
+
+def test_a_shorter_list_of_codes_is_the_same_as_keeping_fewer(model, tokens):
+    for k in (1, 3, 8):
+        short = Tokens(tokens.data[:, :k], (k,), tokens.source)
+        torch.testing.assert_close(model.decode(short), model.decode(tokens, keep=k))
+
+
+def test_what_is_not_kept_does_not_matter(model, tokens):
+    other = tokens.data.clone()
+    other[:, 3:] = 0
+    kept = model.decode(tokens, keep=3)
+    torch.testing.assert_close(model.decode(Tokens(other, tokens.grid, tokens.source), keep=3), kept)
+    assert (model.decode(tokens, keep=4) - kept).abs().max() > 1e-4
+
+
+def test_each_picture_of_a_batch_has_its_own_number(model, tokens):
+    mixed = model.decode(tokens, keep=torch.tensor([1, 5, 8]))
+    for row, k in enumerate((1, 5, 8)):
+        alone = model.decode(Tokens(tokens.data[row : row + 1], tokens.grid, tokens.source), keep=k)
+        torch.testing.assert_close(mixed[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_registers_see_no_later_register():
+    model = make()
+    latents = model.to_latents(model.example(1, Rng([0]))["images"])
+    before = model.read(latents)
+    model.registers[5] += torch.randn(32)
+    after = model.read(latents)
+    assert torch.allclose(before[:, :5], after[:, :5], atol=1e-6) and not torch.allclose(before[:, 5], after[:, 5])
+
+
+def test_noise_is_the_seeds(model, tokens):
+    first, same, other = (model.decode(tokens, rng=Rng([seed] * 3)) for seed in (7, 7, 8))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_guidance_of_weight_one_is_none(model, tokens):
+    plain = model.decode(tokens, sampling=Sampling(steps=3, guidance="none"))
+    for guidance in ("cfg", "apg"):
+        assert torch.equal(model.decode(tokens, sampling=Sampling(steps=3, guidance=guidance, weight=1)), plain)
+    away = Sampling(steps=3, guidance="cfg", weight=5, interval=(0.95, 0.96))  # no step falls into it
+    torch.testing.assert_close(model.decode(tokens, sampling=away), plain)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"null": "single"},
+        {"null": "zero"},
+        {"condition": ("dropout", "null")},
+        {"condition": ("dropout", "positions", "null")},
+        {"positions": "learned"},
+        {"decoder": dict(width=32, heads=2, depth=2, ada="both")},
+        {"decoder": dict(width=32, heads=2, depth=2, ada="none")},
+        {"encoder": dict(width=32, heads=2, depth=2, mask="causal"), "head_ada": False},
+        {
+            "vae": dict(
+                image_channels=1, image_size=(16, 16), latent_channels=4, block_channels=(8, 16), block_layers=1, groups=4
+            ),
+            "image_size": (16, 16),
+            "latent_channels": 4,
+        },
+    ],
+    ids=str,
+)
+def test_other_compositions_train_and_decode(fields):
+    model = make(**fields).train()
+    batch = model.example(12, Rng(range(12)))
+    model.loss(batch, Rng(range(12))).total.backward()
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not silent
+    model.eval()
+    both = model.decode(model.encode(batch["images"][:2]), keep=2)
+    alone = model.decode(model.encode(batch["images"][1:2]), keep=2)
+    torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mode, accepted", [("uniform", range(1, 9)), ("pow2", (1, 2, 4, 8)), ("uniform_pow2", (1, 2, 4, 8))]
+)
+def test_training_keeps_as_many_codes_as_the_mode_says(mode, accepted):
+    drawn = make(keep=mode)._draw_keep(Rng(range(400)))
+    assert set(drawn.tolist()) == set(accepted)
+
+
+def test_patches_there_and_back():
+    x = torch.randn(2, 3, 8, 12)
+    assert torch.equal(unpatchify(patchify(x, 4), 4, (2, 3)), x)
+    assert torch.equal(patchify(x, 4)[0, 1, :6], x[0, :, 0, 4:6].T.flatten())  # the channel is fastest
+
+
+def test_fixed_positions_tell_every_patch_apart():
+    table = sincos((3, 5), 16)
+    assert table.shape == (15, 16) and len(table.unique(dim=0)) == 15
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda t: Tokens(t.data, t.grid, "0" * 16), "made by tokenizer 0000"),
+        (lambda t: Tokens(t.data + 125, t.grid), "accepted: 0 to 124"),
+        (lambda t: Tokens(t.data - 125, t.grid), "accepted: 0 to 124"),
+        (lambda t: Tokens(t.data[:, :0], (0,)), "1 to 8"),
+        (lambda t: Tokens(torch.cat((t.data, t.data), 1), (16,)), "1 to 8"),
+        (lambda t: Tokens(t.data.float(), t.grid), "whole numbers"),
+    ],
+)
+def test_wrong_codes_are_refused_in_one_line(model, tokens, change, words):
+    with pytest.raises(ValueError, match=words) as error:
+        model.decode(change(tokens))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("keep", [0, 9, -1, 1.5, True, torch.tensor([1, 2]), torch.tensor([0, 1, 2]), torch.ones(3)])
+def test_a_wrong_number_of_codes_is_refused(model, tokens, keep):
+    with pytest.raises(ValueError, match="keep: got .* accepted: whole numbers from 1 to 8"):
+        model.decode(tokens, keep=keep)
+
+
+def test_a_picture_of_another_size_or_colour_is_refused(model):
+    with pytest.raises(ValueError, match="picture size: got 16 x 8"):
+        model.encode(torch.zeros(1, 1, 16, 8))
+    with pytest.raises(ValueError, match="images: got shape"):
+        model.encode(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"patch": 3}, "multiples of patch"),
+        ({"condition": ("positions", "null")}, "each once"),
+        ({"encoder": dict(width=32, heads=2, depth=1, ada="both")}, "encoder.ada"),
+        ({"latent_channels": 2}, "latent_channels"),
+        ({"levels": (8, 1)}, "levels: got"),
+    ],
+)
+def test_a_wrong_config_is_one_line(fields, words):
+    with pytest.raises(ValueError, match=words) as error:
+        make(**fields)
+    assert "\n" not in str(error.value)
