@@ -44,14 +44,14 @@ class Sampling(Config):
     momentum, norm, eta: of projected guidance, see flow.guidance.Projected.
     """
 
-    steps: int = Field(20, ge=1, le=1000)
+    steps: int = Field(default=20, ge=1, le=1000)
     solver: Literal["euler", "heun", "ab2"] = "euler"
     guidance: Literal["none", "cfg", "apg"] = "apg"
-    weight: float = Field(7.5, ge=0, le=100)
+    weight: float = Field(default=7.5, ge=0, le=100)
     interval: tuple[float, float] = (0.0, 1.0)
     momentum: float = Field(-0.5, gt=-1, lt=1)
-    norm: float = Field(2.5, gt=0)
-    eta: float = Field(0.0, ge=0, le=1)
+    norm: float = Field(default=2.5, gt=0)
+    eta: float = Field(default=0.0, ge=0, le=1)
 
     _ordered = field_validator("interval")(ordered)
 
@@ -77,8 +77,8 @@ class FlexTokConfig(ModelConfig):
     the most codes of a picture; levels: of the FSQ; positions: of the patches, fixed or learned; condition: the order
     in which the decoder's registers get positions, lose their tail and are swapped for the null condition; null: what
     stands for "no condition": a learned vector in every place, a single such token, or zeros; head_ada: the last
-    layer is modulated by the time; time_scale: what times are multiplied by before their sinusoids; keep: how training draws the number of kept codes; drop: share of samples trained
-    without condition.
+    layer is modulated by the time; time_scale: of the times before their sinusoids; keep: how training draws the number
+    of kept codes; drop: share of samples trained without condition.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -114,13 +114,13 @@ class FlexTokConfig(ModelConfig):
             for first, second in ((12, 12), (18, 18), (18, 28))
         },
     }
-    image_channels: int = Field(3, gt=0)
+    image_channels: int = Field(default=3, gt=0)
     image_size: tuple[int, int] = (256, 256)
     vae: KLVAEConfig | None = None
-    latent_channels: int = Field(16, gt=0)
+    latent_channels: int = Field(default=16, gt=0)
     latent_size: tuple[int, int] = (32, 32)
-    patch: int = Field(2, gt=0)
-    registers: int = Field(256, gt=0)
+    patch: int = Field(default=2, gt=0)
+    registers: int = Field(default=256, gt=0)
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
     encoder: Trunk
     decoder: Trunk
@@ -128,9 +128,9 @@ class FlexTokConfig(ModelConfig):
     condition: tuple[Literal["positions", "dropout", "null"], ...] = ("positions", "dropout", "null")
     null: Literal["token", "single", "zero"] = "token"
     head_ada: bool = True
-    time_scale: float = Field(1000.0, gt=0)
+    time_scale: float = Field(default=1000.0, gt=0)
     keep: Literal["uniform", "pow2", "uniform_pow2"] = "uniform_pow2"
-    drop: float = Field(0.2, ge=0, lt=1)
+    drop: float = Field(default=0.2, ge=0, lt=1)
     sampling: Sampling = Sampling()
 
     @property
@@ -303,6 +303,7 @@ class FlexTok(Tokenizer):
         """The parts of the condition, in the config's order."""
         for part in self.config.condition:
             if part == "positions":
+                assert self.register_positions is not None
                 registers_BRD = registers_BRD + self.register_positions
             elif part == "dropout":
                 kept = torch.arange(registers_BRD.shape[1], device=keep_B.device) < keep_B[:, None]

@@ -32,7 +32,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(file, "pt") as opened:
             described: Mapping[str, Any] = opened.metadata() or {}
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"flextok checkpoint {file}: not a safetensors file ({str(error).splitlines()[0]})") from None
     beside = path / "config.json"
@@ -147,7 +147,9 @@ class _Half:
 
     def _MaskedNestedDropout(self, prefix: str, fields: Mapping[str, Any]) -> None:
         mode = fields.get("size_sampling_mode", "uniform")
-        self.fields["keep"] = {"uniform": "uniform", "pow2": "pow2", "uniform_pow2": "uniform_pow2"}.get(mode, "uniform")
+        self.fields["keep"] = {"uniform": "uniform", "pow2": "pow2", "uniform_pow2": "uniform_pow2"}.get(
+            mode, "uniform"
+        )
         self.state["mask_token"] = self._take(f"{prefix}dropout_mask_token")
         self.order.append("dropout")
 

@@ -44,11 +44,11 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
 
 
 class Projected:
-    """Adaptive projected guidance: CFG without the part that only makes the prediction longer; keeps its momentum.
+    """Adaptive projected guidance: CFG without the part that only makes the prediction longer.
 
     Call it once a step. weight as in CFG; momentum: of the difference (negative: the past is pushed away from); norm:
     longest difference of a sample; eta: how much of the part parallel to the prediction stays.
-    Source: Sadat et al., Eliminating Oversaturation and Artifacts of High Guidance Scales (arXiv 2410.02416), section 5.
+    Source: Sadat et al., Eliminating Oversaturation and Artifacts of High Guidance Scales (arXiv 2410.02416).
     """
 
     def __init__(self, weight: float, momentum: float = -0.5, norm: float = 2.5, eta: float = 0.0):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class TimeEmbedding(nn.Module):
     """A time in [0, 1] -> a vector [D]: sinusoids of t * scale through a two-layer MLP.
 
-    whole: cut t * scale to a whole number first, as xAR's published models do; a thousandth is far below a solver's step.
+    whole: cut t * scale to a whole number first, as xAR's published models do; that is far below a solver's step.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class FSQ(nn.Module):
         self.register_buffer("basis", torch.tensor(basis, dtype=torch.int64), persistent=False)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Any numbers [..., F] -> (quantised, codes). The gradient passes through the rounding as if it weren't there."""
+        """Any numbers [..., F] -> (quantised, codes). The gradient passes through the rounding."""
         with torch.autocast(z.device.type, enabled=False):
             bounded = self.bound(z.float())
             rounded = bounded.round()

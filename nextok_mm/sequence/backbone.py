@@ -33,13 +33,13 @@ class BackboneConfig(BlockConfig):
     """
 
     depth: int = Field(gt=0)
-    positions: int = Field(0, ge=0)
+    positions: int = Field(default=0, ge=0)
     rope: bool = True
     rope_theta: float = 10000.0
-    midway: int = Field(0, ge=0)
+    midway: int = Field(default=0, ge=0)
     norm_in: bool = False
     norm_out: bool = True
-    ada_groups: int = Field(1, gt=0)
+    ada_groups: int = Field(default=1, gt=0)
 
 
 class Backbone(nn.Module):

@@ -39,7 +39,7 @@ class BlockConfig(Config):
     score_scale: float | None = Field(None, gt=0)
     bias: bool = True
     modulated: bool = False
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _heads_divide(self):

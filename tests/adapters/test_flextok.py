@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"no reference number
 @pytest.fixture
 def published() -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     with safe_open(FILE, "pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}, {  # noqa: SIM118
+        return {name: opened.get_tensor(name) for name in opened.keys()}, {
             name: ast.literal_eval(text) for name, text in opened.metadata().items()
         }
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nextok_mm.flow import PATHS, SOLVERS, Guidance, sample_times, solve, time_grid
+from nextok_mm.flow import PATHS, SOLVERS, sample_times, solve, time_grid
 from nextok_mm.flow.guidance import Guidance, Projected, guide
 from nextok_mm.rng import Rng
 

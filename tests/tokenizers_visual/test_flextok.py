@@ -85,7 +85,12 @@ def test_guidance_of_weight_one_is_none(model, tokens):
         {"encoder": dict(width=32, heads=2, depth=2, mask="causal"), "head_ada": False},
         {
             "vae": dict(
-                image_channels=1, image_size=(16, 16), latent_channels=4, block_channels=(8, 16), block_layers=1, groups=4
+                image_channels=1,
+                image_size=(16, 16),
+                latent_channels=4,
+                block_channels=(8, 16),
+                block_layers=1,
+                groups=4,
             ),
             "image_size": (16, 16),
             "latent_channels": 4,
