@@ -49,7 +49,7 @@ class Sampling(Config):
     guidance: Literal["none", "cfg", "apg"] = "apg"
     weight: float = Field(default=7.5, ge=0, le=100)
     interval: tuple[float, float] = (0.0, 1.0)
-    momentum: float = Field(-0.5, gt=-1, lt=1)
+    momentum: float = Field(default=-0.5, gt=-1, lt=1)
     norm: float = Field(default=2.5, gt=0)
     eta: float = Field(default=0.0, ge=0, le=1)
 
