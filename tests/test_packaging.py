@@ -12,7 +12,6 @@ from nextok_mm.cli import app
 
 TOP = Path(__file__).parents[1]
 DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
-CONFIGS = sorted((TOP / "configs").rglob("*.yaml"))
 
 
 def test_import_costs_torch_and_little_more():
@@ -30,14 +29,6 @@ def test_the_command_line_starts_without_torch():
     code = "import sys, nextok_mm.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "diffusers", "gradio"} & set(done.stdout.split())
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(TOP)))
-def test_every_config_says_how_to_run_it(path):
-    header = path.read_text().split("\n\n")[0]
-    accelerated = path.parent.name == "accelerate"
-    wanted = "accelerate" if accelerated else f"nextok train configs/{path.relative_to(TOP / 'configs')}"
-    assert header.startswith("# ") and wanted in header
 
 
 def test_bundled_configs_are_found_by_name():

@@ -146,10 +146,8 @@ class _Half:
             self.order.append("positions")
 
     def _MaskedNestedDropout(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        mode = fields.get("size_sampling_mode", "uniform")
-        self.fields["keep"] = {"uniform": "uniform", "pow2": "pow2", "uniform_pow2": "uniform_pow2"}.get(
-            mode, "uniform"
-        )
+        mode = fields.get("size_sampling_mode")
+        self.fields["keep"] = mode if mode in ("pow2", "uniform_pow2") else "uniform"  # of training alone
         self.state["mask_token"] = self._take(f"{prefix}dropout_mask_token")
         self.order.append("dropout")
 
