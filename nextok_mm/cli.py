@@ -120,7 +120,7 @@ def reconstruct(
     pipeline = load(name, device=device)
     images = torch.cat([pipeline.read(picture, "crop" if crop else "exact") for picture in pictures])
     settings = override({}, setting or [])
-    if tokens:
+    if tokens or settings:
         with _bar("step") as show:
             options = {"seed": seed, "batch": batch, "progress": show, **settings}
             ladder = pipeline.reconstruct(images, tokens=_numbers(tokens), **options)
@@ -128,7 +128,7 @@ def reconstruct(
         found = ", ".join(f"{k}: {psnr:.1f}" for k, psnr in zip(ladder.tokens, ladder.psnr()))
         print(f"{path}: {len(images)} pictures, left as given, then from their first tokens, PSNR in dB {found}")
         return
-    both = torch.stack((images, pipeline.reconstruct(images, **settings)), dim=1).flatten(0, 1)
+    both = torch.stack((images, pipeline.reconstruct(images)), dim=1).flatten(0, 1)
     error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
     path = save_png(grid(both, columns=2), out, {"nextok.model": pipeline.card.name}, force)
     print(f"{path}: {len(images)} pictures, left as given, right as they came back, PSNR {-10 * error.log10():.1f} dB")

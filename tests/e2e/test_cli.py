@@ -215,6 +215,7 @@ def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> N
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1,9 --out {tmp}/o.png", "tokens: got 9, accepted: "),
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1,x --out {tmp}/o.png", "tokens: got '1,x'"),
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1.5 --out {tmp}/o.png", "tokens: got '1.5'"),
+        ("reconstruct {tiny}/flextok {tmp}/p.png --set steps=3 --out {tmp}/o.png", "tokens: got ''"),
         ("reconstruct {tiny}/vae {tmp}/p.png --tokens 1 --out {tmp}/o.png", "have no order"),
         ("train no-such.yaml", "bundled: "),
         ("convert xar {tmp}/none.pth {tmp}/folder", "none.pth"),
