@@ -5,7 +5,7 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -84,6 +84,30 @@ class Tokenizer(Model):
     @abstractmethod
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """The token grid of a picture of `size` (height, width); ValueError where it doesn't fit."""
+
+
+class OrderedTokenizer(Tokenizer):
+    """A tokenizer whose tokens go from coarse to fine: any number of leading ones makes a picture.
+
+    `Sampling` is the config class of its decoding settings; `config.sampling` holds a checkpoint's recommended ones.
+    """
+
+    Sampling: ClassVar[type[Config]]
+
+    @abstractmethod
+    def decode(
+        self,
+        tokens: Tokens,
+        keep: int | Tensor | None = None,
+        rng: Rng | None = None,
+        sampling: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """The first k tokens of each picture, any k from 1 to N -> images [B, channels, H, W] in [0, 1].
+
+        keep: use fewer than are there, one number or [B] of them; rng: of the noise, else the same noise for every
+        picture; sampling: a `Sampling`, or the config's; progress(done, all) counts steps.
+        """
 
 
 @dataclass(frozen=True)

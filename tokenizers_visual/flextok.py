@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
 from nextok_mm.config import Config, ModelConfig
-from nextok_mm.contracts import Batch, Loss, Tokenizer, Tokens
+from nextok_mm.contracts import Batch, Loss, OrderedTokenizer, Tokens
 from nextok_mm.flow.guidance import Projected, guide, ordered
 from nextok_mm.flow.paths import PATHS
 from nextok_mm.flow.solvers import solve, time_grid
@@ -174,7 +174,7 @@ class FlexTokConfig(ModelConfig):
 
 
 @register("tokenizer", "flextok")
-class FlexTok(Tokenizer):
+class FlexTok(OrderedTokenizer):
     """The model; see the module's text."""
 
     Config = FlexTokConfig
@@ -263,6 +263,7 @@ class FlexTok(Tokenizer):
         keep: int | Tensor | None = None,
         rng: Rng | None = None,
         sampling: Sampling | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """The first k codes [B, k] of each picture (any k from 1 to R) -> images [B, channels, H, W] in [0, 1].
 
@@ -280,7 +281,7 @@ class FlexTok(Tokenizer):
         quants_BRF = self.fsq.dequantise(F.pad(codes, (0, self.config.registers - codes.shape[1])))
         rng = rng or Rng([0] * len(codes))
         noise = rng.normal(self.config.latent_channels, *self.config.latent_size, like=quants_BRF)
-        return self.to_images(self.sample(quants_BRF, self._kept(keep, codes), noise, sampling))
+        return self.to_images(self.sample(quants_BRF, self._kept(keep, codes), noise, sampling, progress))
 
     def _kept(self, keep: int | Tensor | None, codes: Tensor) -> Tensor:
         """How many codes count, [B]."""
@@ -373,15 +374,26 @@ class FlexTok(Tokenizer):
 
     @torch.no_grad()
     def sample(
-        self, quants_BRF: Tensor, keep_B: Tensor, noise_BCHW: Tensor, sampling: Sampling | None = None
+        self,
+        quants_BRF: Tensor,
+        keep_B: Tensor,
+        noise_BCHW: Tensor,
+        sampling: Sampling | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Latents [B, C, H, W] from noise, conditioned on the first codes of each picture."""
         settings = sampling or self.config.sampling
         times = time_grid(settings.solver, settings.steps)
+
+        def after_a_step(x: Tensor, t: float) -> Tensor:
+            if progress is not None:
+                progress(times.index(t), settings.steps)
+            return x
+
         with packed(self.decoder):
             registers = self.conditions(quants_BRF, keep_B)
             step = self._step(settings, registers, times)
-            return solve(settings.solver, step, noise_BCHW, times)
+            return solve(settings.solver, step, noise_BCHW, times, project=after_a_step)
 
     def _step(self, settings: Sampling, registers_BRD: Tensor, times: list[float]) -> Callable[[Tensor, float], Tensor]:
         """velocity(x, t), guided; what doesn't change from step to step is computed here, once."""
