@@ -152,9 +152,13 @@ def train(
 @app.command("eval")
 def evaluate(
     name: Name,
-    n: Annotated[int, typer.Option(help="Samples of a generator.")] = 10_000,
+    n: Annotated[int, typer.Option(help="Samples of a generator, pictures of a tokenizer.")] = 10_000,
     seed: Annotated[int, typer.Option()] = 0,
     setting: Sets = None,
+    tokens: Annotated[str, typer.Option(help="A tokenizer with an order: how many tokens, 1,4,16.")] = "",
+    given: Annotated[
+        list[str] | None, typer.Option("--data", help="Other data, name=value; splits train, test.")
+    ] = None,
     judge: Annotated[list[str] | None, typer.Option(help="Feature space; repeatable. Default: both.")] = None,
     baselines: Annotated[bool, typer.Option(help="Measure the baselines beside it.")] = True,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
@@ -169,8 +173,14 @@ def evaluate(
     if out is not None:
         refuse_existing(out, force)
     options: dict[str, Any] = {"judges": judge} if judge else {}
-    if read_card(resolve(name)).role == "generator":
-        options |= {"n": n, "seed": seed, "sampling": override({}, setting or []), "baselines": baselines}
+    if given:
+        options["test"] = override({}, given) | {"split": "test"}
+    if (role := read_card(resolve(name)).role) != "judge":
+        options |= {"n": n, "seed": seed, "sampling": override({}, setting or [])}
+    if role == "generator":
+        options |= {"baselines": baselines} | ({"train": options["test"] | {"split": "train"}} if given else {})
+    elif tokens:
+        options["tokens"] = _numbers(tokens)
     result = quality.evaluate(name, **options)
     print(quality.report(result))
     if out is not None:

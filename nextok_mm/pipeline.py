@@ -165,7 +165,7 @@ class Pipeline:
         if not isinstance(seed, int):
             raise ValueError(f"seed: got {seed!r}, accepted: a whole number")
         rows = range(_positive("n", n)) if rows is None else rows
-        settings = _settings(generator, sampling)
+        settings = settings_of(generator, sampling)
         chosen = self.labels(labels, n)
         mine = None if chosen is None else chosen[rows.start : rows.stop]
         started = time.perf_counter()
@@ -248,7 +248,7 @@ class Pipeline:
             return self.detokenize(self.tokenize(tensor)).cpu()
         tokenizer = ladder.ordered(self._tokenizer(), self.card.name)
         numbers = ladder.check(tokens, math.prod(tokenizer.grid(tensor.shape[-2:])))
-        settings = _settings(tokenizer, sampling)
+        settings = settings_of(tokenizer, sampling)
         found = ladder.climb(tokenizer, tensor, numbers, seed, settings, _positive("batch", batch), progress)
         return ladder.Ladder(tensor.cpu(), found, numbers, self.card.name, seed, settings.model_dump(mode="json"))
 
@@ -318,7 +318,7 @@ def _accelerators() -> dict[str, bool]:
     return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
-def _settings(model: Any, sampling: dict[str, Any]) -> Any:
+def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
     """A model's own sampling settings, those replaced that are given."""
     given = {name: value for name, value in sampling.items() if value is not None}
     return model.Sampling.parse({**model.config.sampling.model_dump(), **given}, where="sampling")
