@@ -42,9 +42,9 @@ class BAEConfig(ModelConfig):
         "fashion": dict(
             image_channels=1,
             image_size=(32, 32),
-            bits=12,
+            bits=24,
             embed=64,
-            block_channels=(24, 48, 96),
+            block_channels=(16, 32, 64, 64),
             block_layers=1,
             groups=8,
             attention=(),
