@@ -194,6 +194,10 @@ def cache(
     tokenizer: Name,
     folder: Annotated[Path, typer.Argument(help="Where the tokens go.")],
     data: Annotated[list[str] | None, typer.Option("--data", help="A field of the data, name=value.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Keep captions too, by this encoder: minilm, a folder, a hub id.")
+    ] = None,
+    text_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 16,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
 ) -> None:
     """Encode a data set once, so that training never waits for it. Default: Fashion-MNIST, training split."""
@@ -201,16 +205,20 @@ def cache(
     from .checkpoint import from_pretrained
     from .config import override
     from .data.latents import build_cache
+    from .text import Text, load_text
 
     given = override({}, data or [])
     plain = {"kind": "fashion_mnist", "split": "train"}
     config = sources.parse(given if "kind" in given else plain | given)
-    print(build_cache(from_pretrained(tokenizer, role="tokenizer")[0], config, folder, batch=batch))
+    reads = None
+    if text is not None:
+        reads = Text.parse({"encoder": text, "width": load_text(text).width, "length": text_length}, "text")
+    print(build_cache(from_pretrained(tokenizer, role="tokenizer")[0], config, folder, batch=batch, text=reads))
 
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(help="xar, or kl_vae.")],
+    kind: Annotated[str, typer.Argument(help="xar, elm, kl_vae, bae or flextok.")],
     source: Annotated[Path, typer.Argument(help="The published file or folder.")],
     folder: Annotated[Path, typer.Argument(help="Where our checkpoint goes.")],
     tokenizer: Annotated[str | None, typer.Option(help="The tokenizer that a generator speaks through.")] = None,
