@@ -9,6 +9,7 @@ BENCHES = {
     "machine": "the machine's matmul rate and memory bandwidth",
     "xar": "xAR-B at 256 x 256: sampling and training, against the arithmetic and (--against PATH) the official code",
     "claims": "xAR's claims at small scale: trains and measures eight small models",
+    "ladder": "FlexTok: reconstruction against the number of tokens, nested dropout, and a 2-D grid",
     "steps": "how few steps will do: Frechet distance against network calls",
     "sampling": "a shipped or tiny xAR: cached against uncached, attention backends, images a second, training",
 }
