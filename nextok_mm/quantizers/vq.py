@@ -1,9 +1,10 @@
 """Vector quantisation: a vector becomes the nearest of V learned ones, and the code is its number.
 
 The forward pass only reads the codebook and notes what it saw; `after_step` then updates it, once an optimizer step.
-So a row's loss doesn't depend on its neighbours, a step may be cut into parts or shared out over processes, and all that
-a step changes lies in weights and buffers: a resumed training repeats the uninterrupted one. Everything here runs in
-fp32: a nearest neighbour has no tolerance.
+So a row's loss doesn't depend on its neighbours, a step may be cut into parts or shared out over processes, and all
+that a step changes lies in weights and buffers: a resumed training repeats the uninterrupted one. The running mean of
+a training's weights leaves an ema codebook alone, since it is a mean already. Everything here runs in fp32: a nearest
+neighbour has no tolerance.
 
 Shapes: n vectors, F numbers of a vector, V codes.
 Sources: van den Oord et al., Neural Discrete Representation Learning (arXiv 1711.00937), section 3 and appendix A.1 for
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..rng import Rng
+from . import check_codes
 
 CHUNK = 4096  # vectors whose distances to all codes are in memory at a time
 LLOYD = 10  # rounds of k-means at the start
@@ -35,6 +37,7 @@ class VQConfig(Config):
     k-means; revive: a code used less than this share of an even use is put onto a vector of the step (0: never).
     """
 
+    kind: Literal["vq"] = "vq"
     size: int = Field(gt=1)
     width: int = Field(gt=0)
     codebook: Literal["ema", "gradient"] = "ema"
@@ -84,13 +87,9 @@ class VQ(nn.Module):
             return z + (chosen - z).detach(), codes.reshape(z.shape[:-1]), loss
 
     def dequantise(self, codes: Tensor) -> Tensor:
-        """Codes [...] -> vectors [..., F]. The codes must be below `size` (see `check`)."""
+        """Codes [...] -> vectors [..., F]. ValueError for codes out of range."""
+        check_codes(codes, self.size)
         return F.embedding(codes, self.codebook).float()
-
-    def check(self, codes: Tensor) -> None:
-        """ValueError in one line where a code is out of range."""
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.size:
-            raise ValueError(f"codes: got {int(codes.min())} to {int(codes.max())}, accepted: 0 to {self.size - 1}")
 
     @torch.no_grad()
     def after_step(self, rng: Rng) -> None:
@@ -134,7 +133,7 @@ class VQ(nn.Module):
     def _put(self, codes: Tensor, vectors: Tensor) -> None:
         if hasattr(self.codebook, "full_tensor"):
             raise ValueError(
-                "codebook: got gradient, spread over processes (FSDP), accepted there: ema, or revive 0 and start random"
+                "codebook: got gradient, spread over processes (FSDP); accepted: ema, or start random, revive 0"
             )
         self.codebook[codes] = vectors.to(self.codebook.dtype)
         self.shares[codes] = 1 / self.size
