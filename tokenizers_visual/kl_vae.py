@@ -2,7 +2,7 @@
 
 The network sees pictures in [-1, 1] and speaks raw latents; tokens are `(latent - shift) * scale`, so that they have
 unit deviation for a generator. Loss: pixels + KL, and by choice the distance in a named feature network and a patch
-discriminator, which learns in the same backward pass and the same optimizer (see `_adversarial`).
+discriminator, which learns in the same backward pass and the same optimizer (see `adversarial`).
 
 Shapes: B batch, P picture channels, H W picture rows and columns, h w grid rows and columns, N = h * w tokens, C latent
 channels.
@@ -162,10 +162,12 @@ class KLVAE(Tokenizer):
         parts = {"pixel": error(pictures, target.float()), "kl_nats": nats}
         total = parts["pixel"] + self.config.kl_weight * nats / target[0].numel()
         if self.config.perceptual:
-            parts["perceptual"] = self._perceive(pictures, target)
+            parts["perceptual"] = perceive(
+                self._features(pictures.device), pictures * 0.5 + 0.5, target * 0.5 + 0.5
+            )
             total = total + self.config.perceptual.weight * parts["perceptual"]
         if self.config.adversarial:
-            parts["adversarial"], parts["discriminator"] = self._adversarial(pictures, target)
+            parts["adversarial"], parts["discriminator"] = adversarial(self.discriminator, pictures, target)
             total = total + self.config.adversarial.weight * parts["adversarial"] + parts["discriminator"]
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
@@ -197,27 +199,34 @@ class KLVAE(Tokenizer):
         """One number, or one per channel, as something that broadcasts over [B, C, h, w]."""
         return value.float().reshape(1, -1, 1, 1)
 
-    def _perceive(self, pictures: Tensor, target: Tensor) -> Tensor:
-        """Mean squared distance of channel-normalised feature maps, averaged over the maps (as LPIPS, no weights)."""
+    def _features(self, device: torch.device) -> Any:
         if not self._perceptual:
             from nextok_mm.eval.features import load_features
 
             assert self.config.perceptual is not None
             self._perceptual.append(load_features(self.config.perceptual.net))
-        net = self._perceptual[0].to(pictures.device)
-        pairs = zip(net.maps(pictures * 0.5 + 0.5), net.maps(target * 0.5 + 0.5))
-        return torch.stack([(F.normalize(a) - F.normalize(b)).square().sum(1).mean() for a, b in pairs]).mean()
+        return self._perceptual[0].to(device)
 
-    def _adversarial(self, pictures: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The VAE's and the discriminator's hinge terms.
 
-        One backward serves both: the VAE's term sees the discriminator's weights detached, the discriminator's sees
-        the reconstructions detached, so neither pushes the other's parameters.
-        """
-        frozen = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
-        fooled = -functional_call(self.discriminator, frozen, (pictures,)).mean()
-        real, fake = self.discriminator(target.float()), self.discriminator(pictures.detach())
-        return fooled, 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+def perceive(net: Any, pictures: Tensor, target: Tensor) -> Tensor:
+    """Mean squared distance of channel-normalised feature maps, averaged over the maps (as LPIPS, no weights).
+
+    Both are [B, P, H, W] in [0, 1]; net: see nextok_mm.eval.features.
+    """
+    pairs = zip(net.maps(pictures), net.maps(target))
+    return torch.stack([(F.normalize(a) - F.normalize(b)).square().sum(1).mean() for a, b in pairs]).mean()
+
+
+def adversarial(discriminator: Any, pictures: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The autoencoder's and the discriminator's hinge terms, of pictures or clips.
+
+    One backward serves both: the autoencoder's term sees the discriminator's weights detached, the discriminator's sees
+    the reconstructions detached, so neither pushes the other's parameters.
+    """
+    frozen = {name: weight.detach() for name, weight in discriminator.named_parameters()}
+    fooled = -functional_call(discriminator, frozen, (pictures,)).mean()
+    real, fake = discriminator(target.float()), discriminator(pictures.detach())
+    return fooled, 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def _to_tokens(maps: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def build_cache(
     folder, source = Path(folder).expanduser(), config.open()
     if source.draws - {"flip"}:
         raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached, accepted: none, or flip")
-    sides = tuple(source.batch([0])["images"].shape[-2:])
+    sides = tuple(source.batch([0])["images"].shape[2:])
     manifest = Manifest(
         tokenizer=fingerprint(tokenizer),
         source=config.model_dump(mode="json"),
