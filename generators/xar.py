@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import Config, ModelConfig
-from nextok_mm.contracts import Batch, Generator, Keep, Loss
+from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
 from nextok_mm.flow import PATHS, Guidance, sample_times, solve, time_grid
 from nextok_mm.flow.guidance import guide, ordered
 from nextok_mm.heads.flow import FlowHead, TimeEmbedding
@@ -203,15 +203,10 @@ class XAR(Generator):
         mask = block_causal(self.layout.sizes).last(self.layout.sizes[-1])
         return choose_backend(self.backbone.backend, mask, self.device)
 
-    def start(self, labels: Tensor | None, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) samples; labels [n] or None; `keep` holds known raster latents."""
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+        """Begin len(rng) samples; condition: labels [n] or None; `keep` holds known raster latents."""
         settings: Sampling = sampling or self.config.sampling
-        classes = self.config.classes
-        names = [classes] * len(rng) if labels is None else self._labels(labels, len(rng)).tolist()
-        wrong = [] if labels is None else [label for label in names if not 0 <= label < classes]
-        if wrong:
-            accepted = f"0 to {classes - 1}" if classes else "none, this model has no classes"
-            raise ValueError(f"labels: got {wrong[0]}, accepted: {accepted}")
+        names = checked_labels(condition, len(rng), self.config.classes)
         layout, config, weight = self.layout, self.backbone.config, self.embed.weight
         sequence = torch.zeros(len(rng), layout.tokens, self.config.channels, device=self.device)
         guided = self._needs_guidance(settings, 0)

@@ -63,11 +63,13 @@ def generate(
     name: Name,
     out: Out = Path("out.png"),
     labels: Annotated[str, typer.Option(help="Classes by number or name, taken in turn: 7,3 or bag,sneaker.")] = "",
+    text: Annotated[list[str] | None, typer.Option(help="A caption; repeatable, taken in turn.")] = None,
     n: Annotated[int, typer.Option(help="How many pictures.")] = 16,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Solver steps an entity.")] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.")] = None,
     solver: Annotated[str | None, typer.Option(help="euler_maruyama, euler, heun or ab2.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens (coarse-to-fine tokenizers).")] = None,
     setting: Sets = None,
     columns: Annotated[int | None, typer.Option(help="Pictures side by side.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
@@ -86,7 +88,7 @@ def generate(
     if columns is not None and columns < 1:
         raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     pipeline = load(name, tokenizer, device)
-    flags = {"steps": steps, "cfg": cfg, "solver": solver}
+    flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     settings = override({}, setting or []) | {flag: value for flag, value in flags.items() if value is not None}
     wanted = [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in labels.split(",") if part]
     with tqdm(unit="entity", leave=False, disable=None) as bar:
@@ -95,7 +97,7 @@ def generate(
             bar.total, bar.n = entities, done
             bar.refresh()
 
-        result = pipeline.generate(wanted or None, n, seed, batch=batch, progress=show, **settings)
+        result = pipeline.generate(wanted or None, n, seed, text=text, batch=batch, progress=show, **settings)
     path = result.save(out, force, columns)
     took = sum(result.seconds.values())
     print(f"{path}: {n} pictures, seed {seed}, {result.calls} network calls a batch, {took:.1f} s, {result.backend}")

@@ -4,10 +4,11 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 `Tokens` are always in raster order; only a generator's `Layout` knows any other order.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,9 @@ class Loss:
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1]; or `tokens` [B, N, C] / [B, N]; `labels` [B] int64 where the data has any."""
 
+Condition = Tensor | Sequence[str] | None
+"""What samples are conditioned on: labels [n] int64, n captions, or nothing."""
+
 
 class Model(nn.Module, ABC):
     """What all three roles share: built from one config, trained by `loss`, no device, dtype or global RNG inside."""
@@ -84,6 +88,16 @@ class Tokenizer(Model):
     @abstractmethod
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """The token grid of a picture of `size` (height, width); ValueError where it doesn't fit."""
+
+    @property
+    def codes(self) -> int | None:
+        """How many different codes there are: tokens are whole numbers below it. None: they are continuous."""
+        return None
+
+    @property
+    def prefixes(self) -> bool:
+        """Whether any number of leading tokens makes a picture: `decode` then takes fewer than a whole grid."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -124,13 +138,24 @@ class Generator(Model):
     Sampling: ClassVar[type[Config]]
     layout: Layout
 
+    @property
+    def conditioned_on(self) -> Literal["labels", "text"] | None:
+        """Which kind of `Condition` `start` takes (None too, always): class labels, captions, or neither."""
+        return "labels" if getattr(self.config, "classes", 0) else None
+
+    @property
+    def codes(self) -> int | None:
+        """How many different codes its tokens have, as `Tokenizer.codes`; None: they are continuous."""
+        return None
+
     @abstractmethod
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """What the loss compares with its target: a prediction for every token of the sequence, [B, S, ...]."""
 
     @abstractmethod
-    def start(self, labels: Tensor | None, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) samples. labels: [n] int64, or None; sampling: a `Sampling`, or the config's."""
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+        """Begin len(rng) samples. condition: labels [n] int64, a list of n captions for generators that read text, or
+        None; sampling: a `Sampling`, or the config's."""
 
     @abstractmethod
     def step(self, state: State) -> State:
@@ -140,3 +165,37 @@ class Generator(Model):
     @abstractmethod
     def backend(self) -> str:
         """The attention backend that sampling runs on this model's device: goes into the Result."""
+
+
+def checked_labels(condition: Condition, rows: int, classes: int) -> list[int]:
+    """Labels of `rows` samples as numbers, `classes` ("no label") for each where there is no condition.
+
+    ValueError in one line for captions, a wrong number of labels, or a label out of range.
+    """
+    if condition is None:
+        return [classes] * rows
+    if not isinstance(condition, Tensor):
+        raise ValueError("text: got captions, accepted: class labels, this model reads no text")
+    if condition.shape != (rows,):
+        raise ValueError(f"labels: got shape {tuple(condition.shape)}, accepted: ({rows},)")
+    labels = condition.tolist()
+    for label in labels:
+        if not 0 <= label < classes:
+            accepted = f"0 to {classes - 1}" if classes else "none, this model has no classes"
+            raise ValueError(f"labels: got {label}, accepted: {accepted}")
+    return labels
+
+
+def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str, name: str) -> None:
+    """ValueError in one line where a generator can't speak a tokenizer's tokens: their channels, codes or number."""
+
+    def compare(what: str, theirs: Any, ours: Any) -> None:
+        if None not in (theirs, ours) and theirs != ours:
+            raise ValueError(f"tokenizer: {tokenizer_name} has {theirs} {what}, accepted: the {ours} {what} of {name}")
+
+    if tokenizer.codes is None and generator.codes is None:
+        fields = (getattr(tokenizer.config, "latent_channels", None), getattr(generator.config, "channels", None))
+        return compare("channels", *fields)
+    compare("codes", tokenizer.codes or "continuous tokens, no", generator.codes or "no")
+    size = getattr(tokenizer.config, "image_size", None)
+    compare("tokens", None if size is None else math.prod(tokenizer.grid(size)), math.prod(generator.layout.grid))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import media
 from .checkpoint import Card, from_pretrained, resolve
-from .contracts import Generator, Keep, State, Tokenizer, Tokens
+from .contracts import Generator, Keep, State, Tokenizer, Tokens, check_speaks
 from .decoding import decode
 from .media import Fit
 from .rng import Rng, mix
@@ -33,8 +33,8 @@ Progress = Callable[[int, int], None]
 class Result:
     """Pictures and how they came about.
 
-    images: [n, C, H, W] in [0, 1] on the CPU; labels: [n] or None; calls: network calls of a batch; seconds by part;
-    backend: the attention backend that ran; done: entities of `entities` (fewer in a streamed partial result).
+    images: [n, C, H, W] in [0, 1] on the CPU; labels, text: of each, [n], or None; calls: network calls of a batch;
+    seconds by part; backend: the attention backend that ran; done: entities of `entities` (fewer in a streamed partial result).
     """
 
     images: Tensor
@@ -47,11 +47,13 @@ class Result:
     backend: str = ""
     done: int = 0
     entities: int = 0
+    text: list[str] | None = None
 
     def settings(self) -> dict[str, Any]:
         """What a PNG keeps: enough to make it again."""
         own = {"model": self.name, "seed": self.seed, "n": len(self.images), "labels": self.labels}
         own |= {"sampling": self.sampling, "attention": self.backend}
+        own |= {} if self.text is None else {"text": self.text}
         return {f"nextok.{key}": value for key, value in own.items()}
 
     def pil(self) -> list[Image.Image]:
@@ -100,6 +102,26 @@ class Pipeline:
         numbers = [self._label(label, classes) for label in wanted]
         return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
 
+    def captions(self, given: Sequence[str] | str | None, n: int) -> list[str] | None:
+        """n captions, those given taken in turn. ValueError where one isn't text, or is empty."""
+        if given is None:
+            return None
+        wanted = [given] if isinstance(given, str) else list(given)
+        for caption in wanted or [""]:
+            if not isinstance(caption, str) or not caption.strip():
+                raise ValueError(f"text: got {caption!r}, accepted: a caption of at least one word, or a list of them")
+        return [wanted[i % len(wanted)] for i in range(n)]
+
+    def _condition(self, labels: Any, text: Any, n: int) -> Tensor | list[str] | None:
+        """Labels or captions of n samples, whichever this model reads; ValueError for the other."""
+        takes = None if self.generator is None else self.generator.conditioned_on
+        if takes == "text" and labels is not None:
+            raise ValueError(f"labels: got {labels!r}, accepted: text, {self.card.name} reads captions")
+        if takes != "text" and text is not None:
+            accepted = "labels" if takes == "labels" else "neither text nor labels"
+            raise ValueError(f"text: got {text!r}, accepted: {accepted}, {self.card.name} reads no captions")
+        return self.captions(text, n) if takes == "text" else self.labels(labels, n)
+
     def _label(self, label: int | str, classes: int) -> int:
         names = [name.lower() for name in self.card.labels or ()]
         if isinstance(label, str) and label.lower() in names:
@@ -120,13 +142,15 @@ class Pipeline:
         n: int = 1,
         seed: int = 0,
         *,
+        text: Sequence[str] | str | None = None,
         keep: Keep | None = None,
         batch: int = BATCH,
         progress: Progress | None = None,
         **sampling: Any,
     ) -> Result:
-        """n pictures. sampling: settings that replace the checkpoint's own (steps, cfg, solver ...; see the generator's
-        `Sampling`); keep: known tokens, for in-painting; progress(done, all) counts entities over all batches.
+        """n pictures. labels, or text for a model that reads captions: one, or several taken in turn; sampling:
+        settings that replace the checkpoint's own (steps, cfg, solver ...; see the generator's `Sampling`); keep: known
+        tokens, for in-painting; progress(done, all) counts entities over all batches.
 
         ValueError in one line for a label, a setting or a size that isn't accepted.
         """
@@ -140,7 +164,7 @@ class Pipeline:
 
             last = None
             rows = range(first, first + size)
-            for last in self.stream(labels, n, seed, keep=keep, rows=rows, decode_all=False, **sampling):
+            for last in self.stream(labels, n, seed, text=text, keep=keep, rows=rows, decode_all=False, **sampling):
                 count(last.done, last.entities)
             assert last is not None
             parts.append(last)
@@ -152,6 +176,7 @@ class Pipeline:
         n: int = 1,
         seed: int = 0,
         *,
+        text: Sequence[str] | str | None = None,
         keep: Keep | None = None,
         rows: range | None = None,
         decode_all: bool = True,
@@ -166,7 +191,7 @@ class Pipeline:
             raise ValueError(f"seed: got {seed!r}, accepted: a whole number")
         rows = range(_positive("n", n)) if rows is None else rows
         settings = self._sampling(sampling)
-        chosen = self.labels(labels, n)
+        chosen = self._condition(labels, text, n)
         mine = None if chosen is None else chosen[rows.start : rows.stop]
         started = time.perf_counter()
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, _rows_of(keep, rows, n))
@@ -182,13 +207,14 @@ class Pipeline:
                 images,
                 self.card.name,
                 seed,
-                None if mine is None else mine.tolist(),
+                mine.tolist() if isinstance(mine, Tensor) else None,
                 settings.model_dump(mode="json"),
                 getattr(state, "calls", 0),
                 dict(seconds),
                 generator.backend,
                 state.entity,
                 state.entities,
+                mine if isinstance(mine, list) else None,
             )
             started = time.perf_counter()  # what the caller does with a partial result is not ours
 
@@ -226,8 +252,11 @@ class Pipeline:
         return generator.Sampling.parse({**own.sampling.model_dump(), **given}, where="sampling")
 
     def _pictures(self, tokenizer: Tokenizer, generator: Generator, state: State) -> Tensor:
+        data = state.data
+        if tokenizer.prefixes and state.entity < generator.layout.entities:  # an unfinished token is none, not code 0
+            data = data[:, : generator.layout.span(state.entity - 1)[1]]
         with torch.no_grad():
-            return tokenizer.decode(Tokens(state.data, tuple(generator.layout.grid))).cpu()
+            return tokenizer.decode(Tokens(data, tuple(generator.layout.grid))).cpu()
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -259,14 +288,8 @@ def load(
         return Pipeline(model, None, card).to(target)
     wanted = tokenizer or card.tokenizer
     speaks = None if wanted is None else from_pretrained(resolve(wanted, beside=folder), role="tokenizer")[0]
-    channels = (
-        getattr(model.config, "channels", None),
-        getattr(getattr(speaks, "config", None), "latent_channels", None),
-    )
-    if None not in channels and channels[0] != channels[1]:
-        raise ValueError(
-            f"tokenizer: {wanted} has {channels[1]} channels, accepted: the {channels[0]} channels of {card.name}"
-        )
+    if speaks is not None:
+        check_speaks(model, speaks, f"{wanted}", card.name)
     return Pipeline(speaks, model, card).to(target)
 
 
@@ -315,4 +338,5 @@ def _joined(parts: list[Result]) -> Result:
         first.backend,
         first.done,
         first.entities,
+        None if first.text is None else [caption for part in parts for caption in part.text or []],
     )

@@ -11,6 +11,7 @@ from nextok_mm import registry
 from nextok_mm.checkpoint import save_pretrained
 from nextok_mm.contracts import Keep, Tokens
 from nextok_mm.media import to_pil
+from nextok_mm.rng import Rng
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +137,13 @@ def test_one_call_forms(tiny: Path) -> None:
     tokens = nx.tokenize(name, images)
     torch.testing.assert_close(nx.detokenize(name, tokens).cpu(), nx.reconstruct(name, images))
     assert "vae-fashion" in nx.list_models("tokenizer") and set(nx.list_models("generator")) <= set(nx.list_models())
+
+
+def test_the_other_kind_of_condition_is_refused(xar: nx.Pipeline) -> None:
+    with pytest.raises(ValueError, match="text: got 'red apple', accepted: labels, tiny-xar reads no captions"):
+        xar.generate(text="red apple")
+    with pytest.raises(ValueError, match="text: got captions, accepted: class labels"):
+        xar.generator.start(["red apple"], Rng([0]))
+    with pytest.raises(ValueError, match="text: got ' ', accepted: a caption"):
+        xar.captions([" "], 2)
+    assert xar.captions(["a", "b"], 3) == ["a", "b", "a"]

@@ -213,6 +213,16 @@ class FlexTok(Tokenizer):
             raise ValueError(f"picture size: got {size[0]} x {size[1]}, accepted: {wanted[0]} x {wanted[1]}")
         return (self.config.registers,)
 
+    @property
+    def codes(self) -> int:
+        """Different codes of a register."""
+        return self.fsq.size
+
+    @property
+    def prefixes(self) -> bool:
+        """Coarse to fine: any number of leading codes makes a picture."""
+        return True
+
     def to_latents(self, images: Tensor) -> Tensor:
         """Images [B, channels, H, W] in [0, 1] -> latents [B, C, H, W]: the VAE's means, or pixels in [-1, 1]."""
         if images.dim() != 4 or images.shape[1] != self.config.image_channels:

@@ -1,9 +1,12 @@
-"""Classifier-free guidance: how strong, for which entity and at which times.
+"""Classifier-free guidance: how strong, for which entity and at which times. Of velocities and of logits alike.
 
 v = v_without + weight * (v_with - v_without). A weight of one is no guidance: callers skip the unconditional branch.
-Sources: arXiv 2207.12598; linear growth over entities as in xAR's sampler; intervals from arXiv 2404.07724.
+Sources: arXiv 2207.12598; linear growth over entities as in xAR's sampler, the other schedules as in ELM's (arXiv
+2410.16257); intervals from arXiv 2404.07724.
 """
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -19,12 +22,23 @@ def ordered(interval: tuple[float, float]) -> tuple[float, float]:
     return interval
 
 
+Schedule = Literal["constant", "linear", "cosine", "log", "square", "square_root"]
+GROWTH: dict[str, Callable[[float], float]] = {  # progress 0 .. 1 -> share of (weight - 1)
+    "constant": lambda _: 1.0,
+    "linear": lambda r: r,
+    "cosine": lambda r: math.sin(r * math.pi / 2),
+    "log": lambda r: math.log1p(r * (math.e - 1)),
+    "square": lambda r: r * r,
+    "square_root": math.sqrt,
+}
+
+
 class Guidance(Config):
-    """weight: the strength; schedule: the same for every entity, or growing linearly from 1 at the first one to
-    `weight` at the last; interval: only at times low <= t <= high."""
+    """weight: the strength; schedule: the same for every entity, or growing from 1 to `weight` in one of these ways;
+    interval: only at times low <= t <= high."""
 
     weight: float = Field(1.0, ge=0, le=100)
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Schedule = "constant"
     interval: tuple[float, float] = (0.0, 1.0)
 
     _ordered = field_validator("interval")(ordered)
@@ -33,9 +47,11 @@ class Guidance(Config):
         """The weight at time t of one of the entities; 1.0 where the unconditional branch isn't needed."""
         if not self.interval[0] <= t <= self.interval[1]:
             return 1.0
-        if self.schedule == "linear" and entities > 1:
-            return 1.0 + (self.weight - 1.0) * entity / (entities - 1)
-        return self.weight
+        return self.grown(entity / (entities - 1) if entities > 1 else 1.0)
+
+    def grown(self, progress: float) -> float:
+        """The weight where a share of the work, 0 .. 1, is done."""
+        return 1.0 + (self.weight - 1.0) * GROWTH[self.schedule](progress)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:

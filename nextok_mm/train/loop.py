@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .. import registry
 from ..bench.machine import precision_advice
 from ..checkpoint import from_pretrained, save_pretrained
-from ..contracts import Batch, Loss, Model, Tokenizer
+from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
 from ..data.latents import Latents
 from ..data.source import Positions, Stream, read
@@ -94,7 +94,7 @@ class Run:
         self.micro = config.train.batch // config.train.accumulate // self.world
         self.source = config.data.open()
         self.model = _build(config)
-        self.tokenizer = _tokenizer(config, self.source, accelerator.device)
+        self.tokenizer = _tokenizer(config, self.model, self.source, accelerator.device)
         optimizer = build_optimizer(self.model, config.optim)
         objective = Objective(self.model).train()
         if config.train.compile:
@@ -350,9 +350,9 @@ def _build(config: TrainConfig) -> Model:
     return model
 
 
-def _tokenizer(config: TrainConfig, source: Source, device: torch.device) -> Tokenizer | None:
+def _tokenizer(config: TrainConfig, model: Model, source: Source, device: torch.device) -> Tokenizer | None:
     """The tokenizer of a generator: of its images, or the very one that made its cache."""
-    if config.model.role != "generator":
+    if not isinstance(model, Generator):
         return None
     if config.tokenizer is None:
         if not isinstance(source, Tensors):
@@ -363,4 +363,5 @@ def _tokenizer(config: TrainConfig, source: Source, device: torch.device) -> Tok
     tokenizer = from_pretrained(config.tokenizer, role="tokenizer")[0].requires_grad_(False).to(device)
     if isinstance(source, Latents):
         source.check(tokenizer)
+    check_speaks(model, tokenizer, config.tokenizer, "this model")
     return tokenizer

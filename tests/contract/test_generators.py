@@ -13,7 +13,8 @@ from .conftest import example
 def run(generator, seeds, keep=None, **sampling):
     labels = example(generator, range(8)).get("labels")
     labels = None if labels is None else torch.stack([labels[seed % 8] for seed in seeds])
-    settings = generator.Sampling.parse({**generator.config.sampling.model_dump(), "steps": 3, **sampling})
+    few = {"steps": 3} if "steps" in generator.Sampling.model_fields else {}
+    settings = generator.Sampling.parse({**generator.config.sampling.model_dump(), **few, **sampling})
     return [state.data.clone() for state in decode(generator, generator.start(labels, Rng(seeds), settings, keep))]
 
 

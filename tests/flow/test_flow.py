@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nextok_mm.flow import PATHS, SOLVERS, sample_times, solve, time_grid
-from nextok_mm.flow.guidance import Guidance, Projected, guide
+from nextok_mm.flow.guidance import GROWTH, Guidance, Projected, guide
 from nextok_mm.rng import Rng
 
 
@@ -122,6 +122,11 @@ def test_guidance_schedules_and_intervals():
     linear = Guidance(weight=3.0, schedule="linear")
     assert [linear.at(0.5, e, 5) for e in range(5)] == [1.0, 1.5, 2.0, 2.5, 3.0]
     assert linear.at(0.5, 0, 1) == 3.0
+    for schedule in GROWTH:
+        weights = [Guidance(weight=3.0, schedule=schedule).grown(r / 10) for r in range(11)]
+        assert weights[-1] == pytest.approx(3.0) and weights == sorted(weights)
+        assert weights[0] == pytest.approx(3.0 if schedule == "constant" else 1.0)
+    assert Guidance(weight=2.0, schedule="cosine").grown(1 / 3) == pytest.approx(1.5)
     interval = Guidance(weight=2.0, interval=(0.2, 0.8))
     assert [interval.at(t) for t in (0.1, 0.2, 0.8, 0.9)] == [1.0, 2.0, 2.0, 1.0]
     with pytest.raises(ValueError, match="low <= high"):

@@ -1,0 +1,82 @@
+"""The categorical head: the next X is one code out of a vocabulary, or a group of codes out of several small ones.
+
+A code out of V ** G is as good as G codes out of V: a position then has G embeddings, joined by one linear layer, and
+G groups of logits. Groups of a position are predicted independently of each other.
+
+Shapes: B batch, N positions, G groups, V vocabulary of a group, D width.
+Source: Wu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257), section 3.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CodeEmbedding(nn.Module):
+    """Codes to vectors: a table for each group, concatenated and joined by a linear layer (one group: its table)."""
+
+    first: Tensor
+
+    def __init__(self, vocabulary: int, width: int, groups: int = 1):
+        super().__init__()
+        self.table = nn.Embedding(groups * vocabulary, width)  # the groups' tables, one below the other
+        self.join = nn.Linear(groups * width, width, bias=False) if groups > 1 else None
+        self.register_buffer("first", torch.arange(groups) * vocabulary, persistent=False)
+        nn.init.normal_(self.table.weight, std=0.02)
+        if self.join is not None:
+            nn.init.xavier_uniform_(self.join.weight)
+
+    def forward(self, codes_BNG: Tensor) -> Tensor:
+        """Codes [..., G] of 0 .. V-1 -> [..., D]."""
+        embedded = self.table(codes_BNG + self.first).flatten(-2)
+        return embedded if self.join is None else self.join(embedded)
+
+
+class CategoricalHead(nn.Module):
+    """Hidden states to logits: one linear layer, whose outputs are those of G groups of V codes each."""
+
+    def __init__(self, width: int, vocabulary: int, groups: int = 1, bias: bool = False):
+        super().__init__()
+        self.groups = groups
+        self.logits = nn.Linear(width, groups * vocabulary, bias=bias)
+        nn.init.normal_(self.logits.weight, std=0.02)
+        if bias:
+            nn.init.zeros_(self.logits.bias)
+
+    def forward(self, hidden_BND: Tensor) -> Tensor:
+        """[..., D] -> logits [..., G, V]."""
+        return self.logits(hidden_BND).unflatten(-1, (self.groups, -1))
+
+    @staticmethod
+    def loss(logits_BNGV: Tensor, codes_BNG: Tensor, mask_BN: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy in nats a row, [B], in fp32: the mean over groups and positions (those of `mask` alone).
+
+        smoothing: share of the target that is spread evenly over the vocabulary. A row with nothing masked gives 0.
+        """
+        flat = logits_BNGV.flatten(0, -2).float()
+        each = F.cross_entropy(flat, codes_BNG.flatten(), reduction="none", label_smoothing=smoothing)
+        each_BN = each.view(codes_BNG.shape).flatten(2).mean(2)
+        if mask_BN is None:
+            return each_BN.mean(1)
+        return (each_BN * mask_BN).sum(1) / mask_BN.sum(1).clamp_min(1)
+
+
+def split(codes: Tensor, vocabulary: int, groups: int) -> Tensor:
+    """Codes [...] below vocabulary ** groups -> their digits [..., G], the most significant first."""
+    base = torch.tensor([vocabulary**power for power in reversed(range(groups))], device=codes.device)
+    return codes[..., None] // base % vocabulary
+
+
+def join(codes_G: Tensor, vocabulary: int) -> Tensor:
+    """The inverse of `split`: [..., G] -> [...]."""
+    base = [vocabulary**power for power in reversed(range(codes_G.shape[-1]))]
+    return (codes_G * torch.tensor(base, device=codes_G.device)).sum(-1)
+
+
+def group_vocabulary(codes: int, groups: int, where: str = "groups") -> int:
+    """V, such that V ** groups == codes; ValueError where there is none."""
+    size = round(codes ** (1 / groups))
+    if size < 2 or size**groups != codes:
+        fitting = [g for g in range(1, 17) if round(codes ** (1 / g)) > 1 and round(codes ** (1 / g)) ** g == codes]
+        raise ValueError(f"{where}: got {groups} for {codes} codes, accepted: {', '.join(map(str, fitting))}")
+    return size
