@@ -46,7 +46,7 @@ class Loss:
 
 
 Batch = dict[str, Tensor]
-"""`images` [B, 3 or 1, H, W] in [0, 1]; or `tokens` [B, N, C] / [B, N]; `labels` [B] int64 where the data has any."""
+"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N]; `labels` [B] int64 where the data has any."""
 
 Condition = Tensor | Sequence[str] | None
 """What samples are conditioned on: labels [n] int64, n captions, or nothing."""
@@ -79,15 +79,22 @@ class Tokenizer(Model):
 
     @abstractmethod
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
-        """images [B, channels, H, W] in [0, 1] -> Tokens; the posterior's mode without `rng`, a sample with it."""
+        """images [B, channels, H, W] in [0, 1], clips [B, channels, T, H, W] -> Tokens; the posterior's mode without
+        `rng`, a sample with it."""
 
     @abstractmethod
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens -> images [B, channels, H, W] in [0, 1]."""
+        """Tokens -> images [B, channels, H, W] or clips [B, channels, T, H, W] in [0, 1]."""
 
     @abstractmethod
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The token grid of a picture of `size` (height, width); ValueError where it doesn't fit."""
+        """The token grid of a picture of `size` (height, width), or of a clip of (frames, height, width); ValueError
+        where it doesn't fit."""
+
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        """(height, width) of the pictures that it was trained on, or (frames, height, width) of the clips."""
+        return getattr(self.config, "image_size", None)
 
     @property
     def codes(self) -> int | None:
@@ -197,5 +204,5 @@ def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str
         fields = (getattr(tokenizer.config, "latent_channels", None), getattr(generator.config, "channels", None))
         return compare("channels", *fields)
     compare("codes", tokenizer.codes or "continuous tokens, no", generator.codes or "no")
-    size = getattr(tokenizer.config, "image_size", None)
+    size = tokenizer.size
     compare("tokens", None if size is None else math.prod(tokenizer.grid(size)), math.prod(generator.layout.grid))

@@ -162,9 +162,7 @@ class KLVAE(Tokenizer):
         parts = {"pixel": error(pictures, target.float()), "kl_nats": nats}
         total = parts["pixel"] + self.config.kl_weight * nats / target[0].numel()
         if self.config.perceptual:
-            parts["perceptual"] = perceive(
-                self._features(pictures.device), pictures * 0.5 + 0.5, target * 0.5 + 0.5
-            )
+            parts["perceptual"] = perceive(self._features(pictures.device), pictures * 0.5 + 0.5, target * 0.5 + 0.5)
             total = total + self.config.perceptual.weight * parts["perceptual"]
         if self.config.adversarial:
             parts["adversarial"], parts["discriminator"] = adversarial(self.discriminator, pictures, target)

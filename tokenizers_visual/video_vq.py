@@ -144,7 +144,7 @@ class CausalConv3d(nn.Module):
 class FrameNorm(nn.GroupNorm):
     """GroupNorm of each frame by itself, so that no frame knows of another."""
 
-    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
         """[B, D, T, H, W] -> the same shape."""
         frames = x_BDTHW.transpose(1, 2)
         return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
@@ -157,7 +157,7 @@ class Swish(nn.Module):
         super().__init__()
         self.beta = nn.Parameter(torch.ones(width))
 
-    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
         """[B, D, T, H, W] -> the same shape."""
         return x_BDTHW * torch.sigmoid(self.beta[:, None, None, None] * x_BDTHW)
 
@@ -241,11 +241,21 @@ class VideoVQ(Tokenizer):
         # Codes begin spread over their levels: where they begin in the middle one, training can't tell them apart.
         nn.init.normal_(self.encoder[-1].conv.weight, std=1.7 / last**0.5)
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(frames, rows, columns) of the clips that it was trained on."""
+        return self.config.clip_size
+
+    @property
+    def codes(self) -> int:
+        """How many different codes there are."""
+        return self.fsq.size
+
     def grid(self, size: Sequence[int]) -> tuple[int, int, int]:
         """The code grid of a clip of `size` (frames, rows, columns); ValueError where the strides don't fit."""
         return code_grid(size, self.config.stride)
 
-    def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:  # noqa: ARG002 - codes have no choice
+    def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
         """Clips [B, P, T, H, W] in [0, 1] -> Tokens, codes [B, N]."""
         self._check(images)
         _, codes = self._codes(images)
@@ -253,7 +263,9 @@ class VideoVQ(Tokenizer):
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Codes [B, N] -> clips [B, P, T, H, W] in [0, 1], fp32."""
-        self.fsq.check(tokens.data)
+        self._check_codes(tokens.data, tokens.grid)
+        if not tokens.source:
+            self.fsq.check(tokens.data)
         quantised = self.fsq.dequantise(tokens.data.unflatten(1, tokens.grid)).movedim(-1, 1)
         return self._clips(quantised).float().clamp(0, 1)
 
@@ -280,13 +292,14 @@ class VideoVQ(Tokenizer):
         """Codes in chunks [B, t, h, w] -> the frames [B, P, T, H, W] of each: the first code frame gives one frame."""
         carry = Carry()
         for codes in chunks:
+            self._check_codes(codes, codes.shape[1:])
             self.fsq.check(codes)
             with torch.no_grad():
                 clips = self._clips(self.fsq.dequantise(codes).movedim(-1, 1), carry)
             carry.begun = True
             yield clips.float().clamp(0, 1)
 
-    def loss(self, batch: Batch, rng: Rng) -> Loss:  # noqa: ARG002 - nothing is drawn
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Pixel error, and the perceptual and adversarial terms where the config has them."""
         target = batch["images"]
         self._check(target)
@@ -334,6 +347,11 @@ class VideoVQ(Tokenizer):
             )
         if frames:
             self.grid(clips.shape[2:])
+
+    def _check_codes(self, codes: Tensor, grid: Sequence[int]) -> None:
+        if codes.is_floating_point() or len(grid) != 3 or math.prod(grid) != codes[0].numel():
+            got = f"{tuple(codes.shape)} of {codes.dtype} on the grid {tuple(grid)}"
+            raise ValueError(f"codes: got {got}, accepted: whole numbers [batch, N] on a grid (frames, rows, columns)")
 
     def _features(self, device: torch.device) -> Any:
         if not self._perceptual:

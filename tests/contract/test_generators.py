@@ -47,7 +47,7 @@ def test_finished_entities_do_not_change(generator):
 
 
 def test_nothing_leaks_from_later_entities(generator):
-    """Perturb one entity: predictions for the earlier ones don't move, its own do."""
+    """Perturb one entity: predictions for the earlier ones don't move, its own or the later ones do."""
     batch = example(generator, [1, 2])
     ids = generator.layout.entity_ids
     with torch.no_grad():
@@ -55,10 +55,12 @@ def test_nothing_leaks_from_later_entities(generator):
         for entity in range(generator.layout.entities) if generator.layout.kind != "scale" else ():
             raster = generator.layout.order[ids == entity]
             tokens = batch["tokens"].clone()
-            tokens[:, raster] = tokens[:, raster].flip(0) + tokens.new_ones(())
+            other = tokens[:, raster] + tokens.new_ones(())
+            tokens[:, raster] = other if generator.codes is None else other % generator.codes
             after = generator.predict({**batch, "tokens": tokens}, Rng([1, 2]))
             assert torch.equal(after[:, ids < entity], before[:, ids < entity])
-            assert not torch.equal(after[:, ids == entity], before[:, ids == entity])
+            last = entity + 1 == generator.layout.entities  # of which only a model of noised tokens sees anything
+            assert last or not torch.equal(after[:, ids >= entity], before[:, ids >= entity])
 
 
 def test_kept_tokens_stay_and_the_rest_is_new(generator):

@@ -7,8 +7,12 @@ FOLDER = Path(os.environ.get("NEXTOK_REFERENCE") or Path(__file__).parent / "ref
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrise `<method>_pair` over every PREFIX_*.safetensors + _io.safetensors pair, the stem being the id."""
+    """Parametrise `<method>_pair` over every PREFIX_*.safetensors + _io.safetensors pair, the stem being the id, and
+    `<method>_file` over every PREFIX_*.safetensors that holds weights (`w.`), inputs and outputs together."""
     for name in metafunc.fixturenames:
+        if name.endswith("_file"):
+            found = sorted(FOLDER.rglob(f"{name.removesuffix('_file')}_*.safetensors"))
+            metafunc.parametrize(name, found, ids=[path.stem for path in found])
         if name.endswith("_pair"):
             prefix = name.removesuffix("_pair")
             found = [
