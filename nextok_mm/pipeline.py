@@ -34,7 +34,8 @@ class Result:
     """Pictures and how they came about.
 
     images: [n, C, H, W] in [0, 1] on the CPU; labels, text: of each, [n], or None; calls: network calls of a batch;
-    seconds by part; backend: the attention backend that ran; done: entities of `entities` (fewer in a streamed partial result).
+    seconds by part; backend: the attention backend that ran; done: entities of `entities` (fewer in a streamed partial
+    result).
     """
 
     images: Tensor

