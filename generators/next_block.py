@@ -49,14 +49,14 @@ class Sampling(Drawing):
 class NextBlockConfig(ModelConfig):
     """A next-block model. `size` names a preset; base, XL and 3B are the published frame predictors (K600).
 
-    grid: frames, rows, columns of codes; vocabulary: how many codes; block: frames, rows, columns of one; start: see the
-    module's text; classes: condition ids (0: unconditional), condition: tokens of a condition; positions: places in the
-    learned table (None: what the input takes); drop: share of rows that train without their condition.
+    grid: frames, rows, columns of codes; vocabulary: how many codes; block: frames, rows, columns of one; start: see
+    the module's text; classes: condition ids (0: unconditional), condition: tokens of a condition; positions: places in
+    the learned table (None: what the input takes); drop: share of rows that train without their condition.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
-        "tiny": dict(grid=(2, 2, 4), vocabulary=30, block=(1, 1, 4), classes=3, width=32, heads=2, depth=2, drop=0.5),
-        "moving": dict(grid=(5, 8, 8), vocabulary=2560, block=(1, 1, 8), classes=55, width=256, heads=8, depth=6),
+        "tiny": dict(grid=(3, 4, 4), vocabulary=100, block=(1, 1, 4), classes=3, width=32, heads=2, depth=2, drop=0.5),
+        "moving": dict(grid=(5, 8, 8), vocabulary=2560, block=(1, 1, 8), classes=55, width=192, heads=6, depth=6),
         "base": dict(start="given", positions=5120, width=1536, heads=16, depth=24),
         "XL": dict(start="given", positions=5120, width=2048, heads=32, depth=24),
         "3B": dict(start="given", positions=5120, width=3072, heads=32, depth=32),

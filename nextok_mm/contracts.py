@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -46,7 +46,8 @@ class Loss:
 
 
 Batch = dict[str, Tensor]
-"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N]; `labels` [B] int64 where the data has any."""
+"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
+`labels` [B] int64 where the data has any."""
 
 Condition = Tensor | Sequence[str] | None
 """What samples are conditioned on: labels [n] int64, n captions, or nothing."""
@@ -105,6 +106,35 @@ class Tokenizer(Model):
     def prefixes(self) -> bool:
         """Whether any number of leading tokens makes a picture: `decode` then takes fewer than a whole grid."""
         return False
+
+
+class ClipTokenizer(Tokenizer):
+    """A tokenizer of clips in which no later frame reaches back: a long clip passes in chunks, in constant memory."""
+
+    @abstractmethod
+    def carry(self) -> Any:
+        """What is handed from chunk to chunk of one clip, to begin with. `encode_more` and `decode_more` change it."""
+
+    @abstractmethod
+    def encode_more(self, clips: Tensor, carry: Any) -> Tensor:
+        """The next frames [B, channels, T, H, W] -> their codes [B, t, h, w], those of the whole clip.
+
+        ValueError where the frames don't make whole codes.
+        """
+
+    @abstractmethod
+    def decode_more(self, codes: Tensor, carry: Any) -> Tensor:
+        """The next codes [B, t, h, w] -> their frames [B, channels, T, H, W], those of the whole clip."""
+
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """A clip in chunks -> the codes of each, as soon as it came (see `encode_more`)."""
+        carry = self.carry()
+        return (self.encode_more(chunk, carry) for chunk in chunks)
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Codes in chunks -> the frames of each, as soon as they came (see `decode_more`)."""
+        carry = self.carry()
+        return (self.decode_more(chunk, carry) for chunk in chunks)
 
 
 @dataclass(frozen=True)

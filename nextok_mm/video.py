@@ -1,7 +1,7 @@
 """Clips in and out: video files through PyAV, animations and strips of frames through Pillow.
 
-What comes in is untrusted: sizes are read from the header before a frame is decoded, and no more frames are decoded than
-are needed. What goes out is written in one move and never silently replaces a file.
+What comes in is untrusted: sizes are read from the header before a frame is decoded, and no more frames are decoded
+than are needed. What goes out is written in one move and never silently replaces a file.
 
 Clips are float [n, C, T, H, W] in [0, 1].
 """
@@ -51,7 +51,7 @@ def read_clip(
 
 
 def pictures(path: str | Path, fps: float | None = None, start: float = 0.0) -> Iterator[Image.Image]:
-    """A video's frames from `start` on, one after another: all of them, or `fps` a second (repeated where it has fewer).
+    """A video's frames from `start` on, one after another: all, or `fps` a second (repeated where it has fewer).
 
     ValueError in one line where the file is missing, too large, damaged or no video, or isn't whole.
     """
@@ -130,6 +130,21 @@ def check_out(path: str | Path, force: bool) -> None:
     media.check_name(path, ENDINGS, force)
     if Path(path).suffix.lower() == ".mp4":
         _av()
+
+
+def save(
+    images: Tensor,
+    path: str | Path,
+    settings: dict[str, Any] | None = None,
+    force: bool = False,
+    columns: int | None = None,
+    zoom: int | None = None,
+    fps: float = FPS,
+) -> Path:
+    """Write pictures [n, C, H, W] as one PNG, or clips [n, C, T, H, W] as the name's ending says."""
+    if images.dim() == 5:
+        return save_clips(images, path, settings, force, columns, zoom, fps)
+    return media.save_png(media.grid(images, columns, zoom), path, settings, force)
 
 
 def save_clips(

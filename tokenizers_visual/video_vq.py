@@ -2,7 +2,7 @@
 
 No frame sees a later one: convolutions are padded in time at the front alone, norms are taken frame by frame. The first
 frame is encoded by itself, later ones in groups (of four at the published size), so a still picture is a clip of one
-frame, and a clip of any length passes in constant memory: `encode_stream` and `decode_stream` carry the few frames that
+frame, and a clip of any length passes in constant memory: `encode_more` and `decode_more` carry the few frames that
 each convolution still needs from one chunk to the next, and equal the whole pass.
 
 Shapes: B batch, P picture channels, T frames, H W rows and columns; t h w the same of the code grid, N = t * h * w
@@ -11,7 +11,7 @@ Source: the tokenizer of NBP (arXiv 2502.07737, section 4.1), after MAGVIT-v2 (2
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
 from nextok_mm.config import ModelConfig
-from nextok_mm.contracts import Batch, Loss, Tokenizer, Tokens
+from nextok_mm.contracts import Batch, ClipTokenizer, Loss, Tokens
 from nextok_mm.quantizers.fsq import FSQ, usage
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
@@ -210,7 +210,7 @@ class Stack(nn.ModuleList):
 
 
 @register("tokenizer", "video_vq")
-class VideoVQ(Tokenizer):
+class VideoVQ(ClipTokenizer):
     """The model; see the module's text."""
 
     Config = VideoVQConfig
@@ -269,35 +269,32 @@ class VideoVQ(Tokenizer):
         quantised = self.fsq.dequantise(tokens.data.unflatten(1, tokens.grid)).movedim(-1, 1)
         return self._clips(quantised).float().clamp(0, 1)
 
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """A clip in chunks [B, P, T, H, W] -> codes [B, t, h, w] of each, as soon as it came.
+    def carry(self) -> Carry:
+        """Nothing yet: the next chunk is the first."""
+        return Carry()
 
-        The first chunk has 1 + a multiple of the stride in frames, later ones have multiples. Memory is that of one
-        chunk, and the codes are those of the whole clip.
+    @torch.no_grad()
+    def encode_more(self, clips: Tensor, carry: Carry) -> Tensor:
+        """The next frames [B, P, T, H, W] -> their codes [B, t, h, w].
+
+        The first chunk has 1 + a multiple of the stride in frames, later ones have multiples.
         """
-        carry, time = Carry(), self.config.stride[0]
-        for chunk in chunks:
-            first = 0 if carry.begun else 1
-            self._check(chunk, frames=first)
-            if chunk.shape[2] < 1 or (chunk.shape[2] - first) % time:
-                raise ValueError(
-                    f"chunk: got {chunk.shape[2]} frames, accepted: {'1 + ' if first else ''}a multiple of {time}"
-                )
-            with torch.no_grad():
-                _, codes = self._codes(chunk, carry)
-            carry.begun = True
-            yield codes
+        frames, time, first = clips.shape[2] if clips.ndim == 5 else 0, self.config.stride[0], not carry.begun
+        self._check(clips, fits=first)
+        if not frames or (frames - first) % time:
+            raise ValueError(f"chunk: got {frames} frames, accepted: {'1 + ' if first else ''}a multiple of {time}")
+        _, codes = self._codes(clips, carry)
+        carry.begun = True
+        return codes
 
-    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Codes in chunks [B, t, h, w] -> the frames [B, P, T, H, W] of each: the first code frame gives one frame."""
-        carry = Carry()
-        for codes in chunks:
-            self._check_codes(codes, codes.shape[1:])
-            self.fsq.check(codes)
-            with torch.no_grad():
-                clips = self._clips(self.fsq.dequantise(codes).movedim(-1, 1), carry)
-            carry.begun = True
-            yield clips.float().clamp(0, 1)
+    @torch.no_grad()
+    def decode_more(self, codes: Tensor, carry: Carry) -> Tensor:
+        """The next codes [B, t, h, w] -> their frames [B, P, T, H, W]: the very first codes give one frame."""
+        self._check_codes(codes, codes.shape[1:])
+        self.fsq.check(codes)
+        clips = self._clips(self.fsq.dequantise(codes).movedim(-1, 1), carry)
+        carry.begun = True
+        return clips.float().clamp(0, 1)
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Pixel error, and the perceptual and adversarial terms where the config has them."""
@@ -339,13 +336,13 @@ class VideoVQ(Tokenizer):
         x = clips.unflatten(4, (-1, side)).unflatten(3, (-1, side))
         return x.permute(0, 4, 6, 1, 2, 3, 5).flatten(1, 3)
 
-    def _check(self, clips: Tensor, frames: int = 1) -> None:
+    def _check(self, clips: Tensor, fits: bool = True) -> None:
         channels = self.config.image_channels
         if clips.ndim != 5 or clips.shape[1] != channels:
             raise ValueError(
                 f"clips: got shape {tuple(clips.shape)}, accepted: [batch, {channels}, frames, rows, columns]"
             )
-        if frames:
+        if fits:
             self.grid(clips.shape[2:])
 
     def _check_codes(self, codes: Tensor, grid: Sequence[int]) -> None:

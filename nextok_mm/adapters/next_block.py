@@ -105,11 +105,10 @@ def _fields(state: dict[str, Tensor], none: Tensor | None, facts: Mapping[str, A
 
 
 def block_shape(tokens: int, grid: tuple[int, ...]) -> tuple[int, int, int]:
-    """So many codes in a row of the raster as (frames, rows, columns); ValueError where they are no block of the grid."""
+    """So many codes in raster order as (frames, rows, columns); ValueError where they are no block of the grid."""
     _, rows, columns = grid
     for block in ((1, 1, tokens), (1, tokens // columns, columns), (tokens // (rows * columns), rows, columns)):
-        if math.prod(block) == tokens and all(
-            0 < side <= whole and whole % side == 0 for side, whole in zip(block, grid)
-        ):
+        divides = all(0 < side <= whole and whole % side == 0 for side, whole in zip(block, grid))
+        if divides and math.prod(block) == tokens:
             return block
     raise ValueError(f"blocks of {tokens} codes, accepted: whole parts of the grid {grid}")

@@ -1,7 +1,7 @@
 """A folder of video files: every subfolder is a class, or none is. PyAV decodes them, every file is distrusted.
 
-A clip is so many frames of a file, `fps` a second, from its beginning or from a random moment, scaled so that they cover
-the wanted size, and cropped to its middle.
+A clip is so many frames of a file, `fps` a second, from its beginning or from a random moment, scaled so that they
+cover the wanted size, and cropped to its middle.
 """
 
 from collections.abc import Sequence

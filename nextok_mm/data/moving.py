@@ -1,4 +1,4 @@
-"""Moving Fashion-MNIST: items of clothing bouncing about on a black canvas, given as clips [1, T, side, side] in [0, 1].
+"""Moving Fashion-MNIST: items of clothing bouncing about on a black canvas, as clips [1, T, side, side] in [0, 1].
 
 The protocol of Moving MNIST with other pictures: every item starts somewhere in a random direction, moves a tenth of
 its range a frame, bounces off the walls, and where items overlap the brighter pixel shows. A clip is a function of

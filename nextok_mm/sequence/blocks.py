@@ -23,9 +23,9 @@ from .rope import rotate
 class BlockConfig(Config):
     """One block's shape.
 
-    norm_affine: norms have learned weights, norm_bias: and biases (LayerNorm alone); mlp_hidden: width inside the MLP; modulated: scale, shift and gate both
-    branches by a condition; qk_norm: normalise queries and keys per head before the rotation; score_scale: factor of
-    query times key, head_dim ** -0.5 where None.
+    norm_affine: norms have learned weights, norm_bias: and biases (LayerNorm alone); mlp_hidden: width inside the MLP;
+    modulated: scale, shift and gate both branches by a condition; qk_norm: normalise queries and keys per head before
+    the rotation; score_scale: factor of query times key, head_dim ** -0.5 where None.
     """
 
     width: int = Field(gt=0)
