@@ -247,7 +247,14 @@ class ELM(Generator):
         """Prefix and condition of a training batch, some rows without."""
         rows, device = len(batch["tokens"]), batch["tokens"].device
         dropped_B = (rng.uniform() < self.config.drop).to(device)
-        if self.read is not None:
+        text = self.config.text
+        if self.read is not None and text is not None:
+            if "text" not in batch or batch["text"].shape[1:] != (text.length, text.width):
+                got = tuple(batch["text"].shape[1:]) if "text" in batch else "no text"
+                raise ValueError(
+                    f"data: got {got}, accepted: captions as ({text.length}, {text.width}) numbers, from a cache "
+                    f"(nextok cache --text {text.encoder})"
+                )
             length_B = torch.where(dropped_B, 0, batch["text_length"])
             return self._prefix(torch.zeros_like(length_B), batch["text"], length_B)
         labels_B = batch.get("labels")

@@ -31,7 +31,7 @@ FORMAT = 1
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 ZOO = Path(__file__).parent / "zoo"
 MAX_CONFIG_BYTES = 1 << 20
-_PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+_PICKLES = (".pth", ".pt", ".th", ".ckpt", ".bin")
 
 
 class Card(Config):
@@ -153,7 +153,7 @@ def read_card(folder: str | Path) -> Card:
 def read_weights(path: str | Path) -> dict[str, Any]:
     """What a weights file holds: tensors by name for .safetensors, the saved object for published pickles.
 
-    Pickles (.pth, .pt, .ckpt, .bin) are read by torch's restricted reader: one that would run code is refused.
+    Pickles (.pth, .pt, .th, .ckpt, .bin) are read by torch's restricted reader: one that would run code is refused.
     """
     path = Path(path)
     if not path.is_file():

@@ -6,6 +6,8 @@ Heavy imports stay inside the commands, so that `nextok --help` answers at once.
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,8 +82,6 @@ def generate(
     force: Force = False,
 ) -> None:
     """Draw pictures into one PNG, or clips into .mp4, .gif, .webp or .png; the file keeps the settings."""
-    from tqdm import tqdm
-
     from .config import override
     from .media import refuse_existing
     from .pipeline import load
@@ -94,12 +94,7 @@ def generate(
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     settings = override({}, setting or []) | {flag: value for flag, value in flags.items() if value is not None}
     wanted = [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in labels.split(",") if part]
-    with tqdm(unit="entity", leave=False, disable=None) as bar:
-
-        def show(done: int, entities: int) -> None:
-            bar.total, bar.n = entities, done
-            bar.refresh()
-
+    with _bar("entity") as show:
         result = pipeline.generate(wanted or None, n, seed, text=text, batch=batch, progress=show, **settings)
     path = result.save(out, force, columns, fps=fps)
     made, took = f"{n} {'clips' if result.moving else 'pictures'}", sum(result.seconds.values())
@@ -111,7 +106,11 @@ def reconstruct(
     name: Name,
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
     out: Out = Path("both.png"),
+    tokens: Annotated[str, typer.Option(help="Use the first 1,4,16 ... tokens in turn, where they are ordered.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the noise that --tokens starts from.")] = 0,
+    setting: Sets = None,
     crop: Annotated[bool, typer.Option("--crop", help="Take the middle of a picture of another aspect.")] = False,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     device: Device = None,
     force: Force = False,
 ) -> None:
@@ -119,6 +118,7 @@ def reconstruct(
     import torch
 
     from . import video
+    from .config import override
     from .media import refuse_existing
     from .pipeline import load
 
@@ -126,6 +126,15 @@ def reconstruct(
     pipeline = load(name, device=device)
     pipeline.check_out(out, force)
     images = torch.cat([pipeline.read(picture, "crop" if crop else "exact") for picture in pictures])
+    settings = override({}, setting or [])
+    if tokens or settings:
+        with _bar("step") as show:
+            options = {"seed": seed, "batch": batch, "progress": show, **settings}
+            ladder = pipeline.reconstruct(images, tokens=_numbers(tokens), **options)
+        path = ladder.save(out, force)
+        found = ", ".join(f"{k}: {psnr:.1f}" for k, psnr in zip(ladder.tokens, ladder.psnr()))
+        print(f"{path}: {len(images)} pictures, left as given, then from their first tokens, PSNR in dB {found}")
+        return
     both = torch.stack((images, pipeline.reconstruct(images)), dim=1).flatten(0, 1)
     error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
     path = video.save(both, out, {"nextok.model": pipeline.card.name}, force, columns=2)
@@ -183,9 +192,13 @@ def train(
 @app.command("eval")
 def evaluate(
     name: Name,
-    n: Annotated[int, typer.Option(help="Samples of a generator.")] = 10_000,
+    n: Annotated[int, typer.Option(help="Samples of a generator, pictures of a tokenizer.")] = 10_000,
     seed: Annotated[int, typer.Option()] = 0,
     setting: Sets = None,
+    tokens: Annotated[str, typer.Option(help="A tokenizer with an order: how many tokens, 1,4,16.")] = "",
+    given: Annotated[
+        list[str] | None, typer.Option("--data", help="Other data, name=value; splits train, test.")
+    ] = None,
     judge: Annotated[list[str] | None, typer.Option(help="Feature space; repeatable. Default: both.")] = None,
     baselines: Annotated[bool, typer.Option(help="Measure the baselines beside it.")] = True,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
@@ -200,8 +213,14 @@ def evaluate(
     if out is not None:
         refuse_existing(out, force)
     options: dict[str, Any] = {"judges": judge} if judge else {}
-    if read_card(resolve(name)).role == "generator":
-        options |= {"n": n, "seed": seed, "sampling": override({}, setting or []), "baselines": baselines}
+    if given:
+        options["test"] = override({}, given) | {"split": "test"}
+    if (role := read_card(resolve(name)).role) != "judge":
+        options |= {"n": n, "seed": seed, "sampling": override({}, setting or [])}
+    if role == "generator":
+        options |= {"baselines": baselines} | ({"train": options["test"] | {"split": "train"}} if given else {})
+    elif tokens:
+        options["tokens"] = _numbers(tokens)
     result = quality.evaluate(name, **options)
     print(quality.report(result))
     if out is not None:
@@ -213,6 +232,10 @@ def cache(
     tokenizer: Name,
     folder: Annotated[Path, typer.Argument(help="Where the tokens go.")],
     data: Annotated[list[str] | None, typer.Option("--data", help="A field of the data, name=value.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Keep captions too, by this encoder: minilm, a folder, a hub id.")
+    ] = None,
+    text_length: Annotated[int, typer.Option(help="Most tokens of a caption.")] = 16,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
 ) -> None:
     """Encode a data set once, so that training never waits for it. Default: Fashion-MNIST, training split."""
@@ -220,16 +243,20 @@ def cache(
     from .checkpoint import from_pretrained
     from .config import override
     from .data.latents import build_cache
+    from .text import Text, load_text
 
     given = override({}, data or [])
     plain = {"kind": "fashion_mnist", "split": "train"}
     config = sources.parse(given if "kind" in given else plain | given)
-    print(build_cache(from_pretrained(tokenizer, role="tokenizer")[0], config, folder, batch=batch))
+    reads = None
+    if text is not None:
+        reads = Text.parse({"encoder": text, "width": load_text(text).width, "length": text_length}, "text")
+    print(build_cache(from_pretrained(tokenizer, role="tokenizer")[0], config, folder, batch=batch, text=reads))
 
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(help="xar, or kl_vae.")],
+    kind: Annotated[str, typer.Argument(help="xar, elm, kl_vae, bae or flextok.")],
     source: Annotated[Path, typer.Argument(help="The published file or folder.")],
     folder: Annotated[Path, typer.Argument(help="Where our checkpoint goes.")],
     tokenizer: Annotated[str | None, typer.Option(help="The tokenizer that a generator speaks through.")] = None,
@@ -290,6 +317,28 @@ def demo(
     from . import bundled
 
     bundled.demo("app").launch(model, host, port)
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, as the function (done, all) that moves it; none where nobody looks."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield show
+
+
+def _numbers(text: str) -> list[int]:
+    """`1,4,16` as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"tokens: got {text!r}, accepted: whole numbers, such as 1,4,16") from None
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -102,10 +102,29 @@ class Tokenizer(Model):
         """How many different codes there are: tokens are whole numbers below it. None: they are continuous."""
         return None
 
-    @property
-    def prefixes(self) -> bool:
-        """Whether any number of leading tokens makes a picture: `decode` then takes fewer than a whole grid."""
-        return False
+
+class OrderedTokenizer(Tokenizer):
+    """A tokenizer whose tokens go from coarse to fine: any number of leading ones makes a picture.
+
+    `Sampling` is the config class of its decoding settings; `config.sampling` holds a checkpoint's recommended ones.
+    """
+
+    Sampling: ClassVar[type[Config]]
+
+    @abstractmethod
+    def decode(
+        self,
+        tokens: Tokens,
+        keep: int | Tensor | None = None,
+        rng: Rng | None = None,
+        sampling: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """The first k tokens of each picture, any k from 1 to N -> images [B, channels, H, W] in [0, 1].
+
+        keep: use fewer than are there, one number or [B] of them; rng: of the noise, else the same noise for every
+        picture; sampling: a `Sampling`, or the config's; progress(done, all) counts steps.
+        """
 
 
 class ClipTokenizer(Tokenizer):

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import torch
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 64_000_000
+HEAD = 16  # rows of the line of text above a grid
 Fit = Literal["exact", "crop"]
 
 
@@ -66,11 +67,11 @@ def to_pil(image_CHW: Tensor) -> Image.Image:
     return Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), bytes(pixels.flatten().tolist()))
 
 
-def grid(images: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+def grid(images: Tensor, columns: int | None = None, zoom: int | None = None, heads: Sequence[str] = ()) -> Image.Image:
     """All images in one picture, rows filled left to right, a thin line of white between them.
 
     columns: how many side by side (else about a square); zoom: each pixel becomes zoom x zoom (else as much as makes a
-    small picture's shorter side at least 96).
+    small picture's shorter side at least 96); heads: what stands above the columns.
     """
     if images.dim() != 4 or not len(images):
         raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [n, channels, height, width] with n > 0")
@@ -81,10 +82,13 @@ def grid(images: Tensor, columns: int | None = None, zoom: int | None = None) ->
     zoom = zoom or max(1, math.ceil(96 / min(images.shape[-2:])))
     tiles = [to_pil(image) for image in images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)]
     width, height = tiles[0].size
-    rows = math.ceil(len(tiles) / columns)
-    sheet = Image.new(tiles[0].mode, (columns * (width + 2) - 2, rows * (height + 2) - 2), "white")
+    rows, top = math.ceil(len(tiles) / columns), HEAD if heads else 0
+    sheet = Image.new(tiles[0].mode, (columns * (width + 2) - 2, top + rows * (height + 2) - 2), "white")
+    for column, head in enumerate(heads):
+        middle = (column * (width + 2) + width // 2, HEAD // 2)
+        ImageDraw.Draw(sheet).text(middle, head, "black", ImageFont.load_default(), anchor="mm")
     for place, tile in enumerate(tiles):
-        sheet.paste(tile, (place % columns * (width + 2), place // columns * (height + 2)))
+        sheet.paste(tile, (place % columns * (width + 2), top + place // columns * (height + 2)))
     return sheet
 
 

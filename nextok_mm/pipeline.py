@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from . import media, video
+from . import ladder, media, video
 from .checkpoint import Card, from_pretrained, resolve
-from .contracts import ClipTokenizer, Generator, Keep, State, Tokenizer, Tokens, check_speaks
+from .contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from .decoding import decode
 from .media import Fit
 from .rng import Rng, mix
@@ -208,7 +208,7 @@ class Pipeline:
         if not isinstance(seed, int):
             raise ValueError(f"seed: got {seed!r}, accepted: a whole number")
         rows = range(_positive("n", n)) if rows is None else rows
-        settings = self._sampling(sampling)
+        settings = settings_of(generator, sampling)
         chosen = self._condition(labels, text, n)
         mine = None if chosen is None else chosen[rows.start : rows.stop]
         started = time.perf_counter()
@@ -254,10 +254,48 @@ class Pipeline:
         with torch.no_grad():
             return tokenizer.decode(tokens)
 
-    def reconstruct(self, images: Tensor | str | Path, fit: Fit = "exact") -> Tensor:
-        """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or a file's name."""
+    @overload
+    def reconstruct(self, images: Tensor | str | Path, fit: Fit = "exact") -> Tensor: ...
+    @overload
+    def reconstruct(
+        self,
+        images: Tensor | str | Path,
+        fit: Fit = "exact",
+        *,
+        tokens: Sequence[int],
+        seed: int = 0,
+        batch: int = BATCH,
+        progress: Progress | None = None,
+        **sampling: Any,
+    ) -> ladder.Ladder: ...
+    def reconstruct(
+        self,
+        images: Tensor | str | Path,
+        fit: Fit = "exact",
+        *,
+        tokens: Sequence[int] | None = None,
+        seed: int = 0,
+        batch: int = BATCH,
+        progress: Progress | None = None,
+        **sampling: Any,
+    ) -> Tensor | ladder.Ladder:
+        """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or a file's name.
+
+        tokens: how many leading tokens to use, each number in turn, which gives a Ladder; seed: of the noise that all
+        of a picture's start from; progress(done, all) counts solver steps; sampling: settings that replace the
+        tokenizer's own. ValueError in one line for a number or a setting that isn't accepted, and for tokens without
+        an order.
+        """
         tensor = images if isinstance(images, Tensor) else self.read(images, fit)
-        return self.detokenize(self.tokenize(tensor)).cpu()
+        if tokens is None:
+            if sampling:
+                raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
+            return self.detokenize(self.tokenize(tensor)).cpu()
+        tokenizer = ladder.ordered(self._tokenizer(), self.card.name)
+        numbers = ladder.check(tokens, math.prod(tokenizer.grid(tensor.shape[-2:])))
+        settings = settings_of(tokenizer, sampling)
+        found = ladder.climb(tokenizer, tensor, numbers, seed, settings, _positive("batch", batch), progress)
+        return ladder.Ladder(tensor.cpu(), found, numbers, self.card.name, seed, settings.model_dump(mode="json"))
 
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
         """A picture file in the tokenizer's channels and size, [1, C, H, W], or the first frames of a video file."""
@@ -275,15 +313,10 @@ class Pipeline:
         """What saving its results under this name would refuse, refused before the work is done."""
         (video.check_out if self.moving else media.check_png)(path, force)
 
-    def _sampling(self, sampling: dict[str, Any]) -> Any:
-        generator, _ = self._parts()
-        own: Any = generator.config
-        given = {name: value for name, value in sampling.items() if value is not None}
-        return generator.Sampling.parse({**own.sampling.model_dump(), **given}, where="sampling")
-
     def _pictures(self, tokenizer: Tokenizer, generator: Generator, state: State) -> Tensor:
         data = state.data
-        if tokenizer.prefixes and state.entity < generator.layout.entities:  # an unfinished token is none, not code 0
+        if isinstance(tokenizer, OrderedTokenizer) and state.entity < generator.layout.entities:
+            # An unfinished token is none, not code 0.
             data = data[:, : generator.layout.span(state.entity - 1)[1]]
         with torch.no_grad():
             return tokenizer.decode(Tokens(data, tuple(generator.layout.grid))).cpu()
@@ -359,6 +392,12 @@ def _device(device: str | None) -> torch.device:
 def _accelerators() -> dict[str, bool]:
     """Which of those that are chosen by themselves are there, the first one first."""
     return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
+
+def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
+    """A model's own sampling settings, those replaced that are given."""
+    given = {name: value for name, value in sampling.items() if value is not None}
+    return model.Sampling.parse({**model.config.sampling.model_dump(), **given}, where="sampling")
 
 
 def _positive(name: str, value: int) -> int:

@@ -65,7 +65,9 @@ def load_text(name: str) -> TextEncoder:
     if find_spec("transformers") is None:
         raise ValueError("text: transformers is not installed; pip install 'nextok_mm[text]'")
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     place = _minilm() if name == MINILM else name
     try:
         words, network = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place)

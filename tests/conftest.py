@@ -13,7 +13,8 @@ CLASSES = ("shoe", "bag", "coat")
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `vae` (8 x 8 grey pictures, 4 x 4 tokens of 4 channels) and `xar`, which speaks through it."""
+    """A folder with `vae` (8 x 8 grey pictures, 4 x 4 tokens of 4 channels) and `xar`, which speaks through it;
+    and `flextok` (the same pictures, 8 ordered codes)."""
     folder = tmp_path_factory.mktemp("tiny")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -21,5 +22,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         xar = registry.build("generator", "xar", {"size": "tiny", "sampling": {"steps": 2, "cfg": 1.5}})
         for parameter in xar.parameters():  # fresh heads are zero, and would draw the same picture for every class
             torch.nn.init.normal_(parameter, std=0.2)
+        flextok = registry.build("tokenizer", "flextok", {"size": "tiny"})
+        for parameter in flextok.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
     save_pretrained(xar, folder / "xar", name="tiny-xar", tokenizer="../vae", labels=CLASSES)
+    save_pretrained(flextok, folder / "flextok", name="tiny-flextok")
     return folder

@@ -119,6 +119,66 @@ def test_a_tokenizer_by_itself(tiny: Path, tmp_path: Path) -> None:
         vae.detokenize(Tokens(tokens.data, tokens.grid, source="another"))
 
 
+@pytest.fixture(scope="module")
+def flextok(tiny: Path) -> nx.Pipeline:
+    return nx.load(tiny / "flextok", device="cpu")
+
+
+def test_a_ladder_is_each_picture_at_each_number_of_tokens(flextok: nx.Pipeline, tmp_path: Path) -> None:
+    images = torch.rand(3, 1, 8, 8)
+    ladder = flextok.reconstruct(images, tokens=[1, 3, 8], seed=5)
+    assert ladder.images.shape == (3, 3, 1, 8, 8) and torch.equal(ladder.pictures, images)
+    small = flextok.reconstruct(images, tokens=[1, 3, 8], seed=5, batch=2)  # batches that mix pictures and numbers
+    torch.testing.assert_close(small.images, ladder.images, rtol=1e-4, atol=1e-5)
+    alone = flextok.reconstruct(images, tokens=[3], seed=5).images
+    torch.testing.assert_close(alone[:, 0], ladder.images[:, 1], rtol=1e-4, atol=1e-5)
+    short = flextok.reconstruct(images, tokens=[8], seed=5, steps=2)
+    assert short.sampling["steps"] == 2 and not torch.allclose(short.images[:, 0], ladder.images[:, 2])
+    with Image.open(ladder.save(tmp_path / "ladder.png", zoom=4)) as saved:
+        assert saved.size == (4 * 34 - 2, 16 + 3 * 34 - 2) and saved.text["nextok.tokens"] == "[1, 3, 8]"
+        assert saved.crop((0, 0, 34, 16)).getextrema()[0] < 99  # something is written above the pictures
+    assert ladder._repr_png_().startswith(b"\x89PNG")
+    expected = -10 * (ladder.images[:, 1] - images).square().mean().log10()
+    assert ladder.psnr()[1] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_every_rung_starts_from_the_same_noise(flextok: nx.Pipeline) -> None:
+    """With the codes of the tail masked anyway, keeping one code twice gives the same picture twice."""
+    ladder = flextok.reconstruct(torch.rand(2, 1, 8, 8), tokens=[2, 2])
+    assert torch.equal(ladder.images[:, 0], ladder.images[:, 1])
+
+
+def test_a_ladder_counts_its_steps(flextok: nx.Pipeline) -> None:
+    seen: list[tuple[int, int]] = []
+    flextok.reconstruct(torch.rand(2, 1, 8, 8), tokens=[1, 8], batch=3, progress=lambda *now: seen.append(now))
+    assert seen[-1] == (8, 8) and seen == sorted(seen) and len(seen) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(tokens=[0]), "tokens: got 0, accepted: whole numbers from 1 to 8"),
+        (dict(tokens=[1, 9]), "tokens: got 9"),
+        (dict(tokens=[1.0]), "tokens: got 1.0"),
+        (dict(tokens=["4"]), "tokens: got '4'"),
+        (dict(tokens=[True]), "tokens: got True"),
+        (dict(tokens=[]), "tokens: got none"),
+        (dict(tokens=[1], steps=0), r"sampling\.steps"),
+        (dict(tokens=[1], batch=0), "batch: got 0"),
+        (dict(steps=3), "steps: got a setting"),
+    ],
+)
+def test_a_wrong_ladder_is_refused(flextok: nx.Pipeline, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        flextok.reconstruct(torch.rand(1, 1, 8, 8), **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_tokens_without_an_order_have_no_ladder(tiny: Path) -> None:
+    with pytest.raises(ValueError, match=r"those of tiny-vae \(kl_vae\) have no order"):
+        nx.load(tiny / "vae").reconstruct(torch.rand(1, 1, 8, 8), tokens=[1])
+
+
 def test_what_does_not_fit_together_is_refused_at_loading(tiny: Path, tmp_path: Path) -> None:
     wide = registry.build("generator", "xar", {"size": "tiny", "channels": 8})
     save_pretrained(wide, tmp_path / "wide", name="wide")
@@ -136,6 +196,7 @@ def test_one_call_forms(tiny: Path) -> None:
     images = torch.rand(1, 1, 8, 8)
     tokens = nx.tokenize(name, images)
     torch.testing.assert_close(nx.detokenize(name, tokens).cpu(), nx.reconstruct(name, images))
+    assert nx.reconstruct(str(tiny / "flextok"), images, tokens=[1, 2]).tokens == (1, 2)
     assert "vae-fashion" in nx.list_models("tokenizer") and set(nx.list_models("generator")) <= set(nx.list_models())
 
 

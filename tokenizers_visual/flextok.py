@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
 from nextok_mm.config import Config, ModelConfig
-from nextok_mm.contracts import Batch, Loss, Tokenizer, Tokens
+from nextok_mm.contracts import Batch, Loss, OrderedTokenizer, Tokens
 from nextok_mm.flow.guidance import Projected, guide, ordered
 from nextok_mm.flow.paths import PATHS
 from nextok_mm.flow.solvers import solve, time_grid
@@ -77,8 +77,10 @@ class FlexTokConfig(ModelConfig):
     the most codes of a picture; levels: of the FSQ; positions: of the patches, fixed or learned; condition: the order
     in which the decoder's registers get positions, lose their tail and are swapped for the null condition; null: what
     stands for "no condition": a learned vector in every place, a single such token, or zeros; head_ada: the last
-    layer is modulated by the time; time_scale: of the times before their sinusoids; keep: how training draws the number
-    of kept codes; drop: share of samples trained without condition.
+    layer is modulated by the time; predict: what the network says, the velocity (the paper) or the data, from which
+    the velocity follows (for pixels, whose patches have more numbers than a small network is wide: arXiv 2511.13720);
+    time_scale: of the times before their sinusoids; keep: how training draws the number
+    of kept codes (all: no nested dropout, its ablation); drop: share of samples trained without condition.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -97,13 +99,25 @@ class FlexTokConfig(ModelConfig):
         "fashion": dict(
             image_channels=1,
             image_size=(32, 32),
-            latent_channels=1,
-            latent_size=(32, 32),
-            patch=4,
-            registers=32,
+            latent_channels=16,
+            latent_size=(4, 4),
+            patch=1,
+            registers=16,
             levels=(8, 8, 5, 5),
+            vae=KLVAEConfig.SIZES["fashion"],
+            encoder=dict(width=96, heads=3, depth=3, mask="causal_last"),
+            decoder=dict(width=128, heads=4, depth=5, ada="both"),
+        ),
+        "emoji": dict(
+            image_size=(64, 64),
+            latent_channels=3,
+            latent_size=(64, 64),
+            patch=8,
+            registers=64,
+            levels=(8, 8, 8),
+            predict="data",
             encoder=dict(width=128, heads=4, depth=4, mask="causal_last"),
-            decoder=dict(width=192, heads=6, depth=5, ada="group"),
+            decoder=dict(width=160, heads=5, depth=4, ada="both"),
         ),
         **{
             f"d{first}-d{second}": dict(
@@ -128,8 +142,9 @@ class FlexTokConfig(ModelConfig):
     condition: tuple[Literal["positions", "dropout", "null"], ...] = ("positions", "dropout", "null")
     null: Literal["token", "single", "zero"] = "token"
     head_ada: bool = True
+    predict: Literal["velocity", "data"] = "velocity"
     time_scale: float = Field(default=1000.0, gt=0)
-    keep: Literal["uniform", "pow2", "uniform_pow2"] = "uniform_pow2"
+    keep: Literal["uniform", "pow2", "uniform_pow2", "all"] = "uniform_pow2"
     drop: float = Field(default=0.2, ge=0, lt=1)
     sampling: Sampling = Sampling()
 
@@ -159,11 +174,12 @@ class FlexTokConfig(ModelConfig):
 
 
 @register("tokenizer", "flextok")
-class FlexTok(Tokenizer):
+class FlexTok(OrderedTokenizer):
     """The model; see the module's text."""
 
     Config = FlexTokConfig
     Sampling = Sampling
+    NEAR = 0.05  # times below this count as this where a predicted picture is turned into a velocity
     config: FlexTokConfig
 
     def __init__(self, config: FlexTokConfig):
@@ -218,11 +234,6 @@ class FlexTok(Tokenizer):
         """Different codes of a register."""
         return self.fsq.size
 
-    @property
-    def prefixes(self) -> bool:
-        """Coarse to fine: any number of leading codes makes a picture."""
-        return True
-
     def to_latents(self, images: Tensor) -> Tensor:
         """Images [B, channels, H, W] in [0, 1] -> latents [B, C, H, W]: the VAE's means, or pixels in [-1, 1]."""
         if images.dim() != 4 or images.shape[1] != self.config.image_channels:
@@ -232,7 +243,11 @@ class FlexTok(Tokenizer):
         if self.vae is None:
             return images * 2 - 1
         with torch.no_grad():
-            return self.vae.encode(images).data.transpose(1, 2).unflatten(2, self.config.latent_size)
+            return self._maps(self.vae.encode(images).data)
+
+    def _maps(self, tokens_BNC: Tensor) -> Tensor:
+        """The VAE's tokens as latents [B, C, H, W]."""
+        return tokens_BNC.transpose(1, 2).unflatten(2, self.config.latent_size)
 
     def to_images(self, latents: Tensor) -> Tensor:
         """The way back, [B, channels, H, W] in [0, 1]."""
@@ -253,6 +268,7 @@ class FlexTok(Tokenizer):
         keep: int | Tensor | None = None,
         rng: Rng | None = None,
         sampling: Sampling | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """The first k codes [B, k] of each picture (any k from 1 to R) -> images [B, channels, H, W] in [0, 1].
 
@@ -270,7 +286,7 @@ class FlexTok(Tokenizer):
         quants_BRF = self.fsq.dequantise(F.pad(codes, (0, self.config.registers - codes.shape[1])))
         rng = rng or Rng([0] * len(codes))
         noise = rng.normal(self.config.latent_channels, *self.config.latent_size, like=quants_BRF)
-        return self.to_images(self.sample(quants_BRF, self._kept(keep, codes), noise, sampling))
+        return self.to_images(self.sample(quants_BRF, self._kept(keep, codes), noise, sampling, progress))
 
     def _kept(self, keep: int | Tensor | None, codes: Tensor) -> Tensor:
         """How many codes count, [B]."""
@@ -341,7 +357,10 @@ class FlexTok(Tokenizer):
                 shift, scale = head.float().chunk(2, dim=-1)
                 hidden = hidden * (1 + scale) + shift
             out = self.velocity_out(hidden.to(self.velocity_out.weight.dtype))
-        return unpatchify(out, config.patch, config.grid)
+        out = unpatchify(out, config.patch, config.grid)
+        if config.predict == "velocity":
+            return out
+        return (x_BCHW.float() - out.float()) / times_B.float().clamp_min(self.NEAR)[:, None, None, None]
 
     def _tables(self, times_T: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Everything that depends on the time alone: the blocks' vectors [L, T, E, 6D], the last layer's [T, 1, 2D]."""
@@ -360,15 +379,26 @@ class FlexTok(Tokenizer):
 
     @torch.no_grad()
     def sample(
-        self, quants_BRF: Tensor, keep_B: Tensor, noise_BCHW: Tensor, sampling: Sampling | None = None
+        self,
+        quants_BRF: Tensor,
+        keep_B: Tensor,
+        noise_BCHW: Tensor,
+        sampling: Sampling | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Latents [B, C, H, W] from noise, conditioned on the first codes of each picture."""
         settings = sampling or self.config.sampling
         times = time_grid(settings.solver, settings.steps)
+
+        def after_a_step(x: Tensor, t: float) -> Tensor:
+            if progress is not None:
+                progress(times.index(t), settings.steps)
+            return x
+
         with packed(self.decoder):
             registers = self.conditions(quants_BRF, keep_B)
             step = self._step(settings, registers, times)
-            return solve(settings.solver, step, noise_BCHW, times)
+            return solve(settings.solver, step, noise_BCHW, times, project=after_a_step)
 
     def _step(self, settings: Sampling, registers_BRD: Tensor, times: list[float]) -> Callable[[Tensor, float], Tensor]:
         """velocity(x, t), guided; what doesn't change from step to step is computed here, once."""
@@ -400,8 +430,11 @@ class FlexTok(Tokenizer):
     # Training
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
-        """Rectified-flow error of the decoder, given a random number of codes. batch: images [B, channels, H, W]."""
-        latents = self.to_latents(batch["images"])
+        """Rectified-flow error of the decoder, given a random number of codes.
+
+        batch: images [B, channels, H, W], or tokens [B, H * W, C] that the VAE made of them beforehand.
+        """
+        latents = self.to_latents(batch["images"]) if "images" in batch else self._maps(batch["tokens"])
         quants, codes = self.fsq(self.read(latents))
         keep = self._draw_keep(rng).to(latents.device)
         dropped = rng.uniform(like=latents) < self.config.drop
@@ -422,8 +455,10 @@ class FlexTok(Tokenizer):
         return torch.where(dropped[:, None, None, None], without, with_codes)
 
     def _draw_keep(self, rng: Rng) -> Tensor:
-        """k of each row: uniform in 1 .. R, a power of two, or uniform rounded up to the next power of two."""
+        """k of each row: uniform in 1 .. R, a power of two, uniform rounded up to a power of two, or R."""
         most = self.config.registers
+        if self.config.keep == "all":
+            return torch.full((len(rng),), most)
         if self.config.keep == "pow2":
             return 2 ** rng.integers(most.bit_length())
         keep = 1 + rng.integers(most)

@@ -115,7 +115,9 @@ class KLVAE(Tokenizer):
         super().__init__()
         self.config = config
         self.net = _network(config)
-        self.discriminator = _discriminator(config.image_channels, config.adversarial) if config.adversarial else None
+        self.discriminator = (
+            patch_discriminator(config.image_channels, config.adversarial) if config.adversarial else None
+        )
         self._perceptual: list[Any] = []  # in a list: a fixed network is no part of this one's parameters
         self.register_buffer("scale", torch.tensor(config.scale, dtype=torch.float32), persistent=False)
         self.register_buffer("shift", torch.tensor(config.shift, dtype=torch.float32), persistent=False)
@@ -253,7 +255,7 @@ def _network(config: KLVAEConfig) -> nn.Module:
     )
 
 
-def _discriminator(channels: int, config: Adversarial) -> nn.Sequential:
+def patch_discriminator(channels: int, config: Adversarial) -> nn.Sequential:
     """Pictures [B, P, H, W] -> one logit per patch. GroupNorm, not BatchNorm: a row must not see its neighbours."""
     layers: list[nn.Module] = [nn.Conv2d(channels, config.width, 3, 1, 1), nn.LeakyReLU(0.2)]
     for level in range(config.depth):

@@ -3,16 +3,19 @@
 A Gaussian tokenizer's posterior is kept as mean and deviation, and training draws a new sample each time, as from the
 pictures themselves. `manifest.json` says which tokenizer (by fingerprint) and which pictures; a cache is refused where
 the tokenizer is another. Shards appear one by one, each whole, so that an interrupted build goes on where it stopped.
+Captions are kept as what a text encoder makes of them, each different one once.
 
 Shapes: n rows, B batch, N tokens, C latent channels.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -21,9 +24,10 @@ from .. import config as configs
 from ..checkpoint import fingerprint, read_weights, write_files
 from ..contracts import Batch, Tokenizer
 from ..rng import Rng
+from ..text import Text, load_text
 from .source import Source, SourceConfig
 
-MANIFEST = "manifest.json"
+MANIFEST, TEXT = "manifest.json", "text.safetensors"
 _MAX_BYTES = 1 << 20
 
 
@@ -40,7 +44,8 @@ class Config(SourceConfig):
 
 
 class Manifest(configs.Config):
-    """What a cache says about itself. tokenizer: fingerprint; source: config of the data; shard: rows of a file."""
+    """What a cache says about itself. tokenizer: fingerprint; source: config of the data; shard: rows of a file; text:
+    how captions were encoded."""
 
     format: Literal[1] = 1
     tokenizer: str
@@ -51,6 +56,7 @@ class Manifest(configs.Config):
     flip: bool
     dtype: Literal["float32", "float16", "bfloat16"]
     class_names: tuple[str, ...] | None = None
+    text: Text | None = None
 
     @property
     def files(self) -> list[str]:
@@ -59,7 +65,8 @@ class Manifest(configs.Config):
 
 
 class Latents(Source):
-    """The rows of a cache: `tokens` [B, N, C] (or codes [B, N]) and `labels` [B] where the data has them."""
+    """The rows of a cache: `tokens` [B, N, C] (or codes [B, N]), and where the data has them `labels` [B] or `text`
+    [B, P, W] with `text_length` [B]."""
 
     def __init__(self, config: Config):
         self.folder, self.sample = Path(config.folder).expanduser(), config.sample
@@ -68,6 +75,9 @@ class Latents(Source):
         self.shards = [_read_shard(self.folder / name) for name in self.manifest.files]
         if sum(len(shard["tokens"]) for shard in self.shards) != self.manifest.rows:
             raise ValueError(f"cache {self.folder}: its shards don't hold the {self.manifest.rows} rows of {MANIFEST}")
+        self.text = None if self.manifest.text is None else _read_text(self.folder / TEXT, self.manifest)
+        if self.text is not None:
+            self.captions = tuple(self.text[1][row] for row in self.text[0]["row"].tolist())
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -92,6 +102,10 @@ class Latents(Source):
             batch["tokens"] = batch["tokens"] + std * rng.normal(*std.shape[1:])
         if "labels" in self.shards[0]:
             batch["labels"] = self._gather("labels", indices, [0] * len(indices))
+        if self.text is not None:
+            columns, _ = self.text
+            rows = columns["row"][torch.tensor(indices)]
+            batch |= {"text": columns["text"][rows].float(), "text_length": columns["length"][rows]}
         return batch
 
     def _gather(self, name: str, indices: Sequence[int], mirrored: Sequence[int]) -> Tensor:
@@ -110,15 +124,19 @@ def build_cache(
     batch: int = 64,
     shard: int = 8192,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    text: Text | None = None,
 ) -> Path:
     """Encode a data set into `folder` and return it; one that was interrupted goes on, a whole one is left as it is.
 
-    config: of the pictures; its `flip` makes the cache hold both orientations. ValueError where the folder holds
-    another cache, or the pictures are cropped at random (which can't be cached).
+    config: of the pictures; its `flip` makes the cache hold both orientations; text: keep the captions too, encoded so.
+    ValueError where the folder holds another cache, the pictures are cropped at random (which can't be cached), or
+    there are no captions.
     """
     folder, source = Path(folder).expanduser(), config.open()
     if source.draws - {"flip"}:
         raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached, accepted: none, or flip")
+    if text is not None and source.captions is None:
+        raise ValueError(f"text: got {text.encoder!r}, accepted: none, {config.kind} pictures have no captions")
     sides = tuple(source.batch([0])["images"].shape[2:])
     manifest = Manifest(
         tokenizer=fingerprint(tokenizer),
@@ -129,10 +147,14 @@ def build_cache(
         flip="flip" in source.draws,
         dtype=dtype,
         class_names=source.class_names,
+        text=text,
     )
     if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
         fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
         raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); accepted: another folder")
+    if text is not None and source.captions is not None and not (folder / TEXT).is_file():
+        columns, captions = _encode_text(text, source.captions)
+        write_files(folder, {TEXT: lambda path: save_file(columns, path, {"captions": json.dumps(captions)})})
     write_files(folder, {MANIFEST: manifest.model_dump_json(indent=1).encode()})
     with tqdm(total=manifest.rows, unit="picture", desc="encoding", disable=None) as bar:
         for index, name in enumerate(manifest.files):
@@ -184,6 +206,30 @@ def _tokens(tokenizer: Any, images: Tensor, suffix: str) -> dict[str, Tensor]:
         mean, std = tokenizer.posterior(images)
         return {f"tokens{suffix}": mean, f"std{suffix}": std}
     return {f"tokens{suffix}": tokenizer.encode(images).data}
+
+
+def _encode_text(text: Text, captions: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Columns of the different captions (text [U, P, W], length [U]), the place of every row among them, and they."""
+    different = sorted(set(captions))
+    place = {caption: index for index, caption in enumerate(different)}
+    encoder = load_text(text.encoder)
+    if encoder.width != text.width:
+        raise ValueError(f"text.width: got {text.width}, accepted: {encoder.width}, that of {text.encoder!r}")
+    parts = [encoder.encode(different[first : first + 64], text.length) for first in range(0, len(different), 64)]
+    columns = {"text": torch.cat([part[0] for part in parts]).half(), "length": torch.cat([part[1] for part in parts])}
+    return columns | {"row": torch.tensor([place[caption] for caption in captions])}, different
+
+
+def _read_text(path: Path, manifest: Manifest) -> tuple[dict[str, Tensor], list[str]]:
+    """The columns of the captions, and the captions."""
+    if not path.is_file():
+        raise ValueError(f"cache {path.parent}: {path.name} is missing; the same `nextok cache` command makes it again")
+    columns = read_weights(path)
+    with safe_open(path, "pt") as file:
+        captions = json.loads((file.metadata() or {}).get("captions", "[]"))
+    if columns.keys() != {"text", "length", "row"} or len(columns["row"]) != manifest.rows:
+        raise ValueError(f"cache {path}: not the captions of {manifest.rows} rows")
+    return columns, captions
 
 
 def _read_shard(path: Path) -> dict[str, Tensor]:

@@ -23,9 +23,11 @@ class SourceConfig(Config):
 
 
 class Source(ABC):
-    """Rows by index. class_names: of the labels, where there are any; draws: what seeds decide (flip, crop, sample)."""
+    """Rows by index. class_names: of the labels, where there are any; captions: of every row, where it has one; draws:
+    what seeds decide (flip, crop, sample)."""
 
     class_names: tuple[str, ...] | None = None
+    captions: tuple[str, ...] | None = None
     draws: frozenset[str] = frozenset()
 
     @abstractmethod

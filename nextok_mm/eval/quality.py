@@ -6,18 +6,19 @@ diagonal Gaussians over the same latents, one for all and one a class (what a sa
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import data
+from .. import data, ladder
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
-from ..contracts import Tokenizer
-from ..pipeline import load
+from ..contracts import OrderedTokenizer, Tokenizer
+from ..pipeline import load, settings_of
 from . import metrics, samples
 from .cache import remembered
 from .features import LITE0, load_features
@@ -101,7 +102,7 @@ def evaluate_generator(
     n: int = 10_000,
     seed: int = 0,
     sampling: Mapping[str, Any] | None = None,
-    judges: Iterable[str] = JUDGES,
+    judges: Iterable[str] | None = None,
     tokenizer: str | None = None,
     batch: int = BATCH,
     baselines: bool = True,
@@ -121,7 +122,7 @@ def evaluate_generator(
     pipeline = load(name, tokenizer)
     if pipeline.generator is None or pipeline.tokenizer is None:
         raise ValueError(f"{name}: a generator with a tokenizer is accepted here, got {pipeline.card.kind}")
-    rulers, runs = [Ruler(judge, test) for judge in judges], []
+    rulers, runs = [Ruler(judge, test) for judge in _judges(judges, test)], []
     pictures = samples.generated(pipeline, n, batch, seed, sampling or {}, runs)
     measured = measure(rulers, _bar(pictures, n, progress))
     figures = {pipeline.card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
@@ -145,31 +146,69 @@ def evaluate_generator(
 
 def evaluate_tokenizer(
     name: str,
-    judges: Iterable[str] = JUDGES,
+    judges: Iterable[str] | None = None,
     batch: int = BATCH,
     test: Mapping[str, Any] = TEST,
+    n: int | None = None,
+    tokens: Sequence[int] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Figures of a tokenizer's reconstructions of the test split: pixels (PSNR, SSIM) and every feature space."""
+    """Figures of a tokenizer's reconstructions of the test split: pixels (PSNR, SSIM) and every feature space.
+
+    n: only the first so many pictures (distances are still taken to the whole split); tokens, sampling, seed: of a
+    tokenizer with ordered tokens, how many leading ones to use (each number in turn; else all), and how it decodes.
+    """
     started = time.monotonic()
     tokenizer, card = from_pretrained(name, role="tokenizer")
     tokenizer.to(_device())
-    source, rulers = data.parse(test).open(), [Ruler(judge, test) for judge in judges]
+    source = data.parse(test).open()
+    rulers = [Ruler(judge, test) for judge in _judges(judges, test)]
+    n = len(source) if n is None else min(n, len(source))
+    if n <= NEIGHBOURS:
+        raise ValueError(f"n: got {n}, accepted: more than {NEIGHBOURS}, the neighbours of precision and recall")
+    protocol = {"samples": n, "tokenizer": fingerprint(tokenizer), "encoding": "posterior mean"}
+    numbers: Sequence[int | None] = (None,)
+    settings = None
+    if tokens or sampling or isinstance(tokenizer, OrderedTokenizer):
+        model = ladder.ordered(tokenizer, card.name)
+        settings = settings_of(model, dict(sampling or {}))
+        most = math.prod(model.grid(tuple(source.batch([0])["images"].shape[-2:])))
+        numbers = ladder.check(tokens or [most], most)
+        protocol |= {"encoding": "codes", "decoding": settings.model_dump(mode="json"), "seed": seed}
+    figures: dict[str, Figures] = {}
+    for number in numbers:
+        row = card.name if number is None else f"{card.name} {number}"
+        figures[row] = _reconstruction(rulers, tokenizer, source, (n, batch, number, seed, settings), progress)
+    figures["test"] = {ruler.name: found for ruler in rulers if (found := ruler.agreement(ruler.real))}
+    return _result(card, figures, rulers, {**protocol, "reference": dict(test)}, started)
+
+
+def _reconstruction(
+    rulers: list[Ruler], tokenizer: Tokenizer, source: data.Source, how: tuple[Any, ...], progress: bool
+) -> Figures:
+    """Pixel errors and features of one set of reconstructions; how: as `samples.reconstructed` takes it."""
+    n, batch, *_ = how
     pixels: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
 
     def compared() -> samples.Pictures:
-        targets = samples.real(source, len(source), batch)
-        for (target, labels), (images, _) in zip(targets, samples.reconstructed(tokenizer, source, len(source), batch)):
+        pairs = zip(samples.real(source, n, batch), samples.reconstructed(tokenizer, source, *how))
+        for (target, labels), (images, _) in pairs:
             pixels["psnr"].append(metrics.psnr(images.cpu(), target))
             pixels["ssim"].append(metrics.ssim(images.cpu(), target))
             yield images, labels
 
-    measured = measure(rulers, _bar(compared(), len(source), progress))
-    figures: dict[str, Figures] = {card.name: {"pixels": {key: _mean(rows) for key, rows in pixels.items()}}}
-    figures[card.name] |= {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}
-    figures["test"] = {ruler.name: found for ruler in rulers if (found := ruler.agreement(ruler.real))}
-    protocol = {"samples": len(source), "tokenizer": fingerprint(tokenizer), "encoding": "posterior mean"}
-    return _result(card, figures, rulers, {**protocol, "reference": dict(test)}, started)
+    measured = measure(rulers, _bar(compared(), n, progress))
+    found = {"pixels": {key: _mean(rows) for key, rows in pixels.items()}}
+    return found | {ruler.name: ruler.figures(features) for ruler, features in zip(rulers, measured)}
+
+
+def _judges(given: Iterable[str] | None, test: Mapping[str, Any]) -> Iterable[str]:
+    """The feature spaces asked for, or those that fit: the classifier of Fashion-MNIST for that alone."""
+    if given is not None:
+        return given
+    return JUDGES if test.get("kind") == TEST["kind"] else (LITE0,)
 
 
 def evaluate_judge(name: str, test: Mapping[str, Any] = TEST) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts import Tokenizer, Tokens
+from ..config import Config
+from ..contracts import OrderedTokenizer, Tokenizer, Tokens
 from ..data import Source
 from ..pipeline import Pipeline, Result
 from ..rng import Rng, mix
@@ -31,10 +32,29 @@ def real(source: Source, n: int, batch: int, seed: int | None = None) -> Picture
         yield found["images"], found.get("labels")
 
 
-def reconstructed(tokenizer: Tokenizer, source: Source, n: int, batch: int) -> Pictures:
-    """The first n pictures of a source, there and back through a tokenizer."""
+def reconstructed(
+    tokenizer: Tokenizer,
+    source: Source,
+    n: int,
+    batch: int,
+    keep: int | None = None,
+    seed: int = 0,
+    sampling: Config | None = None,
+) -> Pictures:
+    """The first n pictures of a source, there and back through a tokenizer.
+
+    keep, seed, sampling: where the tokens have an order, how many leading ones count, and how they are decoded; every
+    picture has noise of its own.
+    """
+    first = 0
     for images, labels in real(source, n, batch):
-        yield tokenizer.decode(tokenizer.encode(images.to(tokenizer.device))), labels
+        tokens = tokenizer.encode(images.to(tokenizer.device))
+        if isinstance(tokenizer, OrderedTokenizer):
+            rng = Rng([mix(seed, "reconstructed", first + row) for row in range(len(images))])
+            yield tokenizer.decode(tokens, keep, rng, sampling), labels
+        else:
+            yield tokenizer.decode(tokens), labels
+        first += len(images)
 
 
 def generated(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from .. import data, registry
+from ..checkpoint import read_card, resolve
 from ..config import Config, ModelConfig, override, read_yaml
 
 
@@ -96,8 +97,9 @@ class Final(Config):
 class TrainConfig(Config):
     """A whole training.
 
-    init: a checkpoint to begin from (zoo name, folder or hub id) in place of fresh weights; tokenizer: the checkpoint
-    that turns images into a generator's tokens, and its samples into pictures.
+    init: a checkpoint to begin from (zoo name, folder or hub id) in place of fresh weights, or one for each of some
+    parts ({vae: vae-fashion}: its fields become `model.vae`, its weights that part's); tokenizer: the checkpoint that
+    turns images into a generator's tokens, and its samples into pictures.
     """
 
     model: ModelSpec
@@ -106,7 +108,7 @@ class TrainConfig(Config):
     optim: Optim = Optim()
     ema: EMA = EMA()
     final: Final = Final()
-    init: str | None = None
+    init: str | dict[str, str] | None = None
     tokenizer: str | None = None
 
     @classmethod
@@ -116,7 +118,7 @@ class TrainConfig(Config):
         for group in ("model", "data", "train"):
             if not isinstance(fields.get(group), Mapping):
                 raise ValueError(f"{group}: got {fields.get(group)!r}, accepted: a group of fields")
-        fields["model"] = _model(fields["model"])
+        fields["model"] = _model({**_parts(fields.get("init")), **fields["model"]})
         fields["data"] = data.parse(fields["data"])
         return super().parse(fields, where)
 
@@ -153,6 +155,13 @@ _INDECISIVE = (
 def load(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
     """The training that a YAML file describes, after `group.field=value` overrides."""
     return TrainConfig.parse(override(read_yaml(path), overrides))
+
+
+def _parts(init: Any) -> dict[str, Any]:
+    """The fields of the model's parts that begin from checkpoints of their own."""
+    if not isinstance(init, Mapping):
+        return {}
+    return {str(part): dict(read_card(resolve(str(name))).fields) for part, name in init.items()}
 
 
 def _model(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Run:
         self.micro = config.train.batch // config.train.accumulate // self.world
         self.source = config.data.open()
         self.model = _build(config)
-        self.tokenizer = _tokenizer(config, self.model, self.source, accelerator.device)
+        self.tokenizer = _tokenizer(config, self.source, self.model, accelerator.device)
         optimizer = build_optimizer(self.model, config.optim)
         objective = Objective(self.model).train()
         if config.train.compile:
@@ -336,13 +336,13 @@ def _build(config: TrainConfig) -> Model:
     spec = config.model
     torch.manual_seed(mix(config.train.seed, "weights"))
     model = registry.get(spec.role, spec.kind)(spec.fields)
-    if config.init is not None:
-        other, _ = from_pretrained(config.init, role=spec.role)
-        found, own = other.state_dict(), model.state_dict()
-        odd = [name for name in found if name not in own or own[name].shape != found[name].shape]
-        if odd:
-            raise ValueError(f"init: {config.init} doesn't fit the model: {len(odd)} weights, such as {odd[0]!r}")
-        model.load_state_dict(found, strict=False)
+    if isinstance(config.init, str):
+        _begin_from(model, from_pretrained(config.init, role=spec.role)[0], config.init)
+    for part, name in config.init.items() if isinstance(config.init, dict) else ():
+        inner = getattr(model, part, None)
+        if not isinstance(inner, nn.Module):
+            raise ValueError(f"init: a {spec.kind} has no part {part!r}")
+        _begin_from(inner, from_pretrained(name)[0], name)
     if config.train.gradient_checkpointing:
         if not hasattr(model, "gradient_checkpointing"):
             raise ValueError(f"train.gradient_checkpointing: a {spec.kind} has none, accepted: false")
@@ -350,9 +350,25 @@ def _build(config: TrainConfig) -> Model:
     return model
 
 
-def _tokenizer(config: TrainConfig, model: Model, source: Source, device: torch.device) -> Tokenizer | None:
-    """The tokenizer of a generator: of its images, or the very one that made its cache."""
-    if not isinstance(model, Generator):
+def _begin_from(model: nn.Module, other: nn.Module, name: str) -> None:
+    """Take over the weights of a checkpoint; those it doesn't have stay as they are."""
+    found, own = other.state_dict(), model.state_dict()
+    odd = [key for key in found if key not in own or own[key].shape != found[key].shape]
+    if odd:
+        raise ValueError(f"init: {name} doesn't fit the model: {len(odd)} weights, such as {odd[0]!r}")
+    model.load_state_dict(found, strict=False)
+
+
+def _tokenizer(config: TrainConfig, source: Source, model: Model, device: torch.device) -> Tokenizer | None:
+    """The tokenizer of a generator: of its images, or the very one that made its cache.
+
+    A tokenizer may stand on another one, its `vae`, and be trained on a cache that this one made.
+    """
+    if config.model.role != "generator":
+        if isinstance(source, Latents):
+            if not isinstance(inner := getattr(model, "vae", None), Tokenizer):
+                raise ValueError(f"data.kind: got latents, accepted for a {config.model.kind}: sources of pictures")
+            source.check(inner)
         return None
     if config.tokenizer is None:
         if not isinstance(source, Tensors):
@@ -363,5 +379,6 @@ def _tokenizer(config: TrainConfig, model: Model, source: Source, device: torch.
     tokenizer = from_pretrained(config.tokenizer, role="tokenizer")[0].requires_grad_(False).to(device)
     if isinstance(source, Latents):
         source.check(tokenizer)
+    assert isinstance(model, Generator)
     check_speaks(model, tokenizer, config.tokenizer, "this model")
     return tokenizer

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..contracts import Tokens
+from ..contracts import Condition, Generator, Tokens
 from ..data import Source
 from ..decoding import decode
 from ..rng import Rng, mix
@@ -14,7 +14,7 @@ from .config import TrainConfig
 
 @torch.no_grad()
 def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, folder: Path, step: int) -> None:
-    """`folder/step-00001000.png`: pairs (picture, reconstruction), or one sample after another, classes in turn."""
+    """`folder/step-00001000.png`: pairs (picture, reconstruction), or samples, of classes or captions in turn."""
     from torchvision.utils import save_image
 
     count, seed = config.train.samples, config.train.seed
@@ -25,10 +25,8 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
             images = source.batch(range(min(count, len(source))))["images"].to(device)
             pictures = torch.stack([images, model.decode(model.encode(images))], dim=1).flatten(0, 1)
         elif config.model.role == "generator" and tokenizer is not None:
-            classes = len(source.class_names or ())
-            labels = torch.arange(count, device=device) % classes if classes else None
             rng = Rng([mix(seed, "sample", row) for row in range(count)])
-            for state in decode(model, model.start(labels, rng)):
+            for state in decode(model, model.start(_condition(model, source, count, device), rng)):
                 last = state
             pictures = tokenizer.decode(Tokens(last.data, model.layout.grid))
         else:
@@ -41,3 +39,11 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
         pictures = pictures.transpose(1, 2).flatten(0, 1)
     folder.mkdir(parents=True, exist_ok=True)
     save_image(pictures.cpu().clamp(0, 1), folder / f"step-{step:08d}.png", nrow=columns)
+
+
+def _condition(model: Generator, source: Source, count: int, device: torch.device) -> Condition:
+    """Classes in turn, or captions from all over the data."""
+    if model.conditioned_on == "text" and source.captions:
+        return [source.captions[row * len(source) // count] for row in range(count)]
+    classes = len(source.class_names or ())
+    return torch.arange(count, device=device) % classes if classes else None

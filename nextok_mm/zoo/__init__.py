@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checkpoint import ZOO, Card, read_card
 from ..contracts import Tokens
+from ..ladder import Ladder
 from ..pipeline import Pipeline, Result, load
 
 
@@ -35,9 +36,12 @@ def detokenize(name: str, tokens: Tokens) -> Tensor:
     return _loaded(name).detokenize(tokens)
 
 
-def reconstruct(name: str, images: Tensor | str | Path) -> Tensor:
-    """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or a file's name."""
-    return _loaded(name).reconstruct(images)
+def reconstruct(name: str, images: Tensor | str | Path, **options: Any) -> Tensor | Ladder:
+    """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or a file's name; a Ladder where `tokens` are given.
+
+    The options are those of `Pipeline.reconstruct`.
+    """
+    return _loaded(name).reconstruct(images, **options)
 
 
 @lru_cache(maxsize=1)

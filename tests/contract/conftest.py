@@ -6,20 +6,25 @@ import pytest
 import torch
 
 from nextok_mm import registry
-from nextok_mm.contracts import Batch, Model, Tokenizer
+from nextok_mm.contracts import Batch, Model, OrderedTokenizer, Tokenizer
 from nextok_mm.rng import Rng
 
 
 def pytest_generate_tests(metafunc):
-    """`model` runs over every tokenizer, generator and trainable judge; `tokenizer` and `generator` over their role."""
+    """`model` runs over every tokenizer, generator and trainable judge; `tokenizer` and `generator` over their role;
+    `ordered` over the tokenizers with ordered tokens."""
     for fixture, roles in {
         "model": ("tokenizer", "generator", "judge"),
         "tokenizer": ("tokenizer",),
+        "ordered": ("tokenizer",),
         "generator": ("generator",),
     }.items():
         if fixture in metafunc.fixturenames:
             names = [(role, kind) for role in roles for kind in registry.kinds(role)]
             names = [name for name in names if "tiny" in registry.get(*name).Config.SIZES]
+            names = [
+                name for name in names if fixture != "ordered" or issubclass(registry.get(*name), OrderedTokenizer)
+            ]
             metafunc.parametrize(fixture, names, ids=["-".join(name) for name in names], indirect=True)
 
 
@@ -40,6 +45,7 @@ def _build(request) -> Model:
 
 model = pytest.fixture(_build, name="model")
 tokenizer = pytest.fixture(_build, name="tokenizer")
+ordered = pytest.fixture(_build, name="ordered")
 generator = pytest.fixture(_build, name="generator")
 
 

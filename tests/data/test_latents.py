@@ -10,6 +10,7 @@ from nextok_mm import data, registry
 from nextok_mm.data import latents
 from nextok_mm.data.latents import build_cache
 from nextok_mm.rng import Rng
+from nextok_mm.text import Text
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,32 @@ def test_a_wrong_manifest_is_one_line(cache, change):
 def test_no_cache_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="nextok cache"):
         opened(tmp_path)
+
+
+class Spelled:
+    """Stands in for a text encoder: a caption's letters."""
+
+    width = 2
+
+    def encode(self, captions, length):
+        counts = torch.tensor([len(caption) for caption in captions])
+        return counts[:, None, None].expand(-1, length, 2).float(), counts
+
+
+def test_captions_travel_along(tokenizer, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "load_text", lambda name: Spelled())
+    config, text = source, Text(encoder="spelled", width=2, length=3)
+    with pytest.raises(ValueError, match="text: got 'spelled', accepted: none, tensors pictures have no captions"):
+        build_cache(tokenizer, config, tmp_path / "t", text=text)
+    captions = tuple("ab" * (row % 3 + 1) for row in range(10))
+    monkeypatch.setattr(type(config.open()), "captions", captions)
+    with pytest.raises(ValueError, match="text.width: got 5, accepted: 2"):
+        build_cache(tokenizer, config, tmp_path / "t", text=Text(encoder="spelled", width=5))
+    cached = opened(build_cache(tokenizer, config, tmp_path / "t", shard=4, text=text))
+    assert cached.captions == captions
+    batch = cached.batch([9, 4], [1, 2])
+    assert batch["text_length"].tolist() == [2, 4] and batch["text"].shape == (2, 3, 2)
+    assert batch["text"][1, 0, 0] == 4
+    (tmp_path / "t" / latents.TEXT).unlink()
+    with pytest.raises(ValueError, match="text.safetensors is missing"):
+        opened(tmp_path / "t")

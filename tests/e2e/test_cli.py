@@ -101,6 +101,16 @@ def test_reconstruct(nextok, tiny: Path, tmp_path: Path) -> None:
     assert nextok("reconstruct", tiny / "vae", wide, "--crop", "--out", tmp_path / "other.png")[0] == 0
 
 
+def test_reconstruct_from_a_few_tokens(nextok, tiny: Path, tmp_path: Path) -> None:
+    picture, out = tmp_path / "in.png", tmp_path / "ladder.png"
+    Image.effect_noise((16, 16), 60).save(picture)
+    line = ("reconstruct", tiny / "flextok", picture, picture, "--tokens", "1,4,8", "--out", out, "--device", "cpu")
+    code, said, error = nextok(*line, "--set", "steps=2")
+    assert code == 0 and "2 pictures" in said and re.search(r"1: \S+, 4: \S+, 8: ", said), error
+    with Image.open(out) as ladder:
+        assert ladder.size == (4 * 98 - 2, 16 + 2 * 98 - 2) and "'steps': 2" in ladder.text["nextok.sampling"]
+
+
 def test_convert_then_load_and_generate(nextok, tmp_path: Path) -> None:
     """A file in the authors' form (the parity tests' small one), with a tokenizer of its channels."""
     published, folder, vae, out = (tmp_path / name for name in ("xAR-tiny.pth", "converted", "vae", "out.png"))
@@ -201,11 +211,18 @@ def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> N
         ("generate no-such-model --out {tmp}/o.png", "no-such-model"),
         ("info {tmp}", "config.json"),
         ("reconstruct {tiny}/vae {tmp}/none.png --out {tmp}/o.png", "no file"),
+        ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 0 --out {tmp}/o.png", "tokens: got 0, accepted: "),
+        ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1,9 --out {tmp}/o.png", "tokens: got 9, accepted: "),
+        ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1,x --out {tmp}/o.png", "tokens: got '1,x'"),
+        ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1.5 --out {tmp}/o.png", "tokens: got '1.5'"),
+        ("reconstruct {tiny}/flextok {tmp}/p.png --set steps=3 --out {tmp}/o.png", "tokens: got ''"),
+        ("reconstruct {tiny}/vae {tmp}/p.png --tokens 1 --out {tmp}/o.png", "have no order"),
         ("train no-such.yaml", "bundled: "),
         ("convert xar {tmp}/none.pth {tmp}/folder", "none.pth"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(nextok, tiny: Path, tmp_path: Path, line: str, message: str) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "p.png")
     code, _, error = nextok(*line.format(tiny=tiny, tmp=tmp_path).split())
     assert code == 2 and message in error
     assert error.startswith("error: ") and error.count("\n") == 1

@@ -61,6 +61,21 @@ def test_a_tokenizer_is_compared_with_its_input(world):
     assert "agreement" in result["figures"]["test"][judge]
 
 
+def test_ordered_tokens_are_measured_number_by_number(world):
+    save_pretrained(build("tokenizer", "flextok", {"size": "tiny"}), world / "flextok")
+    options = dict(judges=[str(world / "judge")], progress=False, test=sources(world)["test"], n=20)
+    result = quality.evaluate(str(world / "flextok"), tokens=[1, 8], sampling={"steps": 2}, **options)
+    assert result["protocol"]["samples"] == 20 and result["protocol"]["decoding"]["steps"] == 2
+    rows = [result["figures"][f"flextok {k}"]["pixels"]["psnr"] for k in (1, 8)]
+    assert rows[0] != rows[1]
+    again = quality.evaluate(str(world / "flextok"), tokens=[1], sampling={"steps": 2}, batch=7, **options)
+    assert again["figures"]["flextok 1"]["pixels"]["psnr"] == pytest.approx(rows[0], rel=1e-5)
+    assert "flextok 8" in quality.evaluate(str(world / "flextok"), **options)["figures"]  # all of them, else
+    for name, tokens in (("flextok", [9]), ("flextok", [0]), ("tokenizer", [1])):
+        with pytest.raises(ValueError, match="tokens: got"):
+            quality.evaluate(str(world / name), tokens=tokens, **options)
+
+
 def test_a_judge_has_an_accuracy(world):
     result = quality.evaluate(str(world / "judge"), test=sources(world)["test"])
     assert 0 <= result["figures"]["test"]["judge"]["accuracy"] <= 1

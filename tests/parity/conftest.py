@@ -11,7 +11,7 @@ def pytest_generate_tests(metafunc):
     `<method>_file` over every PREFIX_*.safetensors that holds weights (`w.`), inputs and outputs together."""
     for name in metafunc.fixturenames:
         if name.endswith("_file"):
-            found = sorted(FOLDER.rglob(f"{name.removesuffix('_file')}_*.safetensors"))
+            found = sorted(FOLDER.rglob(f"{name.removesuffix('_file')}*.safetensors"))
             metafunc.parametrize(name, found, ids=[path.stem for path in found])
         if name.endswith("_pair"):
             prefix = name.removesuffix("_pair")

