@@ -192,7 +192,9 @@ def train(
 @app.command("eval")
 def evaluate(
     name: Name,
-    n: Annotated[int, typer.Option(help="Samples of a generator, pictures of a tokenizer.")] = 10_000,
+    n: Annotated[
+        int | None, typer.Option(help="Samples of a generator, pictures of a tokenizer. Default: 10,000, clips 200.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     setting: Sets = None,
     tokens: Annotated[str, typer.Option(help="A tokenizer with an order: how many tokens, 1,4,16.")] = "",
@@ -216,7 +218,7 @@ def evaluate(
     if given:
         options["test"] = override({}, given) | {"split": "test"}
     if (role := read_card(resolve(name)).role) != "judge":
-        options |= {"n": n, "seed": seed, "sampling": override({}, setting or [])}
+        options |= {"seed": seed, "sampling": override({}, setting or [])} | ({"n": n} if n is not None else {})
     if role == "generator":
         options |= {"baselines": baselines} | ({"train": options["test"] | {"split": "train"}} if given else {})
     elif tokens:

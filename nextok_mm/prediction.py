@@ -70,8 +70,12 @@ def stream(
         yield result
 
 
+def context(pipeline: Pipeline, frames: int) -> int:
+    """The most of so many frames that can be given: those that make whole codes, and leave something to predict."""
+    return _context(_tokenizer(pipeline), frames)
+
+
 def _context(tokenizer: ClipTokenizer, frames: int) -> int:
-    """The most of so many frames that make whole codes, at most those of a window that leave something to predict."""
     trained, *sides = tokenizer.size or ()
     for count in range(min(frames, trained - 1), 0, -1):
         try:
