@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import ladder, media, video
-from .checkpoint import Card, from_pretrained, resolve
+from . import ladder, media, registry, video
+from .checkpoint import Card, from_pretrained, read_card, resolve
 from .contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from .decoding import decode
 from .media import Fit
@@ -376,6 +376,15 @@ def load(
     if speaks is not None:
         check_speaks(model, speaks, f"{wanted}", card.name)
     return Pipeline(speaks, model, card).to(target)
+
+
+def of_clips(name: str | Path) -> bool:
+    """Whether a checkpoint is a tokenizer of clips, or a generator that speaks through one; loads no weights."""
+    folder = resolve(name)
+    card = read_card(folder)
+    if card.role == "generator" and card.tokenizer:
+        card = read_card(resolve(card.tokenizer, beside=folder))
+    return card.role == "tokenizer" and issubclass(registry.get("tokenizer", card.kind), ClipTokenizer)
 
 
 def _device(device: str | None) -> torch.device:

@@ -1,8 +1,8 @@
 """Figures of generators and tokenizers of clips: Frechet video distance, pixels of predicted frames, things that last.
 
-The feature space is `effnet-lite0-temporal`: EfficientNet-Lite0's pooled features of every frame (ImageNet weights, 64 x
-64), of a clip their mean over time beside the mean absolute change from frame to frame. It is no I3D: distances compare
-with those of this space alone.
+The feature space is `effnet-lite0-temporal`: EfficientNet-Lite0's pooled features of every frame (ImageNet weights,
+64 x 64), of a clip their mean over time beside the mean absolute change from frame to frame. It is no I3D: distances
+compare with those of this space alone.
 
 Things that last: where a frame shows exactly two separate things, the classifier of Fashion-MNIST says which. A clip
 counts where two such frames lie half a clip or more apart, and keeps both things where the first and the last of them

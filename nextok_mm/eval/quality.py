@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import data, ladder, registry
+from .. import data, ladder
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
-from ..contracts import ClipTokenizer, OrderedTokenizer, Tokenizer
-from ..pipeline import load, settings_of
+from ..contracts import OrderedTokenizer, Tokenizer
+from ..pipeline import load, of_clips, settings_of
 from . import clips, metrics, samples
 from .cache import remembered
 from .features import LITE0, load_features
@@ -91,21 +91,12 @@ def measure(rulers: list[Ruler], pictures: Iterable[tuple[Tensor, Tensor | None]
 
 def evaluate(name: str, **options: Any) -> dict[str, Any]:
     """The figures of any checkpoint; options are those of the `evaluate_<role>` function of its role."""
-    if _of_clips(name):
+    if of_clips(name):
         return clips.evaluate(load(name), **options)
     role = read_card(resolve(name)).role
     return {"generator": evaluate_generator, "tokenizer": evaluate_tokenizer, "judge": evaluate_judge}[role](
         name, **options
     )
-
-
-def _of_clips(name: str) -> bool:
-    """Whether a checkpoint is a tokenizer of clips, or a generator that speaks through one."""
-    folder = resolve(name)
-    card = read_card(folder)
-    if card.role == "generator" and card.tokenizer:
-        card = read_card(resolve(card.tokenizer, beside=folder))
-    return card.role == "tokenizer" and issubclass(registry.get("tokenizer", card.kind), ClipTokenizer)
 
 
 def evaluate_generator(
