@@ -32,17 +32,18 @@ class FSQConfig(Config):
 class FSQ(nn.Module):
     """The quantiser: [..., F] -> quantised [..., F] in [-1, 1] and codes [...]; the first number counts fastest.
 
-    ValueError for fewer than two levels.
+    bound: how an even number of levels is centred, atanh (exactly, as the paper's code does) or tan (as an earlier
+    version of it, which NBP's tokenizers were trained with). ValueError for fewer than two levels.
     """
 
     levels: Tensor
     basis: Tensor
 
-    def __init__(self, levels: Sequence[int]):
+    def __init__(self, levels: Sequence[int], bound: Literal["atanh", "tan"] = "atanh"):
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"levels: got {list(levels)}, accepted: one or more whole numbers from 2")
-        self.size = math.prod(levels)
+        self.size, self.shape = math.prod(levels), bound
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
         self.register_buffer("basis", torch.tensor(basis, dtype=torch.int64), persistent=False)
@@ -57,9 +58,10 @@ class FSQ(nn.Module):
 
     def bound(self, z: Tensor) -> Tensor:
         """Squash to the range that rounds to exactly L values; an even L needs it shifted by half a step."""
-        half = (self.levels - 1) * (1 + 1e-3) / 2
+        margin, centre = (1e-3, torch.atanh) if self.shape == "atanh" else (-1e-3, torch.tan)
+        half = (self.levels - 1) * (1 + margin) / 2
         offset = 0.5 * (self.levels % 2 == 0)
-        return torch.tanh(z + torch.atanh(offset / half)) * half - offset
+        return torch.tanh(z + centre(offset / half)) * half - offset
 
     def dequantise(self, codes: Tensor) -> Tensor:
         """Codes [...] -> quantised [..., F]. ValueError for codes out of range."""
