@@ -1,7 +1,7 @@
 """FlexTok at full size with random weights, latents in and out (no VAE): encoding and guided decoding; or few steps.
 
     nextok bench flextok                      d12-d12: seconds a picture, share of the matmul rate, memory by batch
-    nextok bench flextok --against CHECKOUT   the official code in the same run, same weights and noise, outputs compared
+    nextok bench flextok --against CHECKOUT   the official code in the same run, same weights, same noise, compared
     nextok bench flextok --curve NAME         Frechet distance against network calls, by solver and guidance interval
 
 Everything is measured in turn, A B A B, and ratios are of pairs. The arithmetic counts matrix products and attention of
@@ -135,7 +135,7 @@ def _measure(model: Any, official: Any, batch: int, steps: int, repeats: int) ->
         line = f"batch {batch}, {what}: {best / batch:.3f} s a picture, {flops / batch / 1e12:.4f} TFLOP each"
         line += f", {100 * flops / best / rate:.0f} % of the matmul rate ({rate / 1e9:.0f} GFLOP/s)"
         if official is not None:
-            line += f"; official {min(times[1]) / batch:.3f} s, ratio {ratio(times[1], times[0]):.2f}x (median of pairs)"
+            line += f"; official {min(times[1]) / batch:.3f} s, {ratio(times[1], times[0]):.2f}x (median of pairs)"
         print(line, flush=True)
 
 
