@@ -59,6 +59,8 @@ class Model(nn.Module, ABC):
     Config: ClassVar[type[ModelConfig]]
     role: ClassVar[str]
     kind: ClassVar[str]
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """Config fields, and modules of the same name, that a released checkpoint does without (None there)."""
     config: ModelConfig
 
     @abstractmethod
