@@ -12,12 +12,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 from gradio.themes import Soft
 
-from . import image_tab
+from nextok_mm.pipeline import of_clips
+
+from . import image_tab, video_tab
 
 QUEUE = 16
 CSS = """
 .gradio-container {max-width: 1080px !important; margin: 0 auto !important}
-#pictures img {image-rendering: pixelated}
+#pictures img, #clips img, #frames img {image-rendering: pixelated}
 footer {display: none !important}
 """
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
@@ -28,8 +30,13 @@ def build(models: Sequence[str]) -> gr.Blocks:
     """The page; `models` are the only generators that a visitor can ask for. ValueError where one can't be loaded."""
     with gr.Blocks(title="nextok_mm", analytics_enabled=False) as page:
         gr.Markdown("# nextok_mm\nNext-X prediction: pictures that grow one entity at a time.")
-        with gr.Tab("Image"):
-            image_tab.build(models)
+        clips = [name for name in models if of_clips(name)]
+        if len(clips) < len(models) or not models:
+            with gr.Tab("Image"):
+                image_tab.build([name for name in models if name not in clips])
+        if clips:
+            with gr.Tab("Video"):
+                video_tab.build(clips)
     return page.queue(max_size=QUEUE, default_concurrency_limit=1)
 
 

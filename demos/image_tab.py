@@ -33,7 +33,7 @@ def build(models: Sequence[str]) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             model = gr.Dropdown(names, value=models[0], label="Model", interactive=True)
-            label = gr.Dropdown(_classes(first), value=EVERY, label="Class")
+            label = gr.Dropdown(classes_of(first), value=EVERY, label="Class")
             n = gr.Slider(1, MAX_PICTURES, 16, step=1, label="Pictures")
             seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
             with gr.Accordion("Sampling", open=False):
@@ -62,7 +62,7 @@ def build(models: Sequence[str]) -> None:
     )
     stop.click(lambda: "Stopped.", None, status, cancels=[running], queue=False, api_visibility="private")
     model.change(
-        lambda name: gr.Dropdown(_classes(_offered(loaded, name)), value=EVERY), model, label, api_visibility="private"
+        lambda name: gr.Dropdown(classes_of(offered(loaded, name)), value=EVERY), model, label, api_visibility="private"
     )
 
 
@@ -101,11 +101,11 @@ def checked(
     loaded: dict[str, nx.Pipeline], model: str, label: str, n: float, seed: float, steps: float, cfg: float, solver: str
 ) -> tuple[nx.Pipeline, dict[str, Any]]:
     """The pipeline and the arguments of its `stream`; gr.Error names what isn't accepted."""
-    pipeline = _offered(loaded, model)
+    pipeline = offered(loaded, model)
     arguments: dict[str, Any] = {
-        "n": _whole("pictures", n, 1, MAX_PICTURES),
-        "seed": _whole("seed", seed, 0, MAX_SEED),
-        "steps": _whole("steps", steps, 1, MAX_STEPS),
+        "n": whole("pictures", n, 1, MAX_PICTURES),
+        "seed": whole("seed", seed, 0, MAX_SEED),
+        "steps": whole("steps", steps, 1, MAX_STEPS),
         "cfg": cfg,
         "solver": solver,
     }
@@ -113,25 +113,28 @@ def checked(
         raise gr.Error(f"guidance: got {cfg!r:.40}, accepted: 0 to {MAX_GUIDANCE:g}", print_exception=False)
     if solver not in SOLVERS:
         raise gr.Error(f"solver: got {solver!r:.40}, accepted: {', '.join(SOLVERS)}", print_exception=False)
-    if label not in _classes(pipeline):
-        raise gr.Error(f"class: got {label!r:.40}, accepted: {', '.join(_classes(pipeline))}", print_exception=False)
-    arguments["labels"] = None if label == EVERY else [_classes(pipeline).index(label) - 1]
+    if label not in classes_of(pipeline):
+        raise gr.Error(f"class: got {label!r:.40}, accepted: {', '.join(classes_of(pipeline))}", print_exception=False)
+    arguments["labels"] = None if label == EVERY else [classes_of(pipeline).index(label) - 1]
     return pipeline, arguments
 
 
-def _offered(loaded: dict[str, nx.Pipeline], model: str) -> nx.Pipeline:
+def offered(loaded: dict[str, nx.Pipeline], model: str) -> nx.Pipeline:
+    """The model of this name; gr.Error where none is offered under it."""
     if not isinstance(model, str) or model not in loaded:
         raise gr.Error(f"model: got {model!r:.40}, accepted: {', '.join(loaded)}", print_exception=False)
     return loaded[model]
 
 
-def _classes(pipeline: nx.Pipeline) -> list[str]:
+def classes_of(pipeline: nx.Pipeline) -> list[str]:
+    """What a visitor can ask a model for."""
     config: Any = pipeline.generator and pipeline.generator.config
     names = pipeline.card.labels or tuple(str(index) for index in range(getattr(config, "classes", 0)))
     return [EVERY, *names]
 
 
-def _whole(name: str, value: Any, low: int, high: int) -> int:
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number from low to high; gr.Error for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or not low <= value <= high:
         raise gr.Error(f"{name}: got {value!r:.40}, accepted: {low} to {high}", print_exception=False)
     if value != int(value):

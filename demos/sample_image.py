@@ -13,10 +13,12 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import nextok_mm as nx
 from nextok_mm.checkpoint import write_files
@@ -27,51 +29,71 @@ SETTINGS = "settings.json"
 
 def arguments(line: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--model", default="xar-fashion", help="a shipped model, a checkpoint folder or a hub id")
+    own = parser(__doc__, model="xar-fashion", batch=16)
+    own.add_argument("--steps", type=int, help="solver steps an entity")
+    own.add_argument("--solver", help="euler_maruyama, euler, heun or ab2")
+    return own.parse_args(line)
+
+
+def parser(about: str | None, model: str, batch: int) -> argparse.ArgumentParser:
+    """The options that samplers of all kinds have."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--model", default=model, help="a shipped model, a checkpoint folder or a hub id")
     parser.add_argument("--tokenizer", help="another tokenizer than the checkpoint names")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the files")
     parser.add_argument("--n", "--count", dest="n", type=int, default=64, help="how many")
     parser.add_argument("--labels", help="classes by number or name, taken in turn: 7,3 or bag,sneaker")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=16, help="pictures at a time")
-    parser.add_argument("--steps", type=int, help="solver steps an entity")
+    parser.add_argument("--batch", type=int, default=batch, help="samples at a time")
     parser.add_argument("--cfg", type=float, help="guidance weight")
-    parser.add_argument("--solver", help="euler_maruyama, euler, heun or ab2")
     parser.add_argument("--device", help="else this process's GPU, where there is one")
-    return parser.parse_args(line)
+    return parser
 
 
-def sample(given: argparse.Namespace, rank: int = 0, world: int = 1) -> int:
-    """Draw this process's blocks and return how many pictures were written; ValueError in one line for bad input."""
+def _write(image: Tensor, path: Path, settings: dict[str, Any]) -> None:
+    save_png(to_pil(image), path, settings, force=True)
+
+
+def sample(
+    given: argparse.Namespace,
+    rank: int = 0,
+    world: int = 1,
+    sampling: Sequence[str] = ("steps", "cfg", "solver"),
+    ending: str = "png",
+    write: Callable[[Tensor, Path, dict[str, Any]], None] = _write,
+) -> int:
+    """Draw this process's blocks and return how many files were written; ValueError in one line for bad input.
+
+    sampling: the options that are sampling settings; write: puts a sample and its settings into a file.
+    """
     for name in ("n", "batch"):
         if getattr(given, name) < 1:
             raise ValueError(f"{name}: got {getattr(given, name)}, accepted: a whole number from 1")
     pipeline = nx.load(given.model, given.tokenizer, given.device or _device())
     labels = [part.strip() for part in given.labels.split(",")] if given.labels else None
     chosen = pipeline.labels(labels, given.n)
-    settings = {name: getattr(given, name) for name in ("steps", "cfg", "solver")}
-    _claim(given, pipeline)
+    settings = {name: getattr(given, name) for name in sampling}
+    _claim(given, pipeline, sampling)
     written = 0
     for block in range(rank, -(-given.n // given.batch), world):
         rows = range(block * given.batch, min((block + 1) * given.batch, given.n))
-        paths = [given.out / f"{row:06d}.png" for row in rows]
+        paths = [given.out / f"{row:06d}.{ending}" for row in rows]
         if all(path.exists() for path in paths):  # writes are atomic: what exists is whole
             continue
         *_, result = pipeline.stream(labels, given.n, given.seed, rows=rows, decode_all=False, **settings)
         for row, path, image in zip(rows, paths, result.images):
             if not path.exists():
                 own = {"nextok.index": row, "nextok.labels": None if chosen is None else [int(chosen[row])]}
-                save_png(to_pil(image), path, result.settings() | {"nextok.n": given.n} | own, force=True)
+                write(image, path, result.settings() | {"nextok.n": given.n} | own)
                 written += 1
     return written
 
 
-def _claim(given: argparse.Namespace, pipeline: nx.Pipeline) -> None:
+def _claim(given: argparse.Namespace, pipeline: nx.Pipeline, sampling: Sequence[str]) -> None:
     """A folder holds one run: its settings are written first, and other ones are refused."""
     from nextok_mm.checkpoint import fingerprint
 
-    names = ("model", "n", "labels", "seed", "batch", "steps", "cfg", "solver")
+    names = ("model", "n", "labels", "seed", "batch", *sampling)
     settings: dict[str, Any] = {name: getattr(given, name) for name in names}
     settings["fingerprints"] = [fingerprint(part) for part in (pipeline.generator, pipeline.tokenizer) if part]
     path = given.out / SETTINGS

@@ -27,6 +27,7 @@ Out = Annotated[Path, typer.Option(help="The file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 Speaks = Annotated[str | None, typer.Option("--tokenizer", help="Another tokenizer than the checkpoint names.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps ...; else a GPU where there is one.")]
+Fps = Annotated[float, typer.Option(help="Frames a second of a written clip.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="A sampling setting, name=value; repeatable.")]
 
 
@@ -74,28 +75,30 @@ def generate(
     tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens (coarse-to-fine tokenizers).")] = None,
     setting: Sets = None,
     columns: Annotated[int | None, typer.Option(help="Pictures side by side.")] = None,
+    fps: Fps = 8.0,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     tokenizer: Speaks = None,
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Draw pictures into one PNG, which keeps the settings."""
+    """Draw pictures into one PNG, or clips into .mp4, .gif, .webp or .png; the file keeps the settings."""
     from .config import override
-    from .media import check_png
+    from .media import refuse_existing
     from .pipeline import load
 
-    check_png(out, force)
+    refuse_existing(out, force)
     if columns is not None and columns < 1:
         raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     pipeline = load(name, tokenizer, device)
+    pipeline.check_out(out, force)
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     settings = override({}, setting or []) | {flag: value for flag, value in flags.items() if value is not None}
     wanted = [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in labels.split(",") if part]
     with _bar("entity") as show:
         result = pipeline.generate(wanted or None, n, seed, text=text, batch=batch, progress=show, **settings)
-    path = result.save(out, force, columns)
-    took = sum(result.seconds.values())
-    print(f"{path}: {n} pictures, seed {seed}, {result.calls} network calls a batch, {took:.1f} s, {result.backend}")
+    path = result.save(out, force, columns, fps=fps)
+    made, took = f"{n} {'clips' if result.moving else 'pictures'}", sum(result.seconds.values())
+    print(f"{path}: {made}, seed {seed}, {result.calls} network calls a batch, {took:.1f} s, {result.backend}")
 
 
 @app.command()
@@ -111,15 +114,17 @@ def reconstruct(
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Pictures through a tokenizer and back: each beside what came back, in one PNG."""
+    """Pictures (or clips) through a tokenizer and back: each beside what came back, in one file."""
     import torch
 
+    from . import video
     from .config import override
-    from .media import check_png, grid, save_png
+    from .media import refuse_existing
     from .pipeline import load
 
-    check_png(out, force)
+    refuse_existing(out, force)
     pipeline = load(name, device=device)
+    pipeline.check_out(out, force)
     images = torch.cat([pipeline.read(picture, "crop" if crop else "exact") for picture in pictures])
     settings = override({}, setting or [])
     if tokens or settings:
@@ -132,8 +137,41 @@ def reconstruct(
         return
     both = torch.stack((images, pipeline.reconstruct(images)), dim=1).flatten(0, 1)
     error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
-    path = save_png(grid(both, columns=2), out, {"nextok.model": pipeline.card.name}, force)
-    print(f"{path}: {len(images)} pictures, left as given, right as they came back, PSNR {-10 * error.log10():.1f} dB")
+    path = video.save(both, out, {"nextok.model": pipeline.card.name}, force, columns=2)
+    print(f"{path}: {len(images)}, each as given and then as it came back, PSNR {-10 * error.log10():.1f} dB")
+
+
+@app.command()
+def predict(
+    name: Name,
+    clips: Annotated[list[Path], typer.Argument(help="Video files; their first frames are given.")],
+    out: Out = Path("out.mp4"),
+    given: Annotated[int | None, typer.Option(help="Frames of each file that are given.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames in the end; beyond the trained length it slides on.")
+    ] = None,
+    crop: Annotated[bool, typer.Option("--crop", help="Take the middle of a clip of another aspect.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same clips.")] = 0,
+    setting: Sets = None,
+    fps: Fps = 8.0,
+    device: Device = None,
+    force: Force = False,
+) -> None:
+    """Go on from the first frames of clips."""
+    import torch
+
+    from . import prediction
+    from .config import override
+    from .media import refuse_existing
+    from .pipeline import load
+
+    refuse_existing(out, force)
+    pipeline = load(name, device=device)
+    pipeline.check_out(out, force)
+    start = torch.cat([prediction.read_given(pipeline, clip, given, "crop" if crop else "exact") for clip in clips])
+    result = prediction.predict(pipeline, start, frames, seed, **override({}, setting or []))
+    path = result.save(out, force, fps=fps)
+    print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.images.shape[2]}, seed {seed}")
 
 
 @app.command()
@@ -154,7 +192,9 @@ def train(
 @app.command("eval")
 def evaluate(
     name: Name,
-    n: Annotated[int, typer.Option(help="Samples of a generator, pictures of a tokenizer.")] = 10_000,
+    n: Annotated[
+        int | None, typer.Option(help="Samples of a generator, pictures of a tokenizer. Default: 10,000, clips 200.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     setting: Sets = None,
     tokens: Annotated[str, typer.Option(help="A tokenizer with an order: how many tokens, 1,4,16.")] = "",
@@ -178,7 +218,7 @@ def evaluate(
     if given:
         options["test"] = override({}, given) | {"split": "test"}
     if (role := read_card(resolve(name)).role) != "judge":
-        options |= {"n": n, "seed": seed, "sampling": override({}, setting or [])}
+        options |= {"seed": seed, "sampling": override({}, setting or [])} | ({"n": n} if n is not None else {})
     if role == "generator":
         options |= {"baselines": baselines} | ({"train": options["test"] | {"split": "train"}} if given else {})
     elif tokens:

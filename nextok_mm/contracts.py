@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -46,7 +46,8 @@ class Loss:
 
 
 Batch = dict[str, Tensor]
-"""`images` [B, 3 or 1, H, W] in [0, 1]; or `tokens` [B, N, C] / [B, N]; `labels` [B] int64 where the data has any."""
+"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
+`labels` [B] int64 where the data has any."""
 
 Condition = Tensor | Sequence[str] | None
 """What samples are conditioned on: labels [n] int64, n captions, or nothing."""
@@ -68,6 +69,14 @@ class Model(nn.Module, ABC):
     def example(self, n: int, rng: Rng) -> Batch:
         """A random batch of n rows in this model's shapes, for contract tests and benchmarks."""
 
+    def after_step(self, rng: Rng) -> None:
+        """What a model updates by itself after each optimizer step, such as a codebook's running means.
+
+        It may depend on the state dict and on what the step's `loss` calls noted, nothing else; rng: one stream, alike
+        in every process.
+        """
+        return
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -79,15 +88,22 @@ class Tokenizer(Model):
 
     @abstractmethod
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
-        """images [B, channels, H, W] in [0, 1] -> Tokens; the posterior's mode without `rng`, a sample with it."""
+        """images [B, channels, H, W] in [0, 1], clips [B, channels, T, H, W] -> Tokens; the posterior's mode without
+        `rng`, a sample with it."""
 
     @abstractmethod
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens -> images [B, channels, H, W] in [0, 1]."""
+        """Tokens -> images [B, channels, H, W] or clips [B, channels, T, H, W] in [0, 1]."""
 
     @abstractmethod
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The token grid of a picture of `size` (height, width); ValueError where it doesn't fit."""
+        """The token grid of a picture of `size` (height, width), or of a clip of (frames, height, width); ValueError
+        where it doesn't fit."""
+
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        """(height, width) of the pictures that it was trained on, or (frames, height, width) of the clips."""
+        return getattr(self.config, "image_size", None)
 
     @property
     def codes(self) -> int | None:
@@ -117,6 +133,35 @@ class OrderedTokenizer(Tokenizer):
         keep: use fewer than are there, one number or [B] of them; rng: of the noise, else the same noise for every
         picture; sampling: a `Sampling`, or the config's; progress(done, all) counts steps.
         """
+
+
+class ClipTokenizer(Tokenizer):
+    """A tokenizer of clips in which no later frame reaches back: a long clip passes in chunks, in constant memory."""
+
+    @abstractmethod
+    def carry(self) -> Any:
+        """What is handed from chunk to chunk of one clip, to begin with. `encode_more` and `decode_more` change it."""
+
+    @abstractmethod
+    def encode_more(self, clips: Tensor, carry: Any) -> Tensor:
+        """The next frames [B, channels, T, H, W] -> their codes [B, t, h, w], those of the whole clip.
+
+        ValueError where the frames don't make whole codes.
+        """
+
+    @abstractmethod
+    def decode_more(self, codes: Tensor, carry: Any) -> Tensor:
+        """The next codes [B, t, h, w] -> their frames [B, channels, T, H, W], those of the whole clip."""
+
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """A clip in chunks -> the codes of each, as soon as it came (see `encode_more`)."""
+        carry = self.carry()
+        return (self.encode_more(chunk, carry) for chunk in chunks)
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Codes in chunks -> the frames of each, as soon as they came (see `decode_more`)."""
+        carry = self.carry()
+        return (self.decode_more(chunk, carry) for chunk in chunks)
 
 
 @dataclass(frozen=True)
@@ -216,7 +261,7 @@ def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str
         fields = (getattr(tokenizer.config, "latent_channels", None), getattr(generator.config, "channels", None))
         return compare("channels", *fields)
     compare("codes", tokenizer.codes or "continuous tokens, no", generator.codes or "no")
-    size, ours = getattr(tokenizer.config, "image_size", None), math.prod(generator.layout.grid)
-    theirs = None if size is None else math.prod(tokenizer.grid(size))
+    theirs = None if tokenizer.size is None else math.prod(tokenizer.grid(tokenizer.size))
+    ours = math.prod(generator.layout.grid)
     if not (theirs and isinstance(tokenizer, OrderedTokenizer) and theirs > ours):  # the first codes make a picture
         compare("tokens", theirs, ours)

@@ -6,9 +6,9 @@ Images are float [B, C, H, W] in [0, 1].
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -100,8 +100,13 @@ def refuse_existing(path: str | Path, force: bool) -> None:
 
 def check_png(path: str | Path, force: bool) -> None:
     """What `save_png` would refuse, refused before the work is done."""
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"out: got {str(path)!r}, accepted: a name that ends with .png")
+    check_name(path, (".png",), force)
+
+
+def check_name(path: str | Path, endings: Sequence[str], force: bool) -> None:
+    """ValueError where a file's name has none of these endings, or the file exists and `force` isn't given."""
+    if Path(path).suffix.lower() not in endings:
+        raise ValueError(f"out: got {str(path)!r}, accepted: a name that ends with {', '.join(endings)}")
     refuse_existing(path, force)
 
 
@@ -109,19 +114,27 @@ def save_png(
     picture: Image.Image, path: str | Path, settings: dict[str, Any] | None = None, force: bool = False
 ) -> Path:
     """Write a PNG in one move; `settings` become its text chunks. An existing file stays unless `force`."""
-    path = Path(path)
     check_png(path, force)
     info = PngImagePlugin.PngInfo()
     for key, value in (settings or {}).items():
         info.add_itxt(key, str(value))
+    return write_whole(path, lambda file: picture.save(file, "PNG", pnginfo=info), force)
+
+
+def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any], force: bool = False) -> Path:
+    """A file in one move: what `write` puts into the open file appears under its name when all of it is on the disk.
+
+    ValueError in one line where it can't be written, or the name is taken and `force` isn't given.
+    """
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
         raise ValueError(f"out: {str(path)!r} can't be written: {error.strerror}") from None
     try:
-        with os.fdopen(handle, "wb") as file:
-            picture.save(file, "PNG", pnginfo=info)
+        with os.fdopen(handle, "w+b") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())

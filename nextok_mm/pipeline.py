@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import ladder, media
-from .checkpoint import Card, from_pretrained, resolve
-from .contracts import Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
+from . import ladder, media, registry, video
+from .checkpoint import Card, from_pretrained, read_card, resolve
+from .contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from .decoding import decode
 from .media import Fit
 from .rng import Rng, mix
@@ -31,11 +31,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Result:
-    """Pictures and how they came about.
+    """Pictures or clips, and how they came about.
 
-    images: [n, C, H, W] in [0, 1] on the CPU; labels, text: of each, [n], or None; calls: network calls of a batch;
-    seconds by part; backend: the attention backend that ran; done: entities of `entities` (fewer in a streamed partial
-    result).
+    images: [n, C, H, W] in [0, 1] on the CPU, of clips [n, C, T, H, W] (those T frames that are final); labels, text:
+    of each, [n], or None; calls: network calls of a batch; seconds by part; backend: the attention backend that ran;
+    done: entities of `entities` (fewer in a streamed partial result).
     """
 
     images: Tensor
@@ -57,17 +57,34 @@ class Result:
         own |= {} if self.text is None else {"text": self.text}
         return {f"nextok.{key}": value for key, value in own.items()}
 
+    @property
+    def moving(self) -> bool:
+        """Clips rather than pictures."""
+        return self.images.dim() == 5
+
     def pil(self) -> list[Image.Image]:
-        """Each picture by itself."""
+        """Each picture by itself, a clip as a row of its frames."""
+        if self.moving:
+            return [video.strip(clip[None]) for clip in self.images]
         return [media.to_pil(image) for image in self.images]
 
     def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
-        """All of them in one picture."""
-        return media.grid(self.images, columns, zoom)
+        """All of them in one picture, clips as rows of their frames."""
+        return video.strip(self.images, zoom) if self.moving else media.grid(self.images, columns, zoom)
 
-    def save(self, path: str | Path, force: bool = False, columns: int | None = None, zoom: int | None = None) -> Path:
-        """Write the grid as a PNG with the settings in it; an existing file is kept unless `force`."""
-        return media.save_png(self.grid(columns, zoom), path, self.settings(), force)
+    def save(
+        self,
+        path: str | Path,
+        force: bool = False,
+        columns: int | None = None,
+        zoom: int | None = None,
+        fps: float = video.FPS,
+    ) -> Path:
+        """Write pictures as a PNG, clips as .mp4, .gif, .webp (at `fps` frames a second) or .png, with the settings.
+
+        An existing file is kept unless `force`.
+        """
+        return video.save(self.images, path, self.settings(), force, columns, zoom, fps)
 
     def _repr_png_(self) -> bytes:
         """Notebooks show the grid."""
@@ -197,12 +214,13 @@ class Pipeline:
         started = time.perf_counter()
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, _rows_of(keep, rows, n))
         seconds = {"generate": 0.0, "decode": 0.0}
+        frames = Frames(tokenizer, generator) if isinstance(tokenizer, ClipTokenizer) else None
         images = torch.zeros(len(rows), 0, 0, 0)
         for state in decode(generator, begun_state):
             begun = time.perf_counter()
             seconds["generate"] += begun - started
             if decode_all or state.done:
-                images = self._pictures(tokenizer, generator, state)
+                images = self._pictures(tokenizer, generator, state) if frames is None else frames.take(state)
             seconds["decode"] += time.perf_counter() - begun
             yield Result(
                 images,
@@ -220,7 +238,7 @@ class Pipeline:
             started = time.perf_counter()  # what the caller does with a partial result is not ours
 
     def tokenize(self, images: Tensor) -> Tokens:
-        """Images [B, C, H, W] in [0, 1] to tokens."""
+        """Images [B, C, H, W] or clips [B, C, T, H, W] in [0, 1] to tokens."""
         tokenizer = self._tokenizer()
         with torch.no_grad():
             return tokenizer.encode(images.to(tokenizer.device))
@@ -280,9 +298,20 @@ class Pipeline:
         return ladder.Ladder(tensor.cpu(), found, numbers, self.card.name, seed, settings.model_dump(mode="json"))
 
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
-        """A picture file in the tokenizer's channels and size, [1, C, H, W]."""
+        """A picture file in the tokenizer's channels and size, [1, C, H, W], or the first frames of a video file."""
         config: Any = self._tokenizer().config
+        if self.moving:
+            return video.read_clip(path, config.image_channels, self._tokenizer().size or (), fit)
         return media.read_image(path, config.image_channels, tuple(config.image_size), fit)
+
+    @property
+    def moving(self) -> bool:
+        """Whether it makes clips rather than pictures."""
+        return isinstance(self.tokenizer, ClipTokenizer)
+
+    def check_out(self, path: str | Path, force: bool) -> None:
+        """What saving its results under this name would refuse, refused before the work is done."""
+        (video.check_out if self.moving else media.check_png)(path, force)
 
     def _pictures(self, tokenizer: Tokenizer, generator: Generator, state: State) -> Tensor:
         data = state.data
@@ -306,6 +335,28 @@ class Pipeline:
         return self.generator, self._tokenizer()
 
 
+class Frames:
+    """The frames of clips under way, decoded once each, as soon as all of their codes are there."""
+
+    def __init__(self, tokenizer: ClipTokenizer, generator: Generator):
+        self.tokenizer, self.layout = tokenizer, generator.layout
+        self.carry, self.decoded = tokenizer.carry(), 0
+        self.parts: list[Tensor] = []
+
+    def take(self, state: State) -> Tensor:
+        """All frames that are final, [n, C, T, H, W] on the CPU."""
+        last = self.layout.entity_ids[self.layout.inverse].view(self.layout.grid).flatten(1).amax(1)  # of each frame
+        done = int((last < state.entity).long().cumprod(0).sum())
+        codes = state.data.unflatten(1, self.layout.grid)
+        if done > self.decoded:
+            self.parts.append(self.tokenizer.decode_more(codes[:, self.decoded : done], self.carry).cpu())
+            self.decoded = done
+        if not self.parts:
+            _, *sides = self.tokenizer.size or (0, 0, 0)
+            return torch.zeros(len(codes), 1, 0, *sides)
+        return torch.cat(self.parts, dim=2)
+
+
 def load(
     name: str | Path, tokenizer: str | Path | None = None, device: str | None = None, revision: str | None = None
 ) -> Pipeline:
@@ -325,6 +376,15 @@ def load(
     if speaks is not None:
         check_speaks(model, speaks, f"{wanted}", card.name)
     return Pipeline(speaks, model, card).to(target)
+
+
+def of_clips(name: str | Path) -> bool:
+    """Whether a checkpoint is a tokenizer of clips, or a generator that speaks through one; loads no weights."""
+    folder = resolve(name)
+    card = read_card(folder)
+    if card.role == "generator" and card.tokenizer:
+        card = read_card(resolve(card.tokenizer, beside=folder))
+    return card.role == "tokenizer" and issubclass(registry.get("tokenizer", card.kind), ClipTokenizer)
 
 
 def _device(device: str | None) -> torch.device:

@@ -14,7 +14,8 @@ CLASSES = ("shoe", "bag", "coat")
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `vae` (8 x 8 grey pictures, 4 x 4 tokens of 4 channels) and `xar`, which speaks through it;
-    and `flextok` (the same pictures, 8 ordered codes)."""
+    `flextok` (the same pictures, 8 ordered codes); `video` (5 grey frames of 8 x 8, 3 x 4 x 4 codes) and `clips`, a
+    next-block generator of those."""
     folder = tmp_path_factory.mktemp("tiny")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -25,6 +26,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         flextok = registry.build("tokenizer", "flextok", {"size": "tiny"})
         for parameter in flextok.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
+        video = registry.build("tokenizer", "video_vq", {"size": "tiny"})
+        clips = registry.build("generator", "next_block", {"size": "tiny"})
+    save_pretrained(video, folder / "video", name="tiny-video")
+    save_pretrained(clips, folder / "clips", name="tiny-clips", tokenizer="../video", labels=CLASSES)
     save_pretrained(xar, folder / "xar", name="tiny-xar", tokenizer="../vae", labels=CLASSES)
     save_pretrained(flextok, folder / "flextok", name="tiny-flextok")
     return folder

@@ -86,9 +86,8 @@ def test_the_weights_of_a_step_of_decoding_are_what_torch_counts(monkeypatch):
     model = registry.build("generator", "elm", {"size": "tiny", "groups": 2, "width": 128, "classes": 300}).eval()
     labels = torch.tensor([207, 3])
     two, one = (counted(lambda k=k: elm.sample(model, labels, k, cfg=1.0)) for k in (2, 1))
-    assert 2 * 2 * elm.weights_a_step(model) == pytest.approx(
-        two - one, rel=0.05
-    )  # attention to two tokens is the rest
+    # What is left over is the attention to two tokens.
+    assert 2 * 2 * elm.weights_a_step(model) == pytest.approx(two - one, rel=0.05)
     network = elm.llama(registry.build("generator", "elm", {"size": "tiny", "groups": 1}))
     elm._generate(network, 2, 3)
 
@@ -98,3 +97,32 @@ def test_elm_beside_transformers_prints_a_ratio(capsys):
     assert capsys.readouterr().out.count("ratio") == 2
     with pytest.raises(ValueError, match="against: no llama/ar_model.py"):
         bench.main(["elm", "--against", "/no"])
+
+
+def test_the_ladder_measures_every_number_of_tokens(tiny_tokenizers, tmp_path, capsys, monkeypatch):
+    from nextok_mm.bench import ladder
+    from nextok_mm.eval import quality
+
+    def figures(name, tokens=None, **options):
+        rows = {f"{name.name} {k}": {"pixels": {"psnr": 10.0 + k}} for k in tokens or ()}
+        return {"name": name.name, "figures": rows or {name.name: {"pixels": {"psnr": 15.0}}}}
+
+    monkeypatch.setattr(quality, "evaluate_tokenizer", figures)
+    monkeypatch.setattr(ladder, "trained", lambda config, overrides, folder: tiny_tokenizers[config])
+    monkeypatch.setattr(ladder, "VARIANTS", {"ordered": ("flextok", ()), "grid": ("kl_vae", ())})
+    bench.main(["ladder", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in printed] == [*(["ordered", k] for k in "1248"), ["grid", "16"]]
+    assert (tmp_path / "out" / "ladder.png").stat().st_size > 1000
+    monkeypatch.setattr(quality, "evaluate_tokenizer", None)  # what is there isn't measured again
+    bench.main(["ladder", "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out.splitlines() == printed
+
+
+@pytest.fixture
+def tiny_tokenizers(tmp_path):
+    from nextok_mm.checkpoint import save_pretrained
+
+    kinds = ("flextok", "kl_vae")
+    models = {kind: registry.build("tokenizer", kind, {"size": "tiny"}) for kind in kinds}
+    return {kind: save_pretrained(model, tmp_path / kind, name=kind) for kind, model in models.items()}

@@ -286,8 +286,6 @@ class FlexTok(OrderedTokenizer):
         if codes.dim() != 2 or codes.is_floating_point() or not 1 <= codes.shape[1] <= self.config.registers:
             got = f"{tuple(codes.shape)} of {codes.dtype}"
             raise ValueError(f"codes: got {got}, accepted: whole numbers [batch, 1 to {self.config.registers}]")
-        if not tokens.source:
-            self.fsq.check(codes)
         quants_BRF = self.fsq.dequantise(F.pad(codes, (0, self.config.registers - codes.shape[1])))
         rng = rng or Rng([0] * len(codes))
         noise = rng.normal(self.config.latent_channels, *self.config.latent_size, like=quants_BRF)

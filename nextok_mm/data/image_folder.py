@@ -7,7 +7,7 @@ Shapes: B batch, P channels, H W rows and columns.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,7 @@ class ImageFolder(Source):
         drawn = {"flip": config.flip, "crop": config.crop == "random"}
         self.draws = frozenset(name for name, on in drawn.items() if on)
         root = Path(config.path).expanduser()
-        self.paths, self.labels, self.class_names = _scan(root)
+        self.paths, self.labels, self.class_names = scan(root, FORMATS)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -81,20 +81,22 @@ class ImageFolder(Source):
         return batch
 
 
-def _scan(root: Path) -> tuple[list[Path], Tensor | None, tuple[str, ...] | None]:
-    """Paths, labels and class names of a folder."""
+def scan(
+    root: Path, endings: Iterable[str], what: str = "picture"
+) -> tuple[list[Path], Tensor | None, tuple[str, ...] | None]:
+    """Paths, labels and class names of a folder of pictures, or of whatever has one of these endings."""
     if not root.is_dir():
-        raise ValueError(f"data.path: got {str(root)!r}, accepted: a folder of pictures")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
+        raise ValueError(f"data.path: got {str(root)!r}, accepted: a folder of {what}s")
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
     if not paths:
-        raise ValueError(f"data.path: no picture in {str(root)!r}, accepted: {', '.join(FORMATS)}")
+        raise ValueError(f"data.path: no {what} in {str(root)!r}, accepted: {', '.join(endings)}")
     parents = [path.relative_to(root).parts[:-1] for path in paths]
     names = sorted({parts[0] for parts in parents if parts})
     if not names:
         return paths, None, None
     if not all(parents):
         raise ValueError(
-            f"data.path: {str(root)!r} has pictures in subfolders (classes) and beside them; accepted: either"
+            f"data.path: {str(root)!r} has {what}s in subfolders (classes) and beside them; accepted: either"
         )
     index = {name: label for label, name in enumerate(names)}
     return paths, torch.tensor([index[parts[0]] for parts in parents]), tuple(names)

@@ -137,7 +137,7 @@ def build_cache(
         raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached, accepted: none, or flip")
     if text is not None and source.captions is None:
         raise ValueError(f"text: got {text.encoder!r}, accepted: none, {config.kind} pictures have no captions")
-    sides = tuple(source.batch([0])["images"].shape[-2:])
+    sides = tuple(source.batch([0])["images"].shape[2:])
     manifest = Manifest(
         tokenizer=fingerprint(tokenizer),
         source=config.model_dump(mode="json"),

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from .. import data, ladder
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
-from ..pipeline import load, settings_of
-from . import metrics, samples
+from ..pipeline import load, of_clips, settings_of
+from . import clips, metrics, samples
 from .cache import remembered
 from .features import LITE0, load_features
 
@@ -91,6 +91,8 @@ def measure(rulers: list[Ruler], pictures: Iterable[tuple[Tensor, Tensor | None]
 
 def evaluate(name: str, **options: Any) -> dict[str, Any]:
     """The figures of any checkpoint; options are those of the `evaluate_<role>` function of its role."""
+    if of_clips(name):
+        return clips.evaluate(load(name), **options)
     role = read_card(resolve(name)).role
     return {"generator": evaluate_generator, "tokenizer": evaluate_tokenizer, "judge": evaluate_judge}[role](
         name, **options

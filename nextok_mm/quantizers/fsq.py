@@ -7,25 +7,43 @@ Source: Mentzer et al., Finite Scalar Quantization: VQ-VAE Made Simple (arXiv 23
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+
+from ..config import Config
+from . import check_codes
+
+
+class FSQConfig(Config):
+    """levels: how many values each number of a vector has."""
+
+    kind: Literal["fsq"] = "fsq"
+    levels: tuple[int, ...] = Field(min_length=1)
+
+    @property
+    def width(self) -> int:
+        """F, the numbers of a vector."""
+        return len(self.levels)
 
 
 class FSQ(nn.Module):
     """The quantiser: [..., F] -> quantised [..., F] in [-1, 1] and codes [...]; the first number counts fastest.
 
-    ValueError for fewer than two levels.
+    bound: how an even number of levels is centred, atanh (exactly, as the paper's code does) or tan (as an earlier
+    version of it, which NBP's tokenizers were trained with). ValueError for fewer than two levels.
     """
 
     levels: Tensor
     basis: Tensor
 
-    def __init__(self, levels: Sequence[int]):
+    def __init__(self, levels: Sequence[int], bound: Literal["atanh", "tan"] = "atanh"):
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"levels: got {list(levels)}, accepted: one or more whole numbers from 2")
-        self.size = math.prod(levels)
+        self.size, self.shape = math.prod(levels), bound
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
         self.register_buffer("basis", torch.tensor(basis, dtype=torch.int64), persistent=False)
@@ -40,19 +58,16 @@ class FSQ(nn.Module):
 
     def bound(self, z: Tensor) -> Tensor:
         """Squash to the range that rounds to exactly L values; an even L needs it shifted by half a step."""
-        half = (self.levels - 1) * (1 + 1e-3) / 2
+        margin, centre = (1e-3, torch.atanh) if self.shape == "atanh" else (-1e-3, torch.tan)
+        half = (self.levels - 1) * (1 + margin) / 2
         offset = 0.5 * (self.levels % 2 == 0)
-        return torch.tanh(z + torch.atanh(offset / half)) * half - offset
+        return torch.tanh(z + centre(offset / half)) * half - offset
 
     def dequantise(self, codes: Tensor) -> Tensor:
-        """Codes [...] -> quantised [..., F]. The codes must be below `size` (see `check`)."""
+        """Codes [...] -> quantised [..., F]. ValueError for codes out of range."""
+        check_codes(codes, self.size)
         steps = codes[..., None] // self.basis % self.levels
         return (steps - self.levels // 2).float() / (self.levels // 2)
-
-    def check(self, codes: Tensor) -> None:
-        """ValueError in one line where a code is out of range."""
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.size:
-            raise ValueError(f"codes: got {int(codes.min())} to {int(codes.max())}, accepted: 0 to {self.size - 1}")
 
 
 def usage(codes: Tensor, size: int) -> dict[str, Tensor]:

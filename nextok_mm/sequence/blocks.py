@@ -23,9 +23,9 @@ from .rope import rotate
 class BlockConfig(Config):
     """One block's shape.
 
-    norm_affine: norms have learned weights; mlp_hidden: width inside the MLP; modulated: scale, shift and gate both
-    branches by a condition; qk_norm: normalise queries and keys per head before the rotation; score_scale: factor of
-    query times key, head_dim ** -0.5 where None.
+    norm_affine: norms have learned weights, norm_bias: and biases (LayerNorm alone); mlp_hidden: width inside the MLP;
+    modulated: scale, shift and gate both branches by a condition; qk_norm: normalise queries and keys per head before
+    the rotation; score_scale: factor of query times key, head_dim ** -0.5 where None.
     """
 
     width: int = Field(gt=0)
@@ -34,6 +34,7 @@ class BlockConfig(Config):
     mlp_hidden: int = Field(gt=0)
     norm: Literal["rms", "layer"] = "rms"
     norm_affine: bool = True
+    norm_bias: bool = False
     norm_eps: float = 1e-6
     qk_norm: bool = False
     score_scale: float | None = Field(default=None, gt=0)
@@ -54,19 +55,21 @@ class BlockConfig(Config):
 
 
 class Norm(nn.Module):
-    """RMSNorm or LayerNorm over the last axis in fp32, with or without learned weights (LayerNorm has no bias)."""
+    """RMSNorm or LayerNorm over the last axis in fp32, with or without learned weights, LayerNorm also with biases."""
 
-    def __init__(self, width: int, kind: str = "rms", affine: bool = True, eps: float = 1e-6):
+    def __init__(self, width: int, kind: str = "rms", affine: bool = True, eps: float = 1e-6, bias: bool = False):
         super().__init__()
         self.kind, self.eps, self.width = kind, eps, width
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if bias and affine and kind == "layer" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> the same shape and dtype."""
         weight = None if self.weight is None else self.weight.float()
         if self.kind == "rms":
             return F.rms_norm(x.float(), (self.width,), weight, self.eps).type_as(x)
-        return F.layer_norm(x.float(), (self.width,), weight, eps=self.eps).type_as(x)
+        bias = None if self.bias is None else self.bias.float()
+        return F.layer_norm(x.float(), (self.width,), weight, bias, self.eps).type_as(x)
 
 
 class GatedMLP(nn.Module):
@@ -161,9 +164,10 @@ class Block(nn.Module):
 
     def __init__(self, config: BlockConfig):
         super().__init__()
-        self.norm1 = Norm(config.width, config.norm, config.norm_affine, config.norm_eps)
+        norm = config.width, config.norm, config.norm_affine, config.norm_eps, config.norm_bias
+        self.norm1 = Norm(*norm)
         self.attention = Attention(config)
-        self.norm2 = Norm(config.width, config.norm, config.norm_affine, config.norm_eps)
+        self.norm2 = Norm(*norm)
         shape = config.width, config.mlp_hidden, config.bias
         gate = {"swiglu": F.silu, "geglu": F.gelu}.get(config.mlp)
         self.mlp = GatedMLP(*shape, gate) if gate else GELUMLP(*shape)

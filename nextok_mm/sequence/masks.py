@@ -84,6 +84,12 @@ def causal(tokens: int) -> Mask:
     return documents([[1] * tokens])
 
 
+def continued(cached: int, sizes: Sequence[int]) -> Mask:
+    """Entities of these sizes behind `cached` tokens that all of them see, block-causal among themselves."""
+    stops = list(accumulate(sizes))
+    return Mask(tuple(Run(stop - size, stop, ((0, cached + stop),)) for size, stop in zip(sizes, stops)))
+
+
 def two_way(tokens: int) -> Mask:
     """Everybody sees everybody."""
     return documents([[tokens]])

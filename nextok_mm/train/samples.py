@@ -33,8 +33,12 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
             return
     finally:
         model.train(training)
+    columns = 8
+    if pictures.dim() == 5:  # a clip is a row of its frames
+        columns = pictures.shape[2]
+        pictures = pictures.transpose(1, 2).flatten(0, 1)
     folder.mkdir(parents=True, exist_ok=True)
-    save_image(pictures.cpu().clamp(0, 1), folder / f"step-{step:08d}.png", nrow=8)
+    save_image(pictures.cpu().clamp(0, 1), folder / f"step-{step:08d}.png", nrow=columns)
 
 
 def _condition(model: Generator, source: Source, count: int, device: torch.device) -> Condition:

@@ -14,7 +14,7 @@ from .conftest import example, tokenizer_output
 def test_there_and_back_in_shape(tokenizer):
     images = example(tokenizer, range(3))["images"]
     tokens = tokenizer.encode(images)
-    assert tokens.grid == tuple(tokenizer.grid(tuple(images.shape[-2:])))
+    assert tokens.grid == tuple(tokenizer.grid(tuple(images.shape[2:])))
     assert tokens.data.shape[:2] == (3, math.prod(tokens.grid))
     out = tokenizer.decode(tokens)
     assert out.shape == images.shape and 0 <= out.min() and out.max() <= 1

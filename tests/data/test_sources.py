@@ -124,7 +124,7 @@ def test_arrays_that_may_hold_pickles_are_refused(tmp_path):
 
 def test_a_wrong_source_config_is_one_line(tensors):
     assert "did you mean 'tensors'" in refused(kind="tensor")
-    assert "accepted: emoji, fashion_mnist" in refused()
+    assert "accepted: clips, emoji, fashion_mnist" in refused()
     assert "did you mean 'path'" in refused(kind="tensors", pth="x")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nextok_mm.decoding.logits import Drawing, draw, filtered, min_p, top_k, top_p
+from nextok_mm.decoding.logits import Drawing, draw, filtered, least, min_p, top_k, top_p
 from nextok_mm.rng import Rng
 
 
@@ -32,6 +32,15 @@ def test_filters_equal_brute_force(logits, share):
     assert kept(min_p(logits, share)) == [{c for c, p in enumerate(row) if p >= share * max(row)} for row in shares]
     k = max(1, int(12 * share))
     assert kept(top_k(logits, k)) == [set(sorted(range(12), key=lambda c: -row[c])[:k]) for row in shares]
+
+
+@pytest.mark.parametrize("budget", [1, 17, 4000, 4999, 5000])
+def test_selection_equals_sorting(budget):
+    logits = torch.randn(3, 2, 5000, generator=torch.Generator().manual_seed(1)) * 5
+    logits[..., ::7] = -float("inf")
+    logits[..., 1::9] = logits[..., 1:2]  # ties
+    wanted = logits.sort(descending=True).values[..., budget - 1 : budget]
+    assert torch.equal(least(logits, torch.ones_like(logits), budget), wanted)
 
 
 def test_what_is_kept_is_not_changed(logits):

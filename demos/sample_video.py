@@ -1,0 +1,48 @@
+"""Many clips, one file each, by one process or many:
+
+    python demos/sample_video.py --model next-block-moving --n 16 --out samples
+    torchrun --nproc_per_node 2 -- demos/sample_video.py --n 16 --out samples --ending gif
+
+As demos/sample_image.py in everything else: the same files from any number of processes, and an interrupted run goes on
+where it stopped.
+"""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+import sample_image
+
+from nextok_mm import video
+
+
+def arguments(line: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = sample_image.parser(__doc__, model="next-block-moving", batch=4)
+    parser.add_argument(
+        "--ending", default="mp4", choices=[ending[1:] for ending in video.ENDINGS], help="of the files"
+    )
+    parser.add_argument("--fps", type=float, default=video.FPS, help="frames a second")
+    parser.add_argument("--temperature", type=float, help="of the draws; 0 takes the likeliest")
+    parser.add_argument("--top-p", dest="top_p", type=float, help="draw from the likeliest that make up this share")
+    return parser.parse_args(line)
+
+
+def sample(given: argparse.Namespace, rank: int = 0, world: int = 1) -> int:
+    """Draw this process's blocks and return how many clips were written; ValueError in one line for bad input."""
+
+    def write(clip: Any, path: Any, settings: dict[str, Any]) -> None:
+        video.save_clips(clip[None], path, settings, force=True, fps=given.fps)
+
+    return sample_image.sample(given, rank, world, ("temperature", "top_p", "cfg"), given.ending, write)
+
+
+if __name__ == "__main__":
+    try:
+        here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        options = arguments()
+        print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new clips in {options.out}")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

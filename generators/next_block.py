@@ -1,0 +1,387 @@
+"""Next-block prediction: the codes of a clip in equal blocks, each predicted in one step from the blocks before it.
+
+A block is a cell of the T x H x W grid: a token, a part of a row, a row, rows, a frame, frames, a cube. Every token of
+a block predicts its counterpart (same place in the block) of the next one; attention is two-way within a block and
+causal between blocks. Blocks of one token are plain next-token prediction. There are two ways to begin:
+
+    hybrid  [condition] begin c0 c1 .. cK-2 | cK-1 filler .. filler | block 1 | block 2 ..
+            one token after another up to the end of the first block; then its last code and K - 1 learned fillers
+            make the first whole block of input, which predicts block 1. E - 1 + K steps.
+    given   block 0 | block 1 ..     the first blocks (frames) are known: video prediction.
+
+The vocabulary is [begin and fillers (hybrid: K, given: none) | condition ids | codes].
+
+Shapes: B batch, N codes of a clip, E blocks, K codes of a block, P condition tokens, L tokens of the input, D width,
+V vocabulary, R rows of a pass (B conditional ones, then B unconditional ones where guidance needs them).
+Source: Ren et al., Next Block Prediction: Video Generation via Semi-Autoregressive Modeling (arXiv 2502.07737).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from nextok_mm import contracts
+from nextok_mm.config import ModelConfig
+from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
+from nextok_mm.decoding.logits import Drawing, draw
+from nextok_mm.flow.guidance import Guidance, Schedule, guide
+from nextok_mm.heads.categorical import CategoricalHead, CodeEmbedding
+from nextok_mm.registry import register
+from nextok_mm.rng import Rng
+from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
+from nextok_mm.sequence.masks import block_causal, continued
+
+
+class Sampling(Drawing):
+    """How to sample. cfg: guidance weight (1: none), cfg_schedule over the steps; cache: keep keys and values; special:
+    begin, fillers and condition ids may be drawn too, as the official sampler has it (they come out negative)."""
+
+    cfg: float = Field(default=1.0, ge=0, le=100)
+    cfg_schedule: Schedule = "constant"
+    cache: bool = True
+    special: bool = False
+
+
+class NextBlockConfig(ModelConfig):
+    """A next-block model. `size` names a preset; base, XL and 3B are the published frame predictors (K600).
+
+    grid: frames, rows, columns of codes; vocabulary: how many codes; block: frames, rows, columns of one; start: see
+    the module's text; classes: condition ids (0: unconditional), condition: tokens of a condition; positions: places in
+    the learned table (None: what the input takes); drop: share of rows that train without their condition.
+    """
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": dict(grid=(3, 4, 4), vocabulary=100, block=(1, 1, 4), classes=3, width=32, heads=2, depth=2, drop=0.5),
+        "moving": dict(grid=(5, 8, 8), vocabulary=2560, block=(1, 1, 8), classes=55, width=192, heads=4, depth=4),
+        "base": dict(start="given", positions=5120, width=1536, heads=16, depth=24),
+        "XL": dict(start="given", positions=5120, width=2048, heads=32, depth=24),
+        "3B": dict(start="given", positions=5120, width=3072, heads=32, depth=32),
+    }
+    grid: tuple[int, int, int] = (5, 16, 16)
+    vocabulary: int = Field(64_000, gt=1)
+    block: tuple[int, int, int] = (1, 1, 16)
+    start: Literal["hybrid", "given"] = "hybrid"
+    classes: int = Field(0, ge=0)
+    condition: int = Field(1, ge=1)
+    positions: int | None = Field(None, gt=0)
+    width: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    drop: float = Field(0.1, ge=0, le=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    sampling: Sampling = Sampling()
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        """N and K: codes of a clip and of a block."""
+        return math.prod(self.grid), math.prod(self.block)
+
+    @property
+    def prefix(self) -> int:
+        """P, condition tokens in front of everything."""
+        return self.condition if self.classes else 0
+
+    @property
+    def length(self) -> int:
+        """L, tokens of the longest input."""
+        total, block = self.codes
+        return self.prefix + total if self.start == "hybrid" else total - block
+
+    @property
+    def shift(self) -> int:
+        """What is added to a code: the number of special and condition ids."""
+        return (self.codes[1] if self.start == "hybrid" else 0) + self.classes
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "NextBlockConfig":
+        if any(side < 1 or whole % side for side, whole in zip(self.block, self.grid)):
+            raise ValueError(f"block: got {self.block}, accepted: divisors of the grid {self.grid} on each axis")
+        if self.start == "given" and (self.classes or self.codes[0] == self.codes[1]):
+            raise ValueError("start: got 'given', accepted with classes 0 and two blocks or more (else 'hybrid')")
+        if self.positions is not None and self.positions < self.length:
+            raise ValueError(f"positions: got {self.positions}, accepted: at least {self.length}, the input's length")
+        return self
+
+
+@dataclass
+class State(contracts.State):
+    """Clips under way. ids_BM: the input as far as it is known (`NextBlock.places` says where a code lies in it), one
+    block longer than is ever fed; condition: embedded, None without one; calls: network calls so far."""
+
+    ids_BM: Tensor
+    condition_RPD: Tensor | None
+    rng: Rng
+    sampling: Sampling
+    keep: tuple[Tensor, Tensor] | None
+    cache: KVCache | None
+    calls: int = field(default=0)
+
+
+@register("generator", "next_block")
+class NextBlock(Generator):
+    """The model; see the module's text."""
+
+    Config = NextBlockConfig
+    Sampling = Sampling
+    config: NextBlockConfig  # type: ignore[assignment]
+    places: Tensor
+
+    def __init__(self, config: NextBlockConfig):
+        super().__init__()
+        self.config = config
+        self.layout = make_layout("cell", config.grid, config.block)
+        self.block = config.codes[1]
+        ids = config.shift + config.vocabulary
+        self.embed = CodeEmbedding(ids, config.width)
+        self.none = nn.Parameter(torch.empty(config.prefix, config.width)) if config.prefix else None
+        fields = dict(
+            width=config.width,
+            heads=config.heads,
+            depth=config.depth,
+            mlp="gelu",
+            mlp_hidden=4 * config.width,
+            norm="layer",
+            norm_bias=True,
+            norm_eps=1e-5,
+            dropout=config.dropout,
+            positions=config.positions or config.length,
+            rope=False,
+        )
+        self.backbone = Backbone(BackboneConfig.parse(fields), self.layout.positions)
+        self.head = CategoricalHead(config.width, ids)
+        places = torch.tensor([self._place(code) for code in range(self.layout.tokens)])
+        self.register_buffer("places", places, persistent=False)
+        if self.none is not None:
+            nn.init.normal_(self.none, std=config.width**-0.5)
+
+    @property
+    def codes(self) -> int:
+        """How many different codes its tokens have."""
+        return self.config.vocabulary
+
+    def gradient_checkpointing(self, on: bool = True) -> None:
+        """Recompute blocks in the backward pass."""
+        self.backbone.gradient_checkpointing(on)
+
+    # The input
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How the input falls into parts that see themselves and what came before: their lengths, L in all."""
+        blocks = [self.block] * (self.layout.entities - 1)
+        if self.config.start == "given":
+            return tuple(blocks)
+        return (*([self.config.prefix] if self.config.prefix else []), *[1] * self.block, *blocks)
+
+    def _place(self, code: int) -> int:
+        """Where a code of the sequence lies in the input. All that lies before it predicts it."""
+        if self.config.start == "given":
+            return code
+        return self.config.prefix + 1 + code + (self.block - 1 if code >= self.block else 0)  # behind the fillers
+
+    def ids(self, codes_BN: Tensor, condition_BP: Tensor | None) -> Tensor:
+        """Codes in the layout's order and condition ids -> the input's ids [B, M], with the last block at its end."""
+        config = self.config
+        ids = codes_BN.new_zeros(len(codes_BN), int(config.length + self.block))
+        if config.start == "hybrid":
+            fillers = torch.arange(1, self.block, device=ids.device)
+            first = config.prefix + 1 + self.block
+            ids[:, first : first + self.block - 1] = fillers
+        if condition_BP is not None:
+            ids[:, : config.prefix] = condition_BP + config.shift - config.classes
+        ids[:, self.places] = codes_BN + config.shift
+        return ids
+
+    def _condition(self, given: Condition, rows: int) -> tuple[Tensor | None, Tensor | None]:
+        """Condition ids [B, P] (0 where there is none) and which rows have none [B]; ValueError for wrong ones."""
+        config = self.config
+        if config.prefix > 1 and isinstance(given, Tensor):
+            if given.shape != (rows, config.prefix) or not 0 <= int(given.min()) <= int(given.max()) < config.classes:
+                raise ValueError(
+                    f"labels: got shape {tuple(given.shape)}, accepted: ({rows}, {config.prefix}) condition ids of "
+                    f"0 to {config.classes - 1}"
+                )
+            return given.to(self.device), torch.zeros(rows, dtype=torch.bool, device=self.device)
+        labels = torch.tensor(checked_labels(given, rows, config.classes), device=self.device)
+        without = labels == config.classes
+        ids = labels.where(~without, 0)[:, None].expand(-1, config.prefix)
+        return (ids, without) if config.prefix else (None, None)
+
+    def _embed_condition(self, ids_BP: Tensor, without_B: Tensor) -> Tensor:
+        """[B, P, D]; the learned "none" for rows without one."""
+        assert self.none is not None
+        ids_BP = ids_BP + self.config.shift - self.config.classes
+        return torch.where(without_B[:, None, None], self.none, self.embed(ids_BP[..., None]))
+
+    # Training
+
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        """Cross-entropy over all codes that have a prediction. batch: tokens [B, N] raster codes, labels [B]."""
+        target_BN = self.layout.to_sequence(batch["tokens"])
+        logits_BNV = self.predict(batch, rng)
+        target_BN = target_BN[:, -logits_BNV.shape[1] :] + self.config.shift
+        loss = self.head.loss(logits_BNV[:, :, None], target_BN[..., None]).mean()
+        hits = (logits_BNV.detach().argmax(-1) == target_BN).float().mean()
+        return Loss(loss, {"nats": loss.detach(), "accuracy": hits})
+
+    def predict(self, batch: Batch, rng: Rng) -> Tensor:
+        """Logits [B, N, V] of every code in the layout's order; a `given` start has none for its first block."""
+        codes_BN = self.layout.to_sequence(batch["tokens"])
+        drawn_B = rng.uniform(like=self.head.logits.weight)
+        labels = batch.get("labels") if self.config.prefix else None
+        if labels is not None and self.config.prefix == 1:
+            labels = labels[:, None]
+        without_B = drawn_B < (self.config.drop if labels is not None else 1.0)
+        return self.logits(codes_BN, labels, without_B)
+
+    def logits(self, codes_BN: Tensor, condition_BP: Tensor | None, without_B: Tensor) -> Tensor:
+        """Teacher forcing: codes in the layout's order, and conditions but for the rows without -> logits [B, N, V]."""
+        prefix = self.config.prefix
+        ids = self.ids(codes_BN, condition_BP)[:, : self.config.length]
+        x_BLD = self.embed(ids[:, prefix:, None])
+        if prefix:
+            given = torch.zeros_like(ids[:, :prefix]) if condition_BP is None else condition_BP
+            x_BLD = torch.cat((self._embed_condition(given, without_B), x_BLD), dim=1)
+        hidden = self.backbone(x_BLD, block_causal(self.sizes), tokens=slice(0, self.config.length))
+        return self.head(hidden[:, prefix:])[:, :, 0]
+
+    # Sampling
+
+    @property
+    def backend(self) -> str:
+        """The attention backend of sampling on this device: one block against all before it."""
+        return choose_backend(self.backbone.backend, continued(self.block, [self.block]), self.device)
+
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+        """Begin len(rng) clips; condition: labels [n], condition ids [n, P], or None; `keep` holds known raster codes.
+
+        ValueError in one line for a wrong condition, or a `given` start without its first block.
+        """
+        settings: Sampling = sampling or self.config.sampling
+        rows, layout, config = len(rng), self.layout, self.backbone.config
+        condition_BP, without_B = self._condition(condition, rows)
+        known = self._known(keep, rows)
+        if self.config.start == "given" and (known is None or not bool(known[1][:, : self.block].all())):
+            raise ValueError(
+                f"keep: got none of the first block {self.config.block}, accepted: its codes; {self.kind} with start "
+                "'given' goes on from known frames"
+            )
+        embedded, guided = None, settings.cfg != 1.0 and condition is not None
+        if condition_BP is not None and without_B is not None:
+            embedded = self._embed_condition(condition_BP, without_B)
+            if guided:
+                embedded = torch.cat((embedded, self._embed_condition(condition_BP, torch.ones_like(without_B))))
+        codes = torch.zeros(rows, layout.tokens, dtype=torch.long, device=self.device)
+        cache = None
+        if settings.cache:
+            like, both = self.head.logits.weight, rows * (2 if guided else 1)
+            cache = KVCache(config.depth, both, config.heads, self.config.length, config.head_dim, like=like)
+        return State(
+            data=layout.to_raster(codes, 0),
+            entity=0,
+            entities=layout.entities,
+            ids_BM=self.ids(codes, condition_BP),
+            condition_RPD=embedded,
+            rng=rng,
+            sampling=settings,
+            keep=known,
+            cache=cache,
+        )
+
+    def step(self, state: State) -> State:  # type: ignore[override]
+        """Generate one block: in one pass, or token by token for the first one of a hybrid start."""
+        start, stop = self.layout.span(state.entity)
+        if state.entity == 0 and self.config.start == "hybrid":
+            for token in range(start, stop):
+                self._draw(state, token, token + 1)
+        else:
+            self._draw(state, start, stop)
+        state.entity += 1
+        state.data = self.layout.to_raster(state.ids_BM[:, self.places] - self.config.shift, state.entity)
+        return state
+
+    def _draw(self, state: State, start: int, stop: int) -> None:
+        """Codes start..stop of the sequence, in one network call; none where all of them are known."""
+        shift, rows = self.config.shift, len(state.ids_BM)
+        known = None if state.keep is None else tuple(part[:, start:stop] for part in state.keep)
+        if known is not None and bool(known[1].all()):
+            codes_BK = known[0]
+        else:
+            logits_RKV = self._pass(state, self._place(start), stop - start)
+            if len(logits_RKV) > rows:
+                logits_RKV = guide(*logits_RKV.chunk(2), self._weight(state, start))
+            first = 0 if state.sampling.special else shift
+            codes_BK = draw(logits_RKV, state.sampling, state.rng) + (first - shift)
+            codes_BK = codes_BK if known is None else torch.where(known[1], known[0], codes_BK)
+        state.ids_BM[:, self.places[start:stop]] = codes_BK + shift
+
+    def _weight(self, state: State, code: int) -> float:
+        """The guidance weight of the step that draws this code."""
+        extra = self.block - 1 if self.config.start == "hybrid" else 0
+        step = code if code < self.block and extra else code // self.block + extra
+        steps = self.layout.entities + extra
+        schedule = Guidance(weight=state.sampling.cfg, schedule=state.sampling.cfg_schedule)
+        return schedule.grown(step / max(steps - 1, 1))
+
+    def _pass(self, state: State, need: int, wanted: int) -> Tensor:
+        """One network call: the input up to `need` that isn't cached yet; logits [R, K, V] of its last tokens.
+
+        Special and condition ids have none, unless they may be drawn.
+        """
+        state.calls += 1
+        fed = 0 if state.cache is None else state.cache.length
+        x_RLD = self._embedded(state, fed, need)
+        hidden = self.backbone(x_RLD, self._mask(fed, need), tokens=slice(fed, need), cache=state.cache)
+        if state.cache is not None:
+            state.cache.commit(need - fed)
+        logits = self.head(hidden[:, -wanted:])[:, :, 0]
+        return logits if state.sampling.special else logits[..., self.config.shift :]
+
+    def _embedded(self, state: State, start: int, stop: int) -> Tensor:
+        """The input's tokens start..stop as vectors [R, L, D]."""
+        prefix, condition = self.config.prefix, state.condition_RPD
+        x_BLD = self.embed(state.ids_BM[:, max(start, prefix) : stop, None])
+        if condition is None:
+            return x_BLD
+        x_RLD = x_BLD if len(condition) == len(x_BLD) else x_BLD.repeat(2, 1, 1)
+        return torch.cat((condition[:, start:], x_RLD), dim=1) if start < prefix else x_RLD
+
+    def _mask(self, fed: int, need: int) -> Mask:
+        """The mask of the input's tokens fed..need, which are whole parts of it."""
+        sizes, at = [], 0
+        for size in self.sizes:
+            if at >= need:
+                break
+            if at >= fed:
+                sizes.append(size)
+            at += size
+        return continued(fed, sizes)
+
+    def _known(self, keep: Keep | None, rows: int) -> tuple[Tensor, Tensor] | None:
+        """The kept codes [B, N] and where they count [B, N], in the layout's order."""
+        if keep is None:
+            return None
+        tokens, vocabulary = self.layout.tokens, self.config.vocabulary
+        mask = keep.mask.expand(rows, -1) if keep.mask.dim() == 1 else keep.mask
+        if mask.shape != (rows, tokens) or keep.data.dim() != 2 or keep.data.shape[1] != tokens:
+            raise ValueError(
+                f"keep: got data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}, accepted: "
+                f"data [{rows} or 1, {tokens}] and mask [{tokens}] or [{rows}, {tokens}]"
+            )
+        data, mask = keep.data.expand(rows, -1).to(self.device), mask.to(self.device, torch.bool)
+        known = data[mask]
+        if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
+            raise ValueError(
+                f"keep: got codes {int(known.min())} to {int(known.max())}, accepted: 0 to {vocabulary - 1}"
+            )
+        return self.layout.to_sequence(data), self.layout.to_sequence(mask)
+
+    def example(self, n: int, rng: Rng) -> Batch:
+        """Random codes and labels."""
+        tokens = rng.integers(self.config.vocabulary, self.layout.tokens)
+        labels = rng.integers(max(self.config.classes, 1), *([self.config.prefix] if self.config.prefix > 1 else []))
+        return {"tokens": tokens[:n], "labels": labels[:n]}

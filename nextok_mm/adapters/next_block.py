@@ -1,0 +1,114 @@
+"""Published NBP transformers (`*.ckpt` of NBP-ucf and NBP-k600, Lightning or DeepSpeed): official key names -> ours.
+
+Key maps only. The official file is minGPT's: separate key, query and value projections, which are one matrix here.
+What no tensor tells (heads, block, grid) is read from the arguments that the training script stored beside them.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import read_weights
+
+LICENCE = "MIT (RenShuhuai-Andy/NBP)"
+
+_PLAIN = {
+    "tok_emb.weight": "embed.table.weight",
+    "ln_f.weight": "backbone.norm_out.weight",
+    "ln_f.bias": "backbone.norm_out.bias",
+    "head.weight": "head.logits.weight",
+}
+_BLOCK = {"ln1": "norm1", "ln2": "norm2", "attn.proj": "attention.out", "mlp.0": "mlp.up", "mlp.2": "mlp.out"}
+_OTHERS = re.compile(r"(first_stage_model|cond_stage_model|bov_provider)\..*|.*mask")
+_HEADS = {1536: 16, 2048: 32, 3072: 32}
+"""Heads of the published widths, for a file without its arguments."""
+_CODES = 64_000
+_SAMPLING = {"temperature": 1.0, "top_k": 16_000, "top_p": 0.9}
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a published file -> (fields of NextBlockConfig, our state dict)."""
+    data: Any = read_weights(path)
+    weights = data.get("state_dict", data)
+    stored = (data.get("hyper_parameters") or {}).get("args", {})
+    arguments = dict(stored) if isinstance(stored, Mapping) else dict(vars(stored))
+    return convert({str(key).removeprefix("module."): value for key, value in weights.items()}, _facts(arguments))
+
+
+def convert(official: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An official state dict -> (fields of NextBlockConfig, our state dict). ValueError names a key that isn't known.
+
+    facts: grid (frames, rows, columns), block (codes), vocab, and heads where the width isn't a published one.
+    """
+    rest = {key.removeprefix("transformer."): value for key, value in official.items() if not _OTHERS.fullmatch(key)}
+    state: dict[str, Tensor] = {}
+    try:
+        depth = 1 + max(int(key.split(".")[1]) for key in rest if key.startswith("blocks."))
+        for index in range(depth):
+            for part in ("weight", "bias"):
+                taken = [rest.pop(f"blocks.{index}.attn.{name}.{part}") for name in ("query", "key", "value")]
+                state[f"backbone.blocks.{index}.attention.qkv.{part}"] = torch.cat(taken)
+                for theirs, ours in _BLOCK.items():
+                    taken_one = rest.pop(f"blocks.{index}.{theirs}.{part}")
+                    state[f"backbone.blocks.{index}.{ours}.{part}"] = taken_one
+        state["backbone.positions"] = rest.pop("pos_emb")[0]
+        none = rest.pop("uncond_embedding", None)
+        state |= {ours: rest.pop(theirs) for theirs, ours in _PLAIN.items()}
+        if rest:
+            raise ValueError(f"unknown key {next(iter(rest))!r}")
+        fields = _fields(state, none, facts, depth)
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(f"NBP checkpoint: not in the official form: {error}") from None
+    if fields["classes"]:
+        assert none is not None
+        state["none"] = none
+    return fields, state
+
+
+def _facts(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the training script's arguments say, in the words of `convert`; the published values where it says none."""
+    frames, side = int(arguments.get("sequence_length", 17)), int(arguments.get("resolution", 128)) // 8
+    return {
+        "grid": (1 + (frames - 1) // 4, side, side),
+        "block": int(arguments.get("token_number_per_step", 16)),
+        "vocab": _CODES,
+        "heads": arguments.get("n_head"),
+    }
+
+
+def _fields(state: dict[str, Tensor], none: Tensor | None, facts: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    ids, width = state["embed.table.weight"].shape
+    grid, tokens = tuple(facts["grid"]), int(facts["block"])
+    heads = facts.get("heads") or _HEADS.get(width)
+    others = ids - int(facts["vocab"])  # special and condition ids: none in frame predictors
+    if not heads or others < 0 or (others and others < tokens):
+        raise ValueError(f"width {width}, {ids} ids for {facts['vocab']} codes in blocks of {tokens}")
+    classes = others - tokens if others else 0
+    return {
+        "grid": grid,
+        "vocabulary": int(facts["vocab"]),
+        "block": block_shape(tokens, grid),
+        "start": "hybrid" if others else "given",
+        "classes": classes,
+        "condition": len(none) if none is not None and classes else 1,
+        "positions": state["backbone.positions"].shape[0],
+        "width": width,
+        "heads": int(heads),
+        "depth": depth,
+        "sampling": _SAMPLING,
+    }
+
+
+def block_shape(tokens: int, grid: tuple[int, ...]) -> tuple[int, int, int]:
+    """So many codes in raster order as (frames, rows, columns); ValueError where they are no block of the grid."""
+    _, rows, columns = grid
+    for block in ((1, 1, tokens), (1, tokens // columns, columns), (tokens // (rows * columns), rows, columns)):
+        divides = all(0 < side <= whole and whole % side == 0 for side, whole in zip(block, grid))
+        if divides and math.prod(block) == tokens:
+            return block
+    raise ValueError(f"blocks of {tokens} codes, accepted: whole parts of the grid {grid}")

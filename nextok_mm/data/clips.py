@@ -1,0 +1,79 @@
+"""A folder of video files: every subfolder is a class, or none is. PyAV decodes them, every file is distrusted.
+
+A clip is so many frames of a file, `fps` a second, from its beginning or from a random moment, scaled so that they
+cover the wanted size, and cropped to its middle.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from .. import video
+from ..contracts import Batch
+from ..rng import Rng, mix
+from .image_folder import scan
+from .source import Source, SourceConfig, flipped
+
+
+class Config(SourceConfig):
+    """Clips of a folder. size: (frames, rows, columns); fps: frames a second (None: every frame of the file).
+
+    start: of a clip in its file, at the beginning or anywhere; flip: mirror a random half; channels: 3 colour, 1 grey.
+    """
+
+    kind: Literal["clips"] = "clips"
+    path: str
+    size: tuple[int, int, int]
+    channels: Literal[1, 3] = 3
+    fps: float | None = Field(None, gt=0, le=1000)
+    start: Literal["beginning", "random"] = "beginning"
+    flip: bool = False
+
+    @field_validator("size")
+    @classmethod
+    def _bounded(cls, size: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not 0 < size[0] <= 10_000 or not all(0 < side <= 4096 for side in size[1:]):
+            raise ValueError("1 .. 10000 frames and sides of 1 .. 4096 are accepted")
+        return size
+
+    def open(self) -> "Clips":
+        """The list of files; none is opened yet."""
+        return Clips(self)
+
+
+class Clips(Source):
+    """The video files in the order of their paths."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        drawn = {"flip": config.flip, "start": config.start == "random"}
+        self.draws = frozenset(name for name, on in drawn.items() if on)
+        self.paths, self.labels, self.class_names = scan(Path(config.path).expanduser(), video.INPUTS, "clip")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
+        """`images` [B, P, T, H, W], and `labels` [B] where the folder has classes. ValueError names a bad file."""
+        config = self.config
+        moments = [0.0] * len(indices)
+        if config.start == "random" and seeds is not None:
+            moments = Rng([mix(seed, "start") for seed in seeds]).uniform().tolist()
+        clips = [
+            video.read_clip(self.paths[i], config.channels, config.size, "crop", config.fps, self._start(i, moment))
+            for i, moment in zip(indices, moments)
+        ]
+        batch = {"images": flipped(torch.cat(clips), seeds if config.flip else None)}
+        if self.labels is not None:
+            batch["labels"] = self.labels.index_select(0, torch.tensor(indices))
+        return batch
+
+    def _start(self, index: int, moment: float) -> float:
+        """Seconds into a file at which a clip begins, such that all of it is there."""
+        if moment == 0:
+            return 0.0
+        seconds, rate = video.length(self.paths[index])
+        return moment * max(0.0, seconds - (self.config.size[0] + 1) / (self.config.fps or rate))

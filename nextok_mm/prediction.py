@@ -1,0 +1,92 @@
+"""Video prediction: going on from given frames, to any length.
+
+A window of the trained length slides along: its first frames are the last ones so far, encoded anew (the first frame of
+a window has codes of its own, so codes can't slide, frames can), the others are generated. Memory is that of a window.
+
+Shapes: n clips, C channels, T frames, H W rows and columns.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import video
+from .contracts import ClipTokenizer, Keep
+from .media import Fit
+from .pipeline import Pipeline, Result
+from .rng import mix
+
+
+def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, fit: Fit = "exact") -> Tensor:
+    """The first `given` frames of a video file [1, C, T, H, W] (None: two fifths of what the model makes)."""
+    tokenizer = _tokenizer(pipeline)
+    frames, *sides = tokenizer.size or ()
+    config: Any = tokenizer.config
+    return video.read_clip(path, config.image_channels, (given or _context(tokenizer, frames), *sides), fit)
+
+
+def predict(
+    pipeline: Pipeline, clips: Tensor, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
+) -> Result:
+    """Clips [n, C, T, H, W] that go on: the given frames, then generated ones, `frames` in all (None: a trained clip).
+
+    ValueError in one line for clips of another shape, too few frames given, or a model of pictures.
+    """
+    *_, last = stream(pipeline, clips, frames, seed, labels, **sampling)
+    return last
+
+
+def stream(
+    pipeline: Pipeline, clips: Tensor, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
+) -> Iterator[Result]:
+    """The same, handed out after every window: `images` holds the frames so far."""
+    tokenizer = _tokenizer(pipeline)
+    trained, *sides = tokenizer.size or ()
+    wanted = trained if frames is None else frames
+    given = clips.shape[2] if clips.dim() == 5 else 0
+    context = _context(tokenizer, given)
+    if clips.dim() != 5 or list(clips.shape[3:]) != sides or not context:
+        raise ValueError(
+            f"clips: got shape {tuple(clips.shape)}, accepted: [n, channels, 1 or more frames, {sides[0]}, {sides[1]}]"
+        )
+    if wanted <= given:
+        raise ValueError(f"frames: got {wanted}, accepted: more than the {given} that are given")
+    images, window = clips.cpu(), 0
+    while images.shape[2] < wanted:
+        context = min(_context(tokenizer, images.shape[2]), _context(tokenizer, trained // 2 + 1))
+        tokens = pipeline.tokenize(images[:, :, -context:])
+        known = torch.zeros(len(images), *tokenizer.grid((trained, *sides)), dtype=torch.long)
+        mask = torch.zeros_like(known[0], dtype=torch.bool)
+        known[:, : tokens.grid[0]] = tokens.data.unflatten(1, tokens.grid).cpu()
+        mask[: tokens.grid[0]] = True
+        keep = Keep(known.flatten(1), mask.flatten())
+        start = seed if window == 0 else mix(seed, "window", window)
+        result = pipeline.generate(labels, len(images), start, keep=keep, **sampling)
+        images = torch.cat((images, result.images[:, :, context:]), dim=2)[:, :, :wanted]
+        result.images, result.seed, window = images, seed, window + 1
+        yield result
+
+
+def context(pipeline: Pipeline, frames: int) -> int:
+    """The most of so many frames that can be given: those that make whole codes, and leave something to predict."""
+    return _context(_tokenizer(pipeline), frames)
+
+
+def _context(tokenizer: ClipTokenizer, frames: int) -> int:
+    trained, *sides = tokenizer.size or ()
+    for count in range(min(frames, trained - 1), 0, -1):
+        try:
+            tokenizer.grid((count, *sides))
+        except ValueError:
+            continue
+        return count
+    return 0
+
+
+def _tokenizer(pipeline: Pipeline) -> ClipTokenizer:
+    if pipeline.generator is None or not isinstance(pipeline.tokenizer, ClipTokenizer):
+        raise ValueError(f"predict: got {pipeline.card.name}, accepted: a generator of clips")
+    return pipeline.tokenizer

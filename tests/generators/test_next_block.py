@@ -1,0 +1,160 @@
+"""Next-block prediction: block shapes, both starts, guidance, known codes, clips through the pipeline."""
+
+import pytest
+import torch
+
+from generators.next_block import NextBlock, Sampling
+from nextok_mm import prediction, registry
+from nextok_mm.checkpoint import Card
+from nextok_mm.contracts import Keep
+from nextok_mm.decoding import decode
+from nextok_mm.pipeline import Pipeline
+from nextok_mm.rng import Rng
+from nextok_mm.sequence.masks import block_causal, continued
+
+GRID = (3, 4, 4)
+
+
+def build(**fields) -> NextBlock:
+    torch.manual_seed(0)
+    model = registry.build("generator", "next_block", {"size": "tiny", **fields}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def run(model, seeds=(1, 2), labels=(0, 1), keep=None, **sampling):
+    label = torch.tensor(labels) if model.config.classes else None
+    *_, last = decode(model, model.start(label, Rng(seeds), Sampling(**sampling), keep))
+    return last
+
+
+BLOCKS = {"token": (1, 1, 1), "half row": (1, 1, 2), "row": (1, 1, 4), "rows": (1, 2, 4), "frame": (1, 4, 4)}
+BLOCKS |= {"cube": (3, 2, 2), "frames": (3, 4, 4)}
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
+def test_every_block_shape_trains_and_samples(block):
+    model = build(block=block)
+    codes, size = 48, block[0] * block[1] * block[2]
+    batch = model.example(2, Rng([1, 2]))
+    assert model.predict(batch, Rng([1, 2])).shape == (2, codes, size + 3 + 100)
+    done = run(model)
+    assert done.calls == codes // size + size - 1 and done.data.shape == (2, codes)
+    assert 0 <= done.data.min() and done.data.max() < 100
+    assert torch.equal(done.data, run(model, cache=False).data)
+
+
+def test_a_token_predicts_its_counterpart_in_the_next_block():
+    """In a block of two rows by two columns, the code that a position's target is lies one block on, at its place."""
+    model = build(block=(1, 2, 2), start="given", classes=0)
+    raster = torch.arange(48)[None]
+    order = model.layout.to_sequence(raster)[0]
+    offsets = order[4:] - order[:-4]
+    assert torch.equal(offsets.view(-1, 4), offsets.view(-1, 4)[:, :1].expand(-1, 4))
+
+
+@pytest.mark.parametrize("block", [(1, 1, 3), (2, 4, 4), (0, 1, 1)])
+def test_a_block_that_does_not_divide_the_grid_is_refused(block):
+    with pytest.raises(ValueError, match=r"block: got .*, accepted: divisors of the grid \(3, 4, 4\)"):
+        build(block=block)
+
+
+def test_a_given_start_needs_its_first_block():
+    model = build(start="given", classes=0)
+    with pytest.raises(ValueError, match=r"keep: got none of the first block \(1, 1, 4\), accepted: its codes"):
+        model.start(None, Rng([0]))
+    known = torch.randint(100, (1, 48))
+    state = model.start(None, Rng([0]), None, Keep(known, torch.arange(48) < 16))
+    *_, done = decode(model, state)
+    assert torch.equal(done.data[:, :16], known[:, :16])
+    assert done.calls == 8  # four known blocks cost nothing, the first call takes them in at once
+
+
+def test_known_codes_in_between_stay_and_those_behind_follow_them():
+    model = build()
+    known = torch.randint(100, (1, 48), generator=torch.Generator().manual_seed(3))
+    mask = torch.zeros(48, dtype=torch.bool)
+    mask[:16] = mask[32:] = True  # first and last frame
+    done = run(model, keep=Keep(known, mask))
+    assert torch.equal(done.data[:, mask], known.expand(2, -1)[:, mask]) and done.calls == 4
+    other = run(model, keep=Keep(known.flip(1), mask))
+    assert not torch.equal(other.data[:, 16:32], done.data[:, 16:32])
+
+
+def test_wrong_codes_to_keep_are_refused():
+    with pytest.raises(ValueError, match="keep: got codes 0 to 100, accepted: 0 to 99"):
+        run(build(), keep=Keep(torch.tensor([[100] + [0] * 47]), torch.ones(48, dtype=torch.bool)))
+
+
+def test_special_ids_are_drawn_only_on_request():
+    model = build()
+    with torch.no_grad():
+        model.head.logits.weight[: model.config.shift] *= 100  # a filler is the likeliest everywhere
+    assert run(model, temperature=0).data.min() >= 0
+    assert run(model, temperature=0, special=True).data.min() < 0
+
+
+def test_guidance_of_one_is_none_and_more_is_some():
+    model = build()
+    plain, same, more = (run(model, cfg=cfg).data for cfg in (1.0, 1.0, 4.0))
+    assert torch.equal(plain, same) and not torch.equal(plain, more)
+    torch.testing.assert_close(run(model, cfg=4.0, cache=False).data, more)
+
+
+def test_a_condition_of_several_tokens():
+    model = build(condition=3, classes=7)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    *_, done = decode(model, model.start(ids, Rng([1, 2]), Sampling(cfg=2.0)))
+    assert done.data.shape == (2, 48)
+    with pytest.raises(ValueError, match=r"labels: got shape \(2, 2\), accepted: \(2, 3\) condition ids of 0 to 6"):
+        model.start(ids[:, :2], Rng([1, 2]))
+
+
+def test_the_mask_of_a_pass_is_that_of_the_whole():
+    sizes = (1, 1, 1, 4, 4)
+    whole = block_causal(sizes)
+    assert torch.equal(continued(3, (4, 4)).dense(), whole.dense()[3:])
+    assert continued(7, (4,)).full
+
+
+def pipeline() -> Pipeline:
+    torch.manual_seed(0)
+    tokenizer = registry.build("tokenizer", "video_vq", {"size": "tiny"}).eval()
+    return Pipeline(tokenizer, build(), Card(role="generator", kind="next_block", name="tiny-clips"))
+
+
+def test_frames_are_handed_out_as_soon_as_they_are_final():
+    speaks = pipeline()
+    partials = [result.images for result in speaks.stream([0, 1], n=2, seed=5)]
+    whole = speaks.generate([0, 1], n=2, seed=5).images
+    lengths = [partial.shape[2] for partial in partials]
+    assert lengths == [0] * 3 + [1] * 4 + [3] * 4 + [5]
+    for partial in partials:
+        torch.testing.assert_close(partial, whole[:, :, : partial.shape[2]], rtol=0, atol=1e-5)
+
+
+def test_prediction_slides_beyond_the_trained_length(tmp_path):
+    speaks = pipeline()
+    given = torch.rand(2, 1, 3, 8, 8)
+    result = prediction.predict(speaks, given, frames=14, seed=1)
+    assert result.images.shape == (2, 1, 14, 8, 8) and torch.equal(result.images[:, :, :3], given)
+    lengths = [part.images.shape[2] for part in prediction.stream(speaks, given, 14, 1)]
+    assert lengths == [5, 7, 9, 11, 13, 14]
+    with pytest.raises(ValueError, match="frames: got 3, accepted: more than the 3 that are given"):
+        prediction.predict(speaks, given, frames=3)
+    with pytest.raises(ValueError, match="clips: got shape"):
+        prediction.predict(speaks, given[..., :4])
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif", ".webp", ".png"])
+def test_a_result_is_saved_by_its_ending(tmp_path, ending):
+    pytest.importorskip("av")
+    path = pipeline().generate([0, 1], n=2).save(tmp_path / f"out{ending}")
+    assert path.stat().st_size > 100
+
+
+def test_a_picture_s_ending_is_checked_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match=r"out: got .*clip.avi.*\.mp4, \.gif, \.webp, \.png"):
+        pipeline().check_out(tmp_path / "clip.avi", False)

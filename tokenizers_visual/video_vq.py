@@ -1,0 +1,377 @@
+"""Video VQ: clips to codes and back by a causal 3-D convolutional autoencoder with finite scalar quantisation.
+
+No frame sees a later one: convolutions are padded in time at the front alone, norms are taken frame by frame. The first
+frame is encoded by itself, later ones in groups (of four at the published size), so a still picture is a clip of one
+frame, and a clip of any length passes in constant memory: `encode_more` and `decode_more` carry the few frames that
+each convolution still needs from one chunk to the next, and equal the whole pass.
+
+Shapes: B batch, P picture channels, T frames, H W rows and columns; t h w the same of the code grid, N = t * h * w
+codes, F numbers of a code, D width.
+Source: the tokenizer of NBP (arXiv 2502.07737, section 4.1), after MAGVIT-v2 (2310.05737); FSQ from 2309.15505.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from nextok_mm.checkpoint import fingerprint
+from nextok_mm.config import ModelConfig
+from nextok_mm.contracts import Batch, ClipTokenizer, Loss, Tokens
+from nextok_mm.quantizers.fsq import FSQ, usage
+from nextok_mm.registry import register
+from nextok_mm.rng import Rng
+from tokenizers_visual.kl_vae import Adversarial, Perceptual, adversarial, perceive
+
+Stride = tuple[int, int, int]
+
+
+class VideoVQConfig(ModelConfig):
+    """A video tokenizer. `size` names a preset; `published` is the geometry of NBP's (17 x 128 x 128 -> 5 x 16 x 16).
+
+    clip_size: (frames, rows, columns) of training clips, others work too; patch: pixels along a side that are folded
+    into channels before anything else; channels: width of each level, finest first; strides: of time, rows and columns
+    between levels; blocks: residual units of a level, middle: further ones of the coarsest; up_kernel: of the
+    convolutions that make room for finer levels; levels, bound: of FSQ.
+    """
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": dict(
+            image_channels=1,
+            clip_size=(5, 8, 8),
+            channels=(8, 16),
+            strides=((2, 2, 2),),
+            blocks=1,
+            middle=0,
+            groups=4,
+            levels=(5, 5, 4),
+        ),
+        "moving": dict(
+            image_channels=1,
+            clip_size=(17, 64, 64),
+            patch=8,
+            channels=(48, 64, 96),
+            strides=((2, 1, 1), (2, 1, 1)),
+            up_kernel=1,
+            blocks=1,
+            middle=0,
+            groups=8,
+            levels=(8, 8, 8, 5),
+            pixel="l2",
+        ),
+        "published": dict(bound="tan"),
+    }
+    image_channels: int = Field(3, gt=0)
+    clip_size: tuple[int, int, int] = (17, 128, 128)
+    patch: int = Field(1, ge=1)
+    channels: tuple[int, ...] = Field((128, 256, 256, 512), min_length=1)
+    strides: tuple[Stride, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+    blocks: int = Field(4, ge=1)
+    middle: int = Field(4, ge=0)
+    up_kernel: Literal[1, 3] = 3
+    groups: int = Field(32, ge=1)
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    bound: Literal["atanh", "tan"] = "atanh"
+    pixel: Literal["l1", "l2"] = "l1"
+    perceptual: Perceptual | None = None
+    adversarial: Adversarial | None = None
+
+    @property
+    def stride(self) -> Stride:
+        """Frames, rows and columns of a code: after the first frame, which has codes of its own."""
+        time, rows, columns = (math.prod(sides) for sides in zip((1, self.patch, self.patch), *self.strides))
+        return time, rows, columns
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "VideoVQConfig":
+        if any(width % self.groups for width in self.channels):
+            raise ValueError(f"channels {self.channels}: multiples of groups {self.groups} are accepted")
+        if len(self.strides) != len(self.channels) - 1 or any(side not in (1, 2) for s in self.strides for side in s):
+            raise ValueError(f"strides: one (time, rows, columns) of 1 or 2 between two channels, got {self.strides}")
+        if any(rows != columns for _, rows, columns in self.strides):
+            raise ValueError(f"strides: rows and columns alike are accepted, got {self.strides}")
+        code_grid(self.clip_size, self.stride, "clip_size")
+        return self
+
+
+def code_grid(size: Sequence[int], stride: Stride, what: str = "clip size") -> tuple[int, int, int]:
+    """The code grid of a clip of `size` (frames, rows, columns); ValueError where the stride doesn't fit it."""
+    time, rows, columns = stride
+    fits = len(size) == 3 and min(size) >= 1 and (size[0] - 1) % time == 0
+    if not fits or size[1] % rows or size[2] % columns:
+        raise ValueError(
+            f"{what}: got {tuple(size)}, accepted: (frames, rows, columns) with 1 + a multiple of {time} frames, "
+            f"multiples of {rows} rows and {columns} columns"
+        )
+    return 1 + (size[0] - 1) // time, size[1] // rows, size[2] // columns
+
+
+class Carry:
+    """What a pass over a long clip hands on from chunk to chunk: the last frames that each convolution still needs."""
+
+    def __init__(self):
+        self.frames: dict[nn.Module, Tensor] = {}
+        self.begun = False
+
+
+class CausalConv3d(nn.Module):
+    """A convolution that sees no later frame; its borders, in space and before the first frame, repeat the edge."""
+
+    def __init__(self, width: int, out: int, kernel: int = 3, stride: Stride = (1, 1, 1)):
+        super().__init__()
+        self.conv = nn.Conv3d(width, out, kernel, stride)
+        self.history, self.border = kernel - 1, kernel // 2
+        self.kept = kernel - stride[0]
+
+    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T, H, W] -> [B, out, T', H', W']; with `carry` these are the frames behind those of the last call."""
+        begun, border = carry is not None and carry.begun, self.border
+        if begun and self.kept:
+            x_BDTHW = torch.cat((carry.frames[self], x_BDTHW), dim=2)  # pyright: ignore[reportOptionalMemberAccess]
+        if carry is not None and self.kept:
+            source = x_BDTHW if x_BDTHW.shape[2] >= self.kept else self._pad(x_BDTHW, self.history, 0)
+            carry.frames[self] = source[:, :, -self.kept :]
+        return self.conv(self._pad(x_BDTHW, 0 if begun else self.history, border) if self.history else x_BDTHW)
+
+    def _pad(self, x: Tensor, front: int, border: int) -> Tensor:
+        return F.pad(x, (border, border, border, border, front, 0), mode="replicate")
+
+
+class FrameNorm(nn.GroupNorm):
+    """GroupNorm of each frame by itself, so that no frame knows of another."""
+
+    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T, H, W] -> the same shape."""
+        frames = x_BDTHW.transpose(1, 2)
+        return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+class Swish(nn.Module):
+    """x * sigmoid(beta * x) with a learned beta for each channel."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(width))
+
+    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T, H, W] -> the same shape."""
+        return x_BDTHW * torch.sigmoid(self.beta[:, None, None, None] * x_BDTHW)
+
+
+class ResidualUnit(nn.Module):
+    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1 x 1 convolution on x where the width changes."""
+
+    def __init__(self, width: int, out: int, groups: int):
+        super().__init__()
+        self.norm1, self.swish1, self.conv1 = FrameNorm(groups, width), Swish(width), CausalConv3d(width, out)
+        self.norm2, self.swish2, self.conv2 = FrameNorm(groups, out), Swish(out), CausalConv3d(out, out)
+        self.skip = CausalConv3d(width, out, kernel=1) if width != out else None
+
+    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T, H, W] -> [B, out, T, H, W]."""
+        y = self.conv1(self.swish1(self.norm1(x_BDTHW)), carry)
+        y = self.conv2(self.swish2(self.norm2(y)), carry)
+        return y + (x_BDTHW if self.skip is None else self.skip(x_BDTHW))
+
+
+class Upsample(nn.Module):
+    """Channels become frames, rows and columns; of the first frame only its last copy stays."""
+
+    def __init__(self, width: int, stride: Stride, kernel: int):
+        super().__init__()
+        self.stride = stride
+        self.conv = CausalConv3d(width, width * math.prod(stride), kernel)
+
+    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T, H, W] -> [B, D, T', H', W']."""
+        return unfold(self.conv(x_BDTHW, carry), self.stride, first=carry is None or not carry.begun)
+
+
+def unfold(x_BDTHW: Tensor, stride: Stride, first: bool) -> Tensor:
+    """Depth to space: [B, s * D, T, H, W] -> [B, D, T * s1, H * s2, W * s3]; `first` drops the first frame's copies."""
+    time, rows, columns = stride
+    x = x_BDTHW.unflatten(1, (time, rows, columns, -1)).permute(0, 4, 5, 1, 6, 2, 7, 3)
+    x = x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    return x[:, :, time - 1 :] if first else x
+
+
+class Stack(nn.ModuleList):
+    """Layers one after another, all with the same carry."""
+
+    def forward(self, x: Tensor, carry: Carry | None = None) -> Tensor:
+        """Through all of them."""
+        for layer in self:
+            x = layer(x, carry)
+        return x
+
+
+@register("tokenizer", "video_vq")
+class VideoVQ(ClipTokenizer):
+    """The model; see the module's text."""
+
+    Config = VideoVQConfig
+    config: VideoVQConfig  # type: ignore[assignment]
+
+    def __init__(self, config: VideoVQConfig):
+        super().__init__()
+        self.config = config
+        widths, groups, pixels = config.channels, config.groups, config.image_channels * config.patch**2
+        encoder: list[nn.Module] = [CausalConv3d(pixels, widths[0])]
+        for level, (before, width) in enumerate(zip((widths[0], *widths), widths)):
+            if level:
+                encoder += [CausalConv3d(before, before, stride=config.strides[level - 1])]
+            encoder += _units(before, width, config.blocks, groups)
+        last = widths[-1]
+        encoder += [*_units(last, last, config.middle, groups), FrameNorm(groups, last), Swish(last)]
+        self.encoder = Stack([*encoder, CausalConv3d(last, len(config.levels), kernel=1)])
+        self.fsq = FSQ(config.levels, config.bound)
+        decoder: list[nn.Module] = [CausalConv3d(len(config.levels), last), *_units(last, last, config.middle, groups)]
+        for level, (before, width) in reversed(list(enumerate(zip((*widths[1:], last), widths)))):
+            if level < len(widths) - 1:
+                decoder += [Upsample(before, config.strides[level], config.up_kernel)]
+            decoder += _units(before, width, config.blocks, groups)
+        decoder += [FrameNorm(groups, widths[0]), Swish(widths[0]), CausalConv3d(widths[0], pixels)]
+        self.decoder = Stack(decoder)
+        self.discriminator = _discriminator(config.image_channels, config.adversarial) if config.adversarial else None
+        self._perceptual: list[Any] = []  # in a list: a fixed network is no part of this one's parameters
+        # Codes begin spread over their levels: where they begin in the middle one, training can't tell them apart.
+        nn.init.normal_(self.encoder[-1].conv.weight, std=1.7 / last**0.5)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(frames, rows, columns) of the clips that it was trained on."""
+        return self.config.clip_size
+
+    @property
+    def codes(self) -> int:
+        """How many different codes there are."""
+        return self.fsq.size
+
+    def grid(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """The code grid of a clip of `size` (frames, rows, columns); ValueError where the strides don't fit."""
+        return code_grid(size, self.config.stride)
+
+    def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
+        """Clips [B, P, T, H, W] in [0, 1] -> Tokens, codes [B, N]."""
+        self._check(images)
+        _, codes = self._codes(images)
+        return Tokens(codes.flatten(1), self.grid(images.shape[2:]), source=fingerprint(self))
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Codes [B, N] -> clips [B, P, T, H, W] in [0, 1], fp32."""
+        self._check_codes(tokens.data, tokens.grid)
+        if not tokens.source:
+            self.fsq.check(tokens.data)
+        quantised = self.fsq.dequantise(tokens.data.unflatten(1, tokens.grid)).movedim(-1, 1)
+        return self._clips(quantised).float().clamp(0, 1)
+
+    def carry(self) -> Carry:
+        """Nothing yet: the next chunk is the first."""
+        return Carry()
+
+    @torch.no_grad()
+    def encode_more(self, clips: Tensor, carry: Carry) -> Tensor:
+        """The next frames [B, P, T, H, W] -> their codes [B, t, h, w].
+
+        The first chunk has 1 + a multiple of the stride in frames, later ones have multiples.
+        """
+        frames, time, first = clips.shape[2] if clips.ndim == 5 else 0, self.config.stride[0], not carry.begun
+        self._check(clips, fits=first)
+        if not frames or (frames - first) % time:
+            raise ValueError(f"chunk: got {frames} frames, accepted: {'1 + ' if first else ''}a multiple of {time}")
+        _, codes = self._codes(clips, carry)
+        carry.begun = True
+        return codes
+
+    @torch.no_grad()
+    def decode_more(self, codes: Tensor, carry: Carry) -> Tensor:
+        """The next codes [B, t, h, w] -> their frames [B, P, T, H, W]: the very first codes give one frame."""
+        self._check_codes(codes, codes.shape[1:])
+        self.fsq.check(codes)
+        clips = self._clips(self.fsq.dequantise(codes).movedim(-1, 1), carry)
+        carry.begun = True
+        return clips.float().clamp(0, 1)
+
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        """Pixel error, and the perceptual and adversarial terms where the config has them."""
+        target = batch["images"]
+        self._check(target)
+        quantised, codes = self._codes(target)
+        clips = self._clips(quantised).float()
+        error = F.l1_loss if self.config.pixel == "l1" else F.mse_loss
+        parts = {"pixel": error(clips, target.float())}
+        total = parts["pixel"]
+        if self.config.perceptual:
+            parts["perceptual"] = perceive(self._features(clips.device), _frames(clips), _frames(target))
+            total = total + self.config.perceptual.weight * parts["perceptual"]
+        if self.config.adversarial:
+            parts["adversarial"], parts["discriminator"] = adversarial(self.discriminator, clips, target)
+            total = total + self.config.adversarial.weight * parts["adversarial"] + parts["discriminator"]
+        parts |= usage(codes, self.fsq.size)
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def example(self, n: int, rng: Rng) -> Batch:
+        """Noise clips in this model's shapes."""
+        return {"images": rng.uniform(self.config.image_channels, *self.config.clip_size)[:n]}
+
+    def _codes(self, clips: Tensor, carry: Carry | None = None) -> tuple[Tensor, Tensor]:
+        """Clips -> quantised [B, F, t, h, w] and codes [B, t, h, w]."""
+        x = self._folded(clips * 2 - 1).contiguous(memory_format=torch.channels_last_3d)
+        quantised, codes = self.fsq(self.encoder(x, carry).movedim(1, -1))
+        return quantised.movedim(-1, 1), codes
+
+    def _clips(self, quantised: Tensor, carry: Carry | None = None) -> Tensor:
+        """Quantised [B, F, t, h, w] -> clips [B, P, T, H, W] about [0, 1], not clamped."""
+        x = self.decoder(quantised.contiguous(memory_format=torch.channels_last_3d), carry)
+        side = self.config.patch
+        return unfold(x, (1, side, side), first=True) * 0.5 + 0.5
+
+    def _folded(self, clips: Tensor) -> Tensor:
+        """[B, P, T, H, W] -> [B, P * patch ** 2, T, H / patch, W / patch]."""
+        side = self.config.patch
+        x = clips.unflatten(4, (-1, side)).unflatten(3, (-1, side))
+        return x.permute(0, 4, 6, 1, 2, 3, 5).flatten(1, 3)
+
+    def _check(self, clips: Tensor, fits: bool = True) -> None:
+        channels = self.config.image_channels
+        if clips.ndim != 5 or clips.shape[1] != channels:
+            raise ValueError(
+                f"clips: got shape {tuple(clips.shape)}, accepted: [batch, {channels}, frames, rows, columns]"
+            )
+        if fits:
+            self.grid(clips.shape[2:])
+
+    def _check_codes(self, codes: Tensor, grid: Sequence[int]) -> None:
+        if codes.is_floating_point() or len(grid) != 3 or math.prod(grid) != codes[0].numel():
+            got = f"{tuple(codes.shape)} of {codes.dtype} on the grid {tuple(grid)}"
+            raise ValueError(f"codes: got {got}, accepted: whole numbers [batch, N] on a grid (frames, rows, columns)")
+
+    def _features(self, device: torch.device) -> Any:
+        if not self._perceptual:
+            from nextok_mm.eval.features import load_features
+
+            assert self.config.perceptual is not None
+            self._perceptual.append(load_features(self.config.perceptual.net))
+        return self._perceptual[0].to(device)
+
+
+def _units(before: int, width: int, count: int, groups: int) -> list[nn.Module]:
+    return [ResidualUnit(before if unit == 0 else width, width, groups) for unit in range(count)]
+
+
+def _frames(clips: Tensor) -> Tensor:
+    """[B, P, T, H, W] -> [B * T, P, H, W]."""
+    return clips.transpose(1, 2).flatten(0, 1)
+
+
+def _discriminator(channels: int, config: Adversarial) -> nn.Sequential:
+    """Clips [B, P, T, H, W] -> one logit per patch in space and time. GroupNorm: a row must not see its neighbours."""
+    layers: list[nn.Module] = [nn.Conv3d(channels, config.width, 3, 1, 1), nn.LeakyReLU(0.2)]
+    for level in range(config.depth):
+        width, wider = (config.width * 2**i for i in (level, level + 1))
+        layers += [nn.Conv3d(width, wider, (3, 4, 4), (1, 2, 2), 1), nn.GroupNorm(8, wider), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv3d(config.width * 2**config.depth, 1, 3, 1, 1))
