@@ -313,7 +313,8 @@ class NextBlock(Generator):
         else:
             logits_RKV = self._pass(state, self._place(start), stop - start)
             if len(logits_RKV) > rows:
-                logits_RKV = guide(*logits_RKV.chunk(2), self._weight(state, start))
+                conditional, without = logits_RKV.chunk(2)
+                logits_RKV = guide(conditional, without, self._weight(state, start))
             first = 0 if state.sampling.special else shift
             codes_BK = draw(logits_RKV, state.sampling, state.rng) + (first - shift)
             codes_BK = codes_BK if known is None else torch.where(known[1], known[0], codes_BK)

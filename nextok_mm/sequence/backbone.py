@@ -54,11 +54,11 @@ class Backbone(nn.Module):
         table = rope_table(positions_SX, config.head_dim, config.rope_theta) if config.rope else None
         self.register_buffer("rope", table, persistent=False)
         self.positions = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
-        norm = dict(kind=config.norm, eps=config.norm_eps, bias=config.norm_bias)
-        self.norm_in = Norm(width, **norm) if config.norm_in else nn.Identity()
-        self.norm_out = Norm(width, **norm) if config.norm_out else nn.Identity()
+        norm = config.norm, True, config.norm_eps, config.norm_bias
+        self.norm_in = Norm(width, *norm) if config.norm_in else nn.Identity()
+        self.norm_out = Norm(width, *norm) if config.norm_out else nn.Identity()
         if config.midway:
-            self.norm_midway = Norm(width, **norm)
+            self.norm_midway = Norm(width, *norm)
             self.midway = nn.Linear(width, width)
             self.positions_midway = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
         if config.modulated:  # all blocks' AdaLN in one tensor, so that one product serves them all
