@@ -184,13 +184,15 @@ _FINGERPRINTS: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]]" = weakref
 def fingerprint(model: Any) -> str:
     """16 hexadecimal digits that change with the kind, the config or any weight: says who made some tokens.
 
-    Remembered until a weight is written to, since it reads every weight.
+    Settings of sampling don't count: they change nothing about the tokens. Remembered until a weight is written to,
+    since it reads every weight.
     """
     weights = model.state_dict()
+    fields = model.config.model_dump_json(exclude={"sampling"})
     state = (model.config, tuple((id(tensor), _version(tensor), tensor.dtype) for tensor in _tensors(model)))
     if model in _FINGERPRINTS and _FINGERPRINTS[model][0] == state:
         return _FINGERPRINTS[model][1]
-    digest = hashlib.sha256(f"{model.role} {model.kind} {model.config.model_dump_json()}".encode())
+    digest = hashlib.sha256(f"{model.role} {model.kind} {fields}".encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta:  # fake and meta tensors hold no numbers

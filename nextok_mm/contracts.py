@@ -69,6 +69,14 @@ class Model(nn.Module, ABC):
     def example(self, n: int, rng: Rng) -> Batch:
         """A random batch of n rows in this model's shapes, for contract tests and benchmarks."""
 
+    def after_step(self, rng: Rng) -> None:
+        """What a model updates by itself after each optimizer step, such as a codebook's running means.
+
+        It may depend on the state dict and on what the step's `loss` calls noted, nothing else; rng: one stream, alike
+        in every process.
+        """
+        return
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -96,3 +96,32 @@ def test_a_wrong_name_is_one_line(arguments, word, monkeypatch):
     monkeypatch.setitem(next_block.SIZES, "6x512", {"depth": 1, "width": 8, "heads": 2})
     with pytest.raises(ValueError, match=word):
         bench.main(arguments)
+
+
+def test_the_ladder_measures_every_number_of_tokens(tiny_tokenizers, tmp_path, capsys, monkeypatch):
+    from nextok_mm.bench import ladder
+    from nextok_mm.eval import quality
+
+    def figures(name, tokens=None, **options):
+        rows = {f"{name.name} {k}": {"pixels": {"psnr": 10.0 + k}} for k in tokens or ()}
+        return {"name": name.name, "figures": rows or {name.name: {"pixels": {"psnr": 15.0}}}}
+
+    monkeypatch.setattr(quality, "evaluate_tokenizer", figures)
+    monkeypatch.setattr(ladder, "trained", lambda config, overrides, folder: tiny_tokenizers[config])
+    monkeypatch.setattr(ladder, "VARIANTS", {"ordered": ("flextok", ()), "grid": ("kl_vae", ())})
+    bench.main(["ladder", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in printed] == [*(["ordered", k] for k in "1248"), ["grid", "16"]]
+    assert (tmp_path / "out" / "ladder.png").stat().st_size > 1000
+    monkeypatch.setattr(quality, "evaluate_tokenizer", None)  # what is there isn't measured again
+    bench.main(["ladder", "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out.splitlines() == printed
+
+
+@pytest.fixture
+def tiny_tokenizers(tmp_path):
+    from nextok_mm.checkpoint import save_pretrained
+
+    kinds = ("flextok", "kl_vae")
+    models = {kind: registry.build("tokenizer", kind, {"size": "tiny"}) for kind in kinds}
+    return {kind: save_pretrained(model, tmp_path / kind, name=kind) for kind, model in models.items()}

@@ -79,7 +79,8 @@ class FlexTokConfig(ModelConfig):
     stands for "no condition": a learned vector in every place, a single such token, or zeros; head_ada: the last
     layer is modulated by the time; predict: what the network says, the velocity (the paper) or the data, from which
     the velocity follows (for pixels, whose patches have more numbers than a small network is wide: arXiv 2511.13720);
-    time_scale: of the times before their sinusoids; keep: how training draws the number
+    time_scale: of the times before their sinusoids; time_mean: of the
+    training times' logit, above 0 for more noise; keep: how training draws the number
     of kept codes (all: no nested dropout, its ablation); drop: share of samples trained without condition.
     """
 
@@ -116,6 +117,7 @@ class FlexTokConfig(ModelConfig):
             registers=64,
             levels=(8, 8, 8),
             predict="data",
+            time_mean=1.0,
             encoder=dict(width=128, heads=4, depth=4, mask="causal_last"),
             decoder=dict(width=160, heads=5, depth=4, ada="both"),
         ),
@@ -144,6 +146,7 @@ class FlexTokConfig(ModelConfig):
     head_ada: bool = True
     predict: Literal["velocity", "data"] = "velocity"
     time_scale: float = Field(default=1000.0, gt=0)
+    time_mean: float = 0.0
     keep: Literal["uniform", "pow2", "uniform_pow2", "all"] = "uniform_pow2"
     drop: float = Field(default=0.2, ge=0, lt=1)
     sampling: Sampling = Sampling()
@@ -205,7 +208,9 @@ class FlexTok(OrderedTokenizer):
         self.velocity_out = nn.Linear(outer, numbers)
         self._patch_positions("encoder_positions", inner)
         self._patch_positions("decoder_positions", outer)
-        for parameter in (self.registers, self.register_positions, self.mask_token, self.null_token):
+        # The encoder's registers begin far apart: where they begin alike, they all read the same, and codes collapse.
+        nn.init.normal_(self.registers)
+        for parameter in (self.register_positions, self.mask_token, self.null_token):
             if parameter is not None:
                 nn.init.normal_(parameter, std=0.02)
 
@@ -281,8 +286,6 @@ class FlexTok(OrderedTokenizer):
         if codes.dim() != 2 or codes.is_floating_point() or not 1 <= codes.shape[1] <= self.config.registers:
             got = f"{tuple(codes.shape)} of {codes.dtype}"
             raise ValueError(f"codes: got {got}, accepted: whole numbers [batch, 1 to {self.config.registers}]")
-        if not tokens.source:
-            self.fsq.check(codes)
         quants_BRF = self.fsq.dequantise(F.pad(codes, (0, self.config.registers - codes.shape[1])))
         rng = rng or Rng([0] * len(codes))
         noise = rng.normal(self.config.latent_channels, *self.config.latent_size, like=quants_BRF)
@@ -438,7 +441,7 @@ class FlexTok(OrderedTokenizer):
         quants, codes = self.fsq(self.read(latents))
         keep = self._draw_keep(rng).to(latents.device)
         dropped = rng.uniform(like=latents) < self.config.drop
-        times = sample_times("logit_normal", rng, 1)[:, 0].to(latents)
+        times = sample_times("logit_normal", rng, 1, self.config.time_mean)[:, 0].to(latents)
         noise = rng.normal(*latents.shape[1:], like=latents)
         path = PATHS["linear"]
         x = path.mix(latents, noise, times[:, None, None, None])

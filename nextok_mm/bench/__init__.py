@@ -10,7 +10,9 @@ BENCHES = {
     "blocks": "next-block claims at small scale: trains and measures tokens, rows and frames",
     "next_block": "next-block video by block size: seconds a clip, steps, frames a second, against the official code",
     "xar": "xAR-B at 256 x 256: sampling and training, against the arithmetic and (--against PATH) the official code",
+    "elm": "ELM-B: cached decoding beside transformers' and (--against PATH) the official sampler",
     "claims": "xAR's claims at small scale: trains and measures eight small models",
+    "ladder": "FlexTok: reconstruction against the number of tokens, nested dropout, and a 2-D grid",
     "steps": "how few steps will do: Frechet distance against network calls",
     "sampling": "a shipped or tiny xAR: cached against uncached, attention backends, images a second, training",
 }

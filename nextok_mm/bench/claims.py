@@ -13,6 +13,7 @@ same steps an entity also in sampling. Teacher forcing passes twice the tokens a
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,27 @@ def main(arguments: list[str]) -> None:
 
 def _measure(given: argparse.Namespace, variant: str, overrides: tuple[str, ...], seed: int) -> dict[str, float]:
     from ..eval.quality import evaluate_generator
-    from ..train import load, train
 
     folder = given.out / f"{''.join(c if c.isalnum() else '-' for c in variant)}-{seed}"
-    run = (f"train.out={folder}", f"train.steps={given.steps}", f"train.seed={seed}", "train.sample_every=0")
-    summary = train(load(given.config, [*SMALL, *overrides, *run]))
+    own = (*SMALL, *overrides, f"train.steps={given.steps}", f"train.seed={seed}")
+    checkpoint = trained(given.config, own, folder)
+    return by_name(evaluate_generator(checkpoint, n=given.n, sampling=SAMPLING, baselines=False))
+
+
+def trained(config: str, overrides: Sequence[str], folder: Path) -> str:
+    """The checkpoint of a training, which goes on where it stopped; a stop ends the program with its exit code."""
+    from .. import bundled
+    from ..train import load, train
+
+    summary = train(load(bundled.config(config), [*overrides, f"train.out={folder}", "train.sample_every=0"]))
     if summary.status != "finished":
         raise SystemExit(summary.exit_code)
-    result = evaluate_generator(str(folder / "final"), n=given.n, sampling=SAMPLING, baselines=False)
-    return by_name(result)
+    return str(folder / "final")
 
 
-def by_name(result: dict[str, Any]) -> dict[str, float]:
-    """The figures of an evaluation's generator as `figure (feature space)`."""
-    spaces = result["figures"][result["name"]]
+def by_name(result: dict[str, Any], row: str = "") -> dict[str, float]:
+    """The figures of one set of pictures, else of the checkpoint itself, as `figure (feature space)`."""
+    spaces = result["figures"][row or result["name"]]
     return {f"{figure} ({space})": value for space, found in spaces.items() for figure, value in found.items()}
 
 

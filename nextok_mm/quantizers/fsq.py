@@ -10,7 +10,23 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+
+from ..config import Config
+from . import check_codes
+
+
+class FSQConfig(Config):
+    """levels: how many values each number of a vector has."""
+
+    kind: Literal["fsq"] = "fsq"
+    levels: tuple[int, ...] = Field(min_length=1)
+
+    @property
+    def width(self) -> int:
+        """F, the numbers of a vector."""
+        return len(self.levels)
 
 
 class FSQ(nn.Module):
@@ -48,14 +64,10 @@ class FSQ(nn.Module):
         return torch.tanh(z + centre(offset / half)) * half - offset
 
     def dequantise(self, codes: Tensor) -> Tensor:
-        """Codes [...] -> quantised [..., F]. The codes must be below `size` (see `check`)."""
+        """Codes [...] -> quantised [..., F]. ValueError for codes out of range."""
+        check_codes(codes, self.size)
         steps = codes[..., None] // self.basis % self.levels
         return (steps - self.levels // 2).float() / (self.levels // 2)
-
-    def check(self, codes: Tensor) -> None:
-        """ValueError in one line where a code is out of range."""
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.size:
-            raise ValueError(f"codes: got {int(codes.min())} to {int(codes.max())}, accepted: 0 to {self.size - 1}")
 
 
 def usage(codes: Tensor, size: int) -> dict[str, Tensor]:

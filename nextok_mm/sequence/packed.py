@@ -3,6 +3,10 @@
 A sampler multiplies the same weights by a few dozen rows, hundreds of times. oneDNN is a quarter faster at that when
 the weights lie in its own blocked order, which costs one copy of them (`nextok bench xar` prints both). The packed
 copies live only inside the `with` block, so trained or loaded weights can never go stale behind them.
+
+With one or two rows, as when one sample is decoded token by token, a product only waits for the weights, and oneDNN's
+kernels for so few rows read them at half the speed of those for four: rows are repeated up to four (see
+`nextok bench elm`).
 """
 
 from collections.abc import Iterator
@@ -13,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 ROWS = 128  # the batch oneDNN plans for; other sizes work, this is one entity of xAR-B with guidance
+FEWEST = 4  # rows below this are slower than this many
 MIN_WEIGHTS = 1 << 12  # below this, packing costs more than it saves
 
 
@@ -41,4 +46,9 @@ def _packed(model: nn.Module) -> Iterator[None]:
 def _linear(layer: nn.Linear, weight: Tensor, x: Tensor) -> Tensor:
     if torch.is_grad_enabled() or x.dtype != torch.float32:
         return nn.functional.linear(x, layer.weight, layer.bias)
+    rows = x.numel() // x.shape[-1]
+    if 0 < rows < FEWEST:
+        several = x.reshape(rows, -1).repeat(-(-FEWEST // rows), 1)
+        product = torch.ops.mkldnn._linear_pointwise(several, weight, layer.bias, "none", [], "")
+        return product[:rows].view(*x.shape[:-1], -1)
     return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")

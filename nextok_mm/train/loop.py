@@ -169,6 +169,7 @@ class Run:
         self._check(numbers, batches)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.model.after_step(Rng([mix(config.train.seed, "after", self.step)]))
         if self.ema is not None:
             self.ema.update()
         self.step += 1

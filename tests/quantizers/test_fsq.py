@@ -48,3 +48,16 @@ def test_usage_counts():
 def test_levels_that_are_none_are_refused(levels):
     with pytest.raises(ValueError, match="levels: got"):
         FSQ(levels)
+
+
+@pytest.mark.parametrize("levels", [(8, 5, 4, 3), (8, 8, 8, 5, 5, 5), (3,)])
+def test_it_agrees_with_vector_quantize_pytorch(levels):
+    peer = pytest.importorskip("vector_quantize_pytorch")
+    theirs, fsq = peer.FSQ(list(levels)), FSQ(levels)
+    mine, other = (torch.randn(1, 500, len(levels), generator=torch.Generator().manual_seed(1)) * 2 for _ in range(2))
+    (quantised, codes), (expected, their_codes) = fsq(mine.requires_grad_()), theirs(other.requires_grad_())
+    torch.testing.assert_close(quantised, expected)
+    assert torch.equal(codes, their_codes.long())
+    quantised.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(mine.grad, other.grad)

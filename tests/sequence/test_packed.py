@@ -39,3 +39,12 @@ def test_other_dtypes_are_left_alone():
     model = nn.Sequential(nn.Linear(64, 64)).double()
     with packed(model):
         assert "forward" not in model[0].__dict__
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_few_rows_are_the_same_numbers(rows):
+    """As many as one sample, with guidance or without, has when it is decoded token by token."""
+    model = nn.Linear(64, 96)
+    for x in (torch.randn(rows, 64), torch.randn(rows, 1, 64)):
+        with torch.no_grad(), packed(model):
+            torch.testing.assert_close(model(x), nn.functional.linear(x, model.weight, model.bias))

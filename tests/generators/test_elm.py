@@ -1,0 +1,216 @@
+"""What is special to ELM: groups, the chained head, captions, the masked model, early stopping, published sizes."""
+
+import pytest
+import torch
+
+from generators import elm
+from generators.elm import ELM, Sampling
+from nextok_mm import registry
+from nextok_mm.contracts import Keep
+from nextok_mm.decoding import decode
+from nextok_mm.decoding.masked import hidden_after, least_sure, train_mask
+from nextok_mm.rng import Rng
+from tests.contract.test_models import check_on_a_fake_gpu
+
+TEXT = {"classes": 0, "text": {"encoder": "letters", "width": 6, "length": 3}}
+VARIANTS = {
+    "one group": {"groups": 1},
+    "three groups": {"groups": 3},
+    "chained": {"groups": 3, "head": "chained"},
+    "ada": {"ada": True},
+    "one axis": {"grid": (16,)},
+    "rope by sequence": {"rope": "sequence"},
+    "text": TEXT,
+    "masked": {"objective": "masked", "smoothing": 0.1},
+    "unconditional": {"classes": 0},
+}
+
+
+class Letters:
+    """Stands in for a text encoder."""
+
+    width = 6
+
+    def encode(self, captions, length):
+        text, counts = torch.zeros(len(captions), length, 6), torch.zeros(len(captions), dtype=torch.long)
+        for row, caption in enumerate(captions):
+            if len(caption) > length:
+                raise ValueError(f"text: {caption!r} is {len(caption)} tokens long, accepted: {length} at most")
+            counts[row] = len(caption)
+            for place, letter in enumerate(caption):
+                text[row, place] = torch.sin(torch.arange(6.0) * ord(letter))
+        return text, counts
+
+
+@pytest.fixture(autouse=True)
+def letters(monkeypatch):
+    monkeypatch.setattr(elm, "load_text", lambda name: Letters())
+
+
+def build(seed: int = 0, **fields) -> ELM:
+    torch.manual_seed(seed)
+    model = registry.build("generator", "elm", {"size": "tiny", **fields}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def condition(model: ELM, n: int):
+    if model.conditioned_on == "text":
+        return ["ab", "c", "", "abc"][:n]
+    return torch.arange(n) % model.config.classes if model.config.classes else None
+
+
+def run(model: ELM, seeds=(1, 2), keep=None, **sampling) -> torch.Tensor:
+    settings = Sampling(**{"cfg": 2.0, "passes": 4, **sampling})
+    *_, done = decode(model, model.start(condition(model, len(seeds)), Rng(seeds), settings, keep))
+    return done.data
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_and_samples(name):
+    model = build(**VARIANTS[name])
+    batch = model.example(8, Rng(range(8)))
+    model.loss(batch, Rng(range(8))).total.backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+    codes = run(model)
+    assert codes.shape == (2, 16) and codes.dtype == torch.int64 and 0 <= codes.min() and codes.max() < 64
+    assert torch.equal(codes, run(model, cache=False)) and not torch.equal(codes[0], codes[1])
+    assert torch.equal(codes[1:], torch.cat([run(model, seeds=(1, 2, 3))[1:2]]))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_runs_on_a_fake_gpu(name):
+    model = build(**VARIANTS[name], sampling={"cfg": 2.0, "top_p": 0.9, "min_p": 0.01, "top_k": 5})
+    check_on_a_fake_gpu(model)
+
+
+def test_chained_groups_see_the_earlier_ones_and_only_those():
+    model = build(groups=3, head="chained")
+    hidden, codes = torch.randn(2, 5, 32), torch.randint(4, (2, 5, 3))
+    with torch.no_grad():
+        logits = model.head(hidden, codes)
+        for group in range(3):
+            other = codes.clone()
+            other[..., group] = (other[..., group] + 1) % 4
+            moved = (model.head(hidden, other) != logits).flatten(0, 1).any(-1).any(0)
+            assert moved.tolist() == [later > group for later in range(3)]
+        chosen = model.head.choose(hidden, lambda logits: logits.argmax(-1))
+        assert torch.equal(chosen, model.head(hidden, chosen).argmax(-1))
+
+
+def test_sampling_sees_what_training_would():
+    """The hidden state of a step, cached or not, is the one that training computes at that place."""
+    for fields in ({}, TEXT, {"groups": 3, "head": "chained"}):
+        model = build(**fields)
+        codes = run(model, cfg=1.0, temperature=0)
+        with torch.no_grad():
+            prefix = model._conditions(condition(model, 2), 2, guided=False)
+            groups = model._codes(codes)
+            assert torch.equal(model.logits(groups, *prefix).argmax(-1), groups)
+
+
+def test_captions_change_the_picture_and_an_empty_one_is_no_condition():
+    model = build(**TEXT)
+    settings = Sampling(cfg=1.0)
+
+    def draw(captions):
+        *_, done = decode(model, model.start(captions, Rng([5]), settings))
+        return done.data
+
+    assert not torch.equal(draw(["ab"]), draw(["xyz"]))
+    assert torch.equal(draw([""]), draw(None))
+
+
+def test_stopping_early_gives_the_first_codes():
+    model = build(grid=(16,))
+    whole, part = run(model), run(model, tokens=5)
+    assert torch.equal(part[:, :5], whole[:, :5]) and not part[:, 5:].any()
+    for fields, tokens, accepted in (({}, 5, "16, all of them"), ({"grid": (16,)}, 17, "1 to 16")):
+        with pytest.raises(ValueError, match=f"tokens: got {tokens}, accepted: {accepted}"):
+            run(build(**fields), tokens=tokens)
+
+
+def test_greedy_needs_no_seed():
+    model = build()
+    labels = torch.tensor([1, 1])
+    *_, done = decode(model, model.start(labels, Rng([1, 2]), Sampling(temperature=0)))
+    assert torch.equal(done.data[0], done.data[1])
+
+
+def test_rows_may_keep_different_codes():
+    known, mask = torch.randint(64, (2, 16)), torch.rand(2, 16) < 0.5
+    for fields in ({"groups": 1}, {"objective": "masked"}):
+        codes = run(build(**fields), keep=Keep(known, mask))
+        assert torch.equal(codes[mask], known[mask]) and not torch.equal(codes, known)
+
+
+def test_the_masked_model_finds_every_code_in_the_passes_it_has():
+    model = build(objective="masked")
+    for passes in (1, 3, 30):
+        partial = list(decode(model, model.start(None, Rng([1]), Sampling(passes=passes))))
+        assert len(partial) == passes
+    state = model.start(torch.tensor([1]), Rng([1]), Sampling(passes=4))
+    hidden = []
+    while not state.done:
+        with torch.no_grad():
+            state = model.step(state)
+        hidden.append(int((~state.known_BN).sum()))
+    assert hidden == [14, 11, 6, 0] == [hidden_after(step, 4, 16) for step in range(1, 5)]
+
+
+def test_masks_of_training_and_of_decoding():
+    mask = train_mask(Rng(range(400)), 16)
+    assert mask.any(1).all() and 0.55 < mask.float().mean() < 0.7  # the mean of cos(pi/2 u) is 2 / pi
+    hidden = torch.tensor([[True, True, False, True]])
+    assert least_sure(torch.tensor([[3.0, 1.0, 0.0, 2.0]]), hidden, torch.tensor([2])).tolist() == [[0, 1, 0, 1]]
+
+
+def test_published_sizes():
+    """Half of each published file's bytes over four: L-1-16 is 1.77 GB, L-2-8 1.25 GB, 2B-2-12 7.64 GB."""
+    expected = {
+        ("B", 2, 10): 90.048,
+        ("L", 1, 16): 443.574,
+        ("L", 2, 8): 312.502,
+        ("L", 2, 10): 315.648,
+        ("XL", 2, 10): 741.276,
+        ("XXL", 2, 12): 1390.525,
+        ("2B", 2, 12): 1909.458,
+    }
+    for (size, groups, bits), millions in expected.items():
+        with torch.device("meta"):
+            model = registry.build("generator", "elm", {"size": size, "groups": groups, "codes": 2 ** (groups * bits)})
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "fields, word",
+    [
+        ({"groups": 5}, "groups: got 5 for 64 codes, accepted: 1, 2, 3, 6"),
+        ({"classes": 3, "text": {}}, "classes: got 3 beside text"),
+        ({"objective": "masked", "head": "chained"}, "objective: masked goes with"),
+        ({"sampling": {"top_p": 0}}, "sampling.top_p: got 0"),
+        ({"sampling": {"cfg_schedule": "cubic"}}, "sampling.cfg_schedule: got 'cubic'"),
+    ],
+)
+def test_a_wrong_field_is_one_line(fields, word):
+    with pytest.raises(ValueError, match=word) as error:
+        build(**fields)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_condition_is_one_line():
+    with pytest.raises(ValueError, match="labels: got 3, accepted: 0 to 2"):
+        build().start(torch.tensor([3]), Rng([0]))
+    with pytest.raises(ValueError, match="text: got Tensor, accepted: a list of 1 captions"):
+        build(**TEXT).start(torch.tensor([0]), Rng([0]))
+    with pytest.raises(ValueError, match="'abcd' is 4 tokens long, accepted: 3 at most"):
+        build(**TEXT).start(["abcd"], Rng([0]))
+    with pytest.raises(ValueError, match=r"tokens: got \(1, 15\)"):
+        build().loss({"tokens": torch.zeros(1, 15, dtype=torch.long)}, Rng([0]))
+    with pytest.raises(ValueError, match="data: got no text, accepted: captions"):
+        build(**TEXT).loss({"tokens": torch.zeros(1, 16, dtype=torch.long)}, Rng([0]))
+    with pytest.raises(ValueError, match="keep: got codes 0 to 64, accepted: 0 to 63"):
+        run(build(), keep=Keep(torch.full((1, 16), 64), torch.arange(16) < 3))

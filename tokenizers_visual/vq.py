@@ -1,0 +1,96 @@
+"""A grid of codes: pictures through a convolutional autoencoder whose middle is quantised, by VQ or by FSQ.
+
+Every place of the grid is one code. Loss: pixels, the codebook's terms, and by choice a perceptual and an adversarial
+term as in kl_vae.
+
+Shapes: B batch, P picture channels, H W picture rows and columns, h w grid rows and columns, N = h * w tokens,
+F numbers of a code.
+Sources: van den Oord et al., Neural Discrete Representation Learning (arXiv 1711.00937); Esser et al., Taming
+Transformers (arXiv 2012.09841), section 3.1, for the perceptual and adversarial terms.
+"""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from nextok_mm.checkpoint import fingerprint
+from nextok_mm.contracts import Batch, Loss, Tokens
+from nextok_mm.quantizers.fsq import FSQ, FSQConfig, usage
+from nextok_mm.quantizers.vq import VQ, VQConfig
+from nextok_mm.registry import register
+from nextok_mm.rng import Rng
+
+from ._conv import ConvConfig, ConvTokenizer
+
+
+class VQTokenizerConfig(ConvConfig):
+    """A quantised autoencoder. `size` names a preset; quantiser: `kind: vq` or `kind: fsq` with that one's fields."""
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": dict(
+            image_channels=1,
+            image_size=(8, 8),
+            block_channels=(8, 16),
+            block_layers=1,
+            groups=4,
+            quantiser=dict(kind="vq", size=32, width=4),
+        ),
+        "fashion": dict(
+            image_channels=1,
+            image_size=(32, 32),
+            block_channels=(16, 32, 64, 64),
+            block_layers=1,
+            groups=8,
+            attention=(),
+            quantiser=dict(kind="fsq", levels=(8, 8, 5, 5)),
+        ),
+    }
+    quantiser: Annotated[VQConfig | FSQConfig, Field(discriminator="kind")]
+
+
+@register("tokenizer", "vq")
+class VQTokenizer(ConvTokenizer):
+    """The model; see the module's text."""
+
+    Config = VQTokenizerConfig
+    config: VQTokenizerConfig  # type: ignore[assignment]
+
+    def __init__(self, config: VQTokenizerConfig):
+        super().__init__(config, config.quantiser.width)
+        chosen = config.quantiser
+        self.quantiser = VQ(chosen) if isinstance(chosen, VQConfig) else FSQ(chosen.levels)
+
+    @property
+    def codes(self) -> int:
+        """Different codes of a place."""
+        return self.quantiser.size
+
+    def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
+        """Images [B, P, H, W] in [0, 1] -> Tokens [B, N]; no chance is involved."""
+        _, codes, *_ = self.quantiser(self.hidden(images).movedim(1, -1))
+        return Tokens(codes.flatten(1), self.grid(images.shape[-2:]), source=fingerprint(self))
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Tokens [B, N] -> images [B, P, H, W] in [0, 1], fp32. ValueError for codes out of range."""
+        return self._decode(self.quantiser.dequantise(tokens.data).unflatten(1, tokens.grid)).clamp(0, 1)
+
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        """The pictures' terms and the codebook's; use of the codes is logged beside them. Draws nothing."""
+        target = batch["images"]
+        quantised, codes, *terms = self.quantiser(self.hidden(target).movedim(1, -1))
+        total, parts = self.compare(self._decode(quantised), target)
+        if terms:
+            parts["codebook"] = terms[0].mean()
+            total = total + parts["codebook"]
+        parts |= usage(codes, self.codes)
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def after_step(self, rng: Rng) -> None:
+        """The codebook of a VQ learns."""
+        if isinstance(self.quantiser, VQ):
+            self.quantiser.after_step(rng)
+
+    def _decode(self, quantised_BhwF: Tensor) -> Tensor:
+        """Quantised vectors -> pictures, fp32, not clamped."""
+        return self.decoder(quantised_BhwF.movedim(-1, 1).to(self.decoder.conv_in.weight.dtype)).float()
