@@ -106,11 +106,13 @@ class Backbone(nn.Module):
         modulations: Tensor | None = None,
         tokens: tuple[Tensor, ...] | slice = slice(None),
         cache: KVCache | None = None,
+        hidden_BK: Tensor | None = None,
     ) -> Tensor:
         """Run a pass over N tokens of the sequence. Returns [B, N, D].
 
         sizes: tokens of each entity in this pass; cond_BED: their conditions, or `modulations` as made by that method;
-        tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before.
+        tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before;
+        hidden_BK: keys of the sequence so far that nobody of a row sees.
         """
         rope = None if self.rope is None else self.rope[tokens]
         x_BND = self.norm_in(x_BND if self.positions is None else x_BND + self.positions[tokens])
@@ -122,9 +124,11 @@ class Backbone(nn.Module):
             modulation = None if vectors_BEX is None else Modulation(vectors_BEX.unflatten(-1, (6, -1)), tuple(sizes))
             place = None if cache is None else (cache, index)
             if self.checkpointing and torch.is_grad_enabled():
-                x_BND = checkpoint(block, x_BND, mask, self.backend, rope, modulation, place, use_reentrant=False)
+                x_BND = checkpoint(
+                    block, x_BND, mask, self.backend, rope, modulation, place, hidden_BK, use_reentrant=False
+                )
             else:
-                x_BND = block(x_BND, mask, self.backend, rope, modulation, place)
+                x_BND = block(x_BND, mask, self.backend, rope, modulation, place, hidden_BK)
         return self.norm_out(x_BND)
 
     def _vectors(self, cond_BED: Tensor | None, modulations: Tensor | None) -> Iterator[Tensor | None]:
