@@ -50,8 +50,9 @@ class NextBlockConfig(ModelConfig):
     """A next-block model. `size` names a preset; base, XL and 3B are the published frame predictors (K600).
 
     grid: frames, rows, columns of codes; vocabulary: how many codes; block: frames, rows, columns of one; start: see
-    the module's text; classes: condition ids (0: unconditional), condition: tokens of a condition; positions: places in
-    the learned table (None: what the input takes); drop: share of rows that train without their condition.
+    the module's text; classes: condition ids (0: unconditional), condition: tokens of a condition, pad: the id that
+    fills up a short one, seen by nobody; positions: places in the learned table (None: what the input takes); drop:
+    share of rows that train without their condition.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -67,6 +68,7 @@ class NextBlockConfig(ModelConfig):
     start: Literal["hybrid", "given"] = "hybrid"
     classes: int = Field(0, ge=0)
     condition: int = Field(1, ge=1)
+    pad: int | None = Field(None, ge=0)
     positions: int | None = Field(None, gt=0)
     width: int = Field(gt=0)
     heads: int = Field(gt=0)
@@ -102,6 +104,10 @@ class NextBlockConfig(ModelConfig):
             raise ValueError(f"block: got {self.block}, accepted: divisors of the grid {self.grid} on each axis")
         if self.start == "given" and (self.classes or self.codes[0] == self.codes[1]):
             raise ValueError("start: got 'given', accepted with classes 0 and two blocks or more (else 'hybrid')")
+        if self.pad is not None and not (self.condition > 1 and self.pad < self.classes):
+            raise ValueError(
+                f"pad: got {self.pad}, accepted with condition of two or more: below classes {self.classes}"
+            )
         if self.positions is not None and self.positions < self.length:
             raise ValueError(f"positions: got {self.positions}, accepted: at least {self.length}, the input's length")
         return self
@@ -110,10 +116,12 @@ class NextBlockConfig(ModelConfig):
 @dataclass
 class State(contracts.State):
     """Clips under way. ids_BM: the input as far as it is known (`NextBlock.places` says where a code lies in it), one
-    block longer than is ever fed; condition: embedded, None without one; calls: network calls so far."""
+    block longer than is ever fed; condition: embedded, None without one; hidden: padding; calls: network calls so far.
+    """
 
     ids_BM: Tensor
     condition_RPD: Tensor | None
+    hidden_RL: Tensor | None
     rng: Rng
     sampling: Sampling
     keep: tuple[Tensor, Tensor] | None
@@ -205,11 +213,20 @@ class NextBlock(Generator):
                     f"labels: got shape {tuple(given.shape)}, accepted: ({rows}, {config.prefix}) condition ids of "
                     f"0 to {config.classes - 1}"
                 )
+            if bool((given == config.pad).all(1).any()) if config.pad is not None else False:
+                raise ValueError(f"labels: got a condition of {config.pad} (pad) alone, accepted: with other ids in it")
             return given.to(self.device), torch.zeros(rows, dtype=torch.bool, device=self.device)
         labels = torch.tensor(checked_labels(given, rows, config.classes), device=self.device)
         without = labels == config.classes
         ids = labels.where(~without, 0)[:, None].expand(-1, config.prefix)
         return (ids, without) if config.prefix else (None, None)
+
+    def _hidden(self, ids_BP: Tensor | None) -> Tensor | None:
+        """Which tokens of the input are padding of a condition [B, L]; None where a model has none."""
+        if ids_BP is None or self.config.pad is None:
+            return None
+        padding = ids_BP == self.config.pad
+        return torch.cat((padding, padding.new_zeros(len(ids_BP), self.config.length - ids_BP.shape[1])), dim=1)
 
     def _embed_condition(self, ids_BP: Tensor, without_B: Tensor) -> Tensor:
         """[B, P, D]; the learned "none" for rows without one."""
@@ -246,8 +263,9 @@ class NextBlock(Generator):
         if prefix:
             given = torch.zeros_like(ids[:, :prefix]) if condition_BP is None else condition_BP
             x_BLD = torch.cat((self._embed_condition(given, without_B), x_BLD), dim=1)
-        hidden = self.backbone(x_BLD, block_causal(self.sizes), tokens=slice(0, self.config.length))
-        return self.head(hidden[:, prefix:])[:, :, 0]
+        mask, places = block_causal(self.sizes), slice(0, self.config.length)
+        y_BLD = self.backbone(x_BLD, mask, tokens=places, hidden_BK=self._hidden(condition_BP))
+        return self.head(y_BLD[:, prefix:])[:, :, 0]
 
     # Sampling
 
@@ -270,10 +288,12 @@ class NextBlock(Generator):
                 f"keep: got none of the first block {self.config.block}, accepted: its codes; {self.kind} with start "
                 "'given' goes on from known frames"
             )
-        embedded, guided = None, settings.cfg != 1.0 and condition is not None
+        embedded, hidden, guided = None, None, settings.cfg != 1.0 and condition is not None
         if condition_BP is not None and without_B is not None:
             embedded = self._embed_condition(condition_BP, without_B)
+            hidden = self._hidden(condition_BP)
             if guided:
+                hidden = None if hidden is None else hidden.repeat(2, 1)
                 embedded = torch.cat((embedded, self._embed_condition(condition_BP, torch.ones_like(without_B))))
         codes = torch.zeros(rows, layout.tokens, dtype=torch.long, device=self.device)
         cache = None
@@ -286,6 +306,7 @@ class NextBlock(Generator):
             entities=layout.entities,
             ids_BM=self.ids(codes, condition_BP),
             condition_RPD=embedded,
+            hidden_RL=hidden,
             rng=rng,
             sampling=settings,
             keep=known,
@@ -313,7 +334,8 @@ class NextBlock(Generator):
         else:
             logits_RKV = self._pass(state, self._place(start), stop - start)
             if len(logits_RKV) > rows:
-                logits_RKV = guide(*logits_RKV.chunk(2), self._weight(state, start))
+                conditional, without = logits_RKV.chunk(2)
+                logits_RKV = guide(conditional, without, self._weight(state, start))
             first = 0 if state.sampling.special else shift
             codes_BK = draw(logits_RKV, state.sampling, state.rng) + (first - shift)
             codes_BK = codes_BK if known is None else torch.where(known[1], known[0], codes_BK)
@@ -335,10 +357,11 @@ class NextBlock(Generator):
         state.calls += 1
         fed = 0 if state.cache is None else state.cache.length
         x_RLD = self._embedded(state, fed, need)
-        hidden = self.backbone(x_RLD, self._mask(fed, need), tokens=slice(fed, need), cache=state.cache)
+        mask, places = self._mask(fed, need), slice(fed, need)
+        y_RLD = self.backbone(x_RLD, mask, tokens=places, cache=state.cache, hidden_BK=state.hidden_RL)
         if state.cache is not None:
             state.cache.commit(need - fed)
-        logits = self.head(hidden[:, -wanted:])[:, :, 0]
+        logits = self.head(y_RLD[:, -wanted:])[:, :, 0]
         return logits if state.sampling.special else logits[..., self.config.shift :]
 
     def _embedded(self, state: State, start: int, stop: int) -> Tensor:

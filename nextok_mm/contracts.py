@@ -140,6 +140,11 @@ class OrderedTokenizer(Tokenizer):
 class ClipTokenizer(Tokenizer):
     """A tokenizer of clips in which no later frame reaches back: a long clip passes in chunks, in constant memory."""
 
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int, int]:
+        """(frames, height, width) of the clips that it was trained on."""
+
     @abstractmethod
     def carry(self) -> Any:
         """What is handed from chunk to chunk of one clip, to begin with. `encode_more` and `decode_more` change it."""

@@ -352,7 +352,7 @@ class Frames:
             self.parts.append(self.tokenizer.decode_more(codes[:, self.decoded : done], self.carry).cpu())
             self.decoded = done
         if not self.parts:
-            _, *sides = self.tokenizer.size or (0, 0, 0)
+            _, *sides = self.tokenizer.size
             return torch.zeros(len(codes), 1, 0, *sides)
         return torch.cat(self.parts, dim=2)
 

@@ -23,7 +23,7 @@ from .rng import mix
 def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, fit: Fit = "exact") -> Tensor:
     """The first `given` frames of a video file [1, C, T, H, W] (None: two fifths of what the model makes)."""
     tokenizer = _tokenizer(pipeline)
-    frames, *sides = tokenizer.size or ()
+    frames, *sides = tokenizer.size
     config: Any = tokenizer.config
     return video.read_clip(path, config.image_channels, (given or _context(tokenizer, frames), *sides), fit)
 
@@ -44,7 +44,7 @@ def stream(
 ) -> Iterator[Result]:
     """The same, handed out after every window: `images` holds the frames so far."""
     tokenizer = _tokenizer(pipeline)
-    trained, *sides = tokenizer.size or ()
+    trained, *sides = tokenizer.size
     wanted = trained if frames is None else frames
     given = clips.shape[2] if clips.dim() == 5 else 0
     context = _context(tokenizer, given)
@@ -76,7 +76,7 @@ def context(pipeline: Pipeline, frames: int) -> int:
 
 
 def _context(tokenizer: ClipTokenizer, frames: int) -> int:
-    trained, *sides = tokenizer.size or ()
+    trained, *sides = tokenizer.size
     for count in range(min(frames, trained - 1), 0, -1):
         try:
             tokenizer.grid((count, *sides))

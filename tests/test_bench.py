@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextok_mm import bench, registry
-from nextok_mm.bench import elm, sampling, xar
+from nextok_mm.bench import elm, next_block, sampling, xar
 from nextok_mm.bench.machine import alternate, ratio
 from nextok_mm.rng import Rng
 
@@ -56,6 +56,16 @@ def test_sampling_table(tiny, capsys, monkeypatch):
         assert {name.removeprefix("pictures/s ") for name in figures if "pictures/s" in name} == expected
 
 
+def test_next_block_by_block_size(capsys, monkeypatch):
+    monkeypatch.setitem(next_block.SIZES, "6x512", {"depth": 1, "width": 8, "heads": 2})
+    monkeypatch.setattr(next_block, "DRAWING", {"temperature": 1.0, "top_k": 50})
+    bench.main("next_block --sizes 6x512 --blocks 64,256 --repeats 1 --floor".split())
+    printed = capsys.readouterr().out
+    assert "block  64:  12 steps" in printed and "block 256:   3 steps" in printed and printed.count("floor") == 2
+    with pytest.raises(ValueError, match="sizes: got '7x7', accepted: 6x512, 12x768"):
+        bench.main(["next_block", "--sizes", "7x7"])
+
+
 def test_machine_prints_its_rates(capsys):
     bench.main(["machine"])
     assert "GFLOP/s" in capsys.readouterr().out
@@ -73,10 +83,17 @@ def test_replayed_noise_draws_the_same_latents(tiny):
 
 
 @pytest.mark.parametrize(
-    "arguments, word", [([], "bench"), (["speed"], "bench"), (["xar", "--against", "/no"], "against")]
+    "arguments, word",
+    [
+        ([], "bench"),
+        (["speed"], "bench"),
+        (["xar", "--against", "/no"], "against"),
+        (["next_block", "--against", "/no"], "against"),
+    ],
 )
 def test_a_wrong_name_is_one_line(arguments, word, monkeypatch):
     monkeypatch.setattr(xar, "build", lambda: None)
+    monkeypatch.setitem(next_block.SIZES, "6x512", {"depth": 1, "width": 8, "heads": 2})
     with pytest.raises(ValueError, match=word):
         bench.main(arguments)
 

@@ -227,7 +227,10 @@ class VideoVQ(ClipTokenizer):
             encoder += _units(before, width, config.blocks, groups)
         last = widths[-1]
         encoder += [*_units(last, last, config.middle, groups), FrameNorm(groups, last), Swish(last)]
-        self.encoder = Stack([*encoder, CausalConv3d(last, len(config.levels), kernel=1)])
+        to_codes = CausalConv3d(last, len(config.levels), kernel=1)
+        # Codes begin spread over their levels: where they begin in the middle one, training can't tell them apart.
+        nn.init.normal_(to_codes.conv.weight, std=1.7 / last**0.5)
+        self.encoder = Stack([*encoder, to_codes])
         self.fsq = FSQ(config.levels, config.bound)
         decoder: list[nn.Module] = [CausalConv3d(len(config.levels), last), *_units(last, last, config.middle, groups)]
         for level, (before, width) in reversed(list(enumerate(zip((*widths[1:], last), widths)))):
@@ -238,8 +241,6 @@ class VideoVQ(ClipTokenizer):
         self.decoder = Stack(decoder)
         self.discriminator = _discriminator(config.image_channels, config.adversarial) if config.adversarial else None
         self._perceptual: list[Any] = []  # in a list: a fixed network is no part of this one's parameters
-        # Codes begin spread over their levels: where they begin in the middle one, training can't tell them apart.
-        nn.init.normal_(self.encoder[-1].conv.weight, std=1.7 / last**0.5)
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -264,8 +265,6 @@ class VideoVQ(ClipTokenizer):
     def decode(self, tokens: Tokens) -> Tensor:
         """Codes [B, N] -> clips [B, P, T, H, W] in [0, 1], fp32."""
         self._check_codes(tokens.data, tokens.grid)
-        if not tokens.source:
-            self.fsq.check(tokens.data)
         quantised = self.fsq.dequantise(tokens.data.unflatten(1, tokens.grid)).movedim(-1, 1)
         return self._clips(quantised).float().clamp(0, 1)
 
@@ -291,7 +290,6 @@ class VideoVQ(ClipTokenizer):
     def decode_more(self, codes: Tensor, carry: Carry) -> Tensor:
         """The next codes [B, t, h, w] -> their frames [B, P, T, H, W]: the very first codes give one frame."""
         self._check_codes(codes, codes.shape[1:])
-        self.fsq.check(codes)
         clips = self._clips(self.fsq.dequantise(codes).movedim(-1, 1), carry)
         carry.begun = True
         return clips.float().clamp(0, 1)

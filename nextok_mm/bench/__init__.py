@@ -7,6 +7,7 @@ from importlib import import_module
 
 BENCHES = {
     "machine": "the machine's matmul rate and memory bandwidth",
+    "blocks": "next-block claims at small scale: trains and measures tokens, rows and frames",
     "next_block": "next-block video by block size: seconds a clip, steps, frames a second, against the official code",
     "xar": "xAR-B at 256 x 256: sampling and training, against the arithmetic and (--against PATH) the official code",
     "elm": "ELM-B: cached decoding beside transformers' and (--against PATH) the official sampler",

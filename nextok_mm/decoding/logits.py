@@ -7,6 +7,8 @@ Shapes: logits [B, ..., V] of B rows, V codes; codes [B, ...].
 Sources: nucleus sampling (arXiv 1904.09751), min-p (arXiv 2407.01082).
 """
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -15,9 +17,8 @@ from ..config import Config
 from ..rng import Rng
 
 OUT = float("-inf")
-MIN_BUCKETED, BUCKETS = 2048, 4096
-CHUNK = 1 << 16
-"""Logits that a CPU filters at a time: what lies between its passes then stays in its cache."""
+LARGE, BUCKETS = 2048, 4096
+"""Codes from which on a row is searched rather than sorted on a CPU, and into how many parts."""
 
 
 class Drawing(Config):
@@ -39,18 +40,18 @@ def draw(logits: Tensor, settings: Drawing, rng: Rng) -> Tensor:
     """Codes [B, ...] from logits [B, ..., V], one for each row and place; `rng` has a stream for each of the B rows."""
     if settings.greedy:
         return logits.argmax(-1)
-    chance = rng.uniform(*logits.shape[1:-1]).to(logits.device).flatten()
-    together = max(1, CHUNK // logits.shape[-1]) if logits.device.type == "cpu" else len(chance)
-    pairs = zip(logits.flatten(0, -2).split(together), chance.split(together))
-    return torch.cat([_draw(rows, settings, at) for rows, at in pairs]).view(logits.shape[:-1])
+    chance = rng.uniform(*logits.shape[1:-1]).to(logits.device)
+    if logits.device.type == "cpu" and logits.shape[-1] >= LARGE:  # row by row, in cache
+        kept = ((_kept(row.float(), settings), at) for row, at in zip(logits.flatten(0, -2), chance.flatten()))
+        return torch.stack([_inverse(shares, at) for shares, at in kept]).view(logits.shape[:-1])
+    return _inverse(filtered(logits.float(), settings).softmax(-1), chance)
 
 
-def _draw(logits_MV: Tensor, settings: Drawing, chance_M: Tensor) -> Tensor:
-    """A code [M] for each row of logits, from a uniform number each: the inverse of the distribution function."""
-    shares = filtered(logits_MV.float(), settings).softmax(-1)
-    below = shares.double().cumsum(-1)
-    at = chance_M.to(below) * below[..., -1]
-    return torch.searchsorted(below, at[..., None], right=True).squeeze(-1).clamp(max=logits_MV.shape[-1] - 1)
+def _inverse(shares: Tensor, chance: Tensor) -> Tensor:
+    """Codes [...] from shares [..., V] (of any sum) and a uniform number [...] each."""
+    below = shares.cumsum(-1, dtype=torch.float64)
+    at = chance[..., None].double() * below[..., -1:]
+    return torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=shares.shape[-1] - 1)
 
 
 def filtered(logits: Tensor, settings: Drawing) -> Tensor:
@@ -65,42 +66,52 @@ def filtered(logits: Tensor, settings: Drawing) -> Tensor:
 
 def top_k(logits: Tensor, k: int) -> Tensor:
     """The k likeliest, and what ties with the last of them."""
-    return logits.masked_fill(logits < least(logits, torch.ones_like(logits), k), OUT)
+    least = logits.topk(k).values[..., -1:]
+    return logits.masked_fill(logits < least, OUT)
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """The fewest likeliest whose shares add up to p or more, and what ties with the last of them."""
-    return logits.masked_fill(logits < least(logits, logits.softmax(-1), p), OUT)
-
-
-def least(logits: Tensor, weights: Tensor, budget: float) -> Tensor:
-    """The last logit [..., 1] that is taken where the likeliest are, until their weights add up to the budget.
-
-    Sorting a large vocabulary is most of a small model's step on a CPU: there, rows are searched through buckets.
-    """
-    if logits.device.type == "cpu" and logits.shape[-1] >= MIN_BUCKETED:
-        rows = zip(logits.flatten(0, -2), weights.flatten(0, -2))
-        return torch.stack([_least_bucketed(row, of, budget) for row, of in rows]).view(*logits.shape[:-1], 1)
-    ordered, places = logits.sort(descending=True)
-    short = (weights.gather(-1, places).cumsum(-1) < budget).sum(-1, keepdim=True)
-    return ordered.gather(-1, short.clamp(max=logits.shape[-1] - 1))
-
-
-def _least_bucketed(logits_V: Tensor, weights_V: Tensor, budget: float) -> Tensor:
-    """`least` of one row: equal steps from the largest logit down, and only the step that exceeds the budget sorted."""
-    high = logits_V.amax()
-    steps = BUCKETS / (high - logits_V.amin()).clamp(1e-6, 64.0)
-    bucket = ((high - logits_V) * steps).clamp(max=BUCKETS).long()
-    above = torch.bincount(bucket, weights_V, BUCKETS + 1).cumsum(0)
-    place = int((above < budget).sum().clamp(max=BUCKETS))
-    inside = (bucket == place).nonzero().squeeze(1)
-    ordered, order = logits_V[inside].sort(descending=True)
-    left = budget - (above[place - 1] if place else 0.0)
-    short = (weights_V[inside][order].cumsum(0) < left).sum()
-    return ordered[short.clamp(max=len(inside) - 1)] if len(inside) else logits_V.amin()
+    """The fewest likeliest whose shares add up to p or more; always the likeliest."""
+    ordered, places = logits.sort(descending=True, stable=True)
+    shares = ordered.softmax(-1)
+    before = shares.cumsum(-1) - shares
+    return logits.masked_fill((before >= p).scatter(-1, places, before >= p), OUT)
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
     """Those at least p times as likely as the likeliest."""
     shares = logits.softmax(-1)
     return logits.masked_fill(shares < p * shares.amax(-1, keepdim=True), OUT)
+
+
+def _kept(logits_V: Tensor, settings: Drawing) -> Tensor:
+    """Shares [V] of one row, zero where `filtered` leaves a code out (but for ties), in time linear in V.
+
+    Sorting 64,000 codes would be most of a small model's step. Instead they are dealt out to buckets, equal steps from
+    the likeliest down; what is kept ends in one of them, and only that one is sorted.
+    """
+    logits = logits_V if settings.temperature == 1 else logits_V / settings.temperature
+    shares, high = logits.softmax(-1), logits.amax()
+    steps = BUCKETS / (high - logits.amin()).clamp(1e-6, 64.0)
+    buckets = (high - logits).mul_(steps).clamp_(max=BUCKETS).long()
+    mass, least = 1.0, logits.new_tensor(OUT)
+    if 0 < settings.top_k < len(logits):
+        least = _least(logits, buckets, torch.ones_like(logits), settings.top_k)
+        mass = float(shares.where(logits >= least, 0).sum())
+    if settings.top_p < 1:
+        least = least.maximum(_least(logits, buckets, shares, settings.top_p * mass))
+    if settings.min_p:
+        least = least.maximum(high + math.log(settings.min_p))
+    return shares.where(logits >= least, 0)
+
+
+def _least(logits_V: Tensor, buckets_V: Tensor, weights_V: Tensor, budget: float) -> Tensor:
+    """The last logit that is taken where the likeliest are, until their weights make up the budget."""
+    above = weights_V.new_zeros(BUCKETS + 1).scatter_add_(0, buckets_V, weights_V).cumsum(0)
+    place = min(int((above < budget).sum()), BUCKETS)
+    inside = (buckets_V == place).nonzero().squeeze(1)
+    if not len(inside):
+        return logits_V.amin()
+    ordered, order = logits_V[inside].sort(descending=True)
+    short = (weights_V[inside][order].cumsum(0) < budget - (above[place - 1] if place else 0)).sum()
+    return ordered[short.clamp(max=len(ordered) - 1)]

@@ -44,9 +44,19 @@ def attention(
     backend: str = "auto",
     scale: float | None = None,
     dropout: float = 0.0,
+    hidden_BK: Tensor | None = None,
 ) -> Tensor:
-    """Scaled dot-product attention under a mask; `scale` defaults to A**-0.5. Returns [B, H, Q, A]."""
+    """Scaled dot-product attention under a mask; `scale` defaults to A**-0.5. Returns [B, H, Q, A].
+
+    hidden_BK: keys that nobody of a row sees beside what the mask says (the padding of its caption); sdpa alone can.
+    """
     assert q_BHQA.shape[2] == mask.queries and k_BHKA.shape[2] >= mask.keys, (q_BHQA.shape, k_BHKA.shape, mask)
+    if hidden_BK is not None:
+        if backend not in ("auto", "sdpa"):
+            raise ValueError(f"attention: got {backend!r} with hidden keys, accepted: auto, sdpa")
+        seen = _dense(mask, str(q_BHQA.device)) & ~hidden_BK[:, None, None, : mask.keys]
+        k, v = k_BHKA[:, :, : mask.keys], v_BHKA[:, :, : mask.keys]
+        return F.scaled_dot_product_attention(q_BHQA, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
     name = choose_backend(backend, mask, q_BHQA.device)
     return BACKENDS[name](q_BHQA, k_BHKA[:, :, : mask.keys], v_BHKA[:, :, : mask.keys], mask, scale, dropout)
 

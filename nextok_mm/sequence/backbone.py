@@ -54,11 +54,11 @@ class Backbone(nn.Module):
         table = rope_table(positions_SX, config.head_dim, config.rope_theta) if config.rope else None
         self.register_buffer("rope", table, persistent=False)
         self.positions = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
-        norm = dict(kind=config.norm, eps=config.norm_eps, bias=config.norm_bias)
-        self.norm_in = Norm(width, **norm) if config.norm_in else nn.Identity()
-        self.norm_out = Norm(width, **norm) if config.norm_out else nn.Identity()
+        norm = config.norm, True, config.norm_eps, config.norm_bias
+        self.norm_in = Norm(width, *norm) if config.norm_in else nn.Identity()
+        self.norm_out = Norm(width, *norm) if config.norm_out else nn.Identity()
         if config.midway:
-            self.norm_midway = Norm(width, **norm)
+            self.norm_midway = Norm(width, *norm)
             self.midway = nn.Linear(width, width)
             self.positions_midway = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
         if config.modulated:  # all blocks' AdaLN in one tensor, so that one product serves them all
@@ -107,12 +107,14 @@ class Backbone(nn.Module):
         tokens: tuple[Tensor, ...] | slice = slice(None),
         cache: KVCache | None = None,
         taps: dict[int, Tensor] | None = None,
+        hidden_BK: Tensor | None = None,
     ) -> Tensor:
         """Run a pass over N tokens of the sequence. Returns [B, N, D].
 
         sizes: tokens of each entity in this pass; cond_BED: their conditions, or `modulations` as made by that method;
         tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before;
-        taps: what comes out of the blocks that it has as keys is put there.
+        taps: what comes out of the blocks that it has as keys is put there; hidden_BK: keys of the sequence so far that
+        nobody of a row sees.
         """
         rope = None if self.rope is None else self.rope[tokens]
         x_BND = self.norm_in(x_BND if self.positions is None else x_BND + self.positions[tokens])
@@ -124,9 +126,11 @@ class Backbone(nn.Module):
             modulation = None if vectors_BEX is None else Modulation(vectors_BEX.unflatten(-1, (6, -1)), tuple(sizes))
             place = None if cache is None else (cache, index)
             if self.checkpointing and torch.is_grad_enabled():
-                x_BND = checkpoint(block, x_BND, mask, self.backend, rope, modulation, place, use_reentrant=False)
+                x_BND = checkpoint(
+                    block, x_BND, mask, self.backend, rope, modulation, place, hidden_BK, use_reentrant=False
+                )
             else:
-                x_BND = block(x_BND, mask, self.backend, rope, modulation, place)
+                x_BND = block(x_BND, mask, self.backend, rope, modulation, place, hidden_BK)
             if taps and index in taps:
                 taps[index] = x_BND
         return self.norm_out(x_BND)

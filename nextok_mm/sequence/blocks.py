@@ -142,9 +142,15 @@ class Attention(nn.Module):
         self.k_norm = Norm(*norm) if config.qk_norm else None
 
     def forward(
-        self, x_BND: Tensor, mask: Mask, backend: str, rope: Tensor | None, cache: tuple[KVCache, int] | None
+        self,
+        x_BND: Tensor,
+        mask: Mask,
+        backend: str,
+        rope: Tensor | None,
+        cache: tuple[KVCache, int] | None,
+        hidden_BK: Tensor | None = None,
     ) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `cache` is the cache and this block's place in it."""
+        """[B, N, D] -> [B, N, D]; `cache` is the cache and this block's place in it; hidden_BK: see `attention`."""
         qkv = self.qkv(x_BND).unflatten(-1, (3 * self.heads, self.head_dim))
         qk, v = qkv.split((2 * self.heads, self.heads), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
@@ -155,7 +161,7 @@ class Attention(nn.Module):
         q, k, v = (y.transpose(1, 2) for y in (*qk.chunk(2, dim=2), v))
         if cache is not None:
             k, v = cache[0].append(cache[1], k, v)
-        y = attention(q, k, v, mask, backend, self.scale, dropout=self.dropout if self.training else 0.0)
+        y = attention(q, k, v, mask, backend, self.scale, self.dropout if self.training else 0.0, hidden_BK)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -181,11 +187,12 @@ class Block(nn.Module):
         rope: Tensor | None = None,
         modulation: Modulation | None = None,
         cache: tuple[KVCache, int] | None = None,
+        hidden_BK: Tensor | None = None,
     ) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
         m = modulation
         y = self.norm1(x_BND) if m is None else m.enter(self.norm1(x_BND), m.attention)
-        y = self.dropout(self.attention(y, mask, backend, rope, cache))
+        y = self.dropout(self.attention(y, mask, backend, rope, cache, hidden_BK))
         x_BND = x_BND + y if m is None else m.leave(x_BND, y, m.attention)
         y = self.norm2(x_BND) if m is None else m.enter(self.norm2(x_BND), m.mlp)
         y = self.dropout(self.mlp(y))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nextok_mm.decoding.logits import Drawing, draw, filtered, least, min_p, top_k, top_p
+from nextok_mm.decoding.logits import Drawing, _kept, draw, filtered, min_p, top_k, top_p
 from nextok_mm.rng import Rng
 
 
@@ -34,13 +34,34 @@ def test_filters_equal_brute_force(logits, share):
     assert kept(top_k(logits, k)) == [set(sorted(range(12), key=lambda c: -row[c])[:k]) for row in shares]
 
 
-@pytest.mark.parametrize("budget", [1, 17, 4000, 4999, 5000])
-def test_selection_equals_sorting(budget):
-    logits = torch.randn(3, 2, 5000, generator=torch.Generator().manual_seed(1)) * 5
-    logits[..., ::7] = -float("inf")
-    logits[..., 1::9] = logits[..., 1:2]  # ties
-    wanted = logits.sort(descending=True).values[..., budget - 1 : budget]
-    assert torch.equal(least(logits, torch.ones_like(logits), budget), wanted)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 1600},
+        {"top_p": 0.9},
+        {"top_p": 1e-6},
+        {"top_k": 1600, "top_p": 0.5, "temperature": 1.7},
+        {"top_k": 4999, "top_p": 0.999, "min_p": 0.01},
+        {"temperature": 0.3},
+    ],
+    ids=str,
+)
+def test_searching_a_large_vocabulary_equals_sorting_it(settings):
+    logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(1)) * 5
+    logits[1, ::7] = -float("inf")
+    logits[2] *= 1e-3
+    logits[3, 17] = 1e4
+    settings = Drawing(**settings)
+    for row in logits:
+        shares = _kept(row, settings)
+        wanted = filtered(row, settings)
+        assert torch.equal(shares > 0, wanted.softmax(-1) > 0)
+        torch.testing.assert_close(shares / shares.sum(), wanted.softmax(-1), rtol=1e-4, atol=1e-7)
+
+
+def test_ties_stay_together_in_a_large_vocabulary():
+    row = torch.arange(5000.0) // 100
+    assert (_kept(row, Drawing(top_k=150)) > 0).sum() == 200
 
 
 def test_what_is_kept_is_not_changed(logits):

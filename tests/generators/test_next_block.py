@@ -112,6 +112,29 @@ def test_a_condition_of_several_tokens():
         model.start(ids[:, :2], Rng([1, 2]))
 
 
+def test_nobody_sees_padding():
+    """What a short condition is filled up with changes nothing, wherever its embedding goes."""
+    model = build(condition=3, classes=7, pad=6)
+    ids = torch.tensor([[1, 6, 6], [4, 5, 6]])
+    batch = {"tokens": model.example(2, Rng([1, 2]))["tokens"], "labels": ids}
+    results = []
+    for _ in range(2):
+        with torch.no_grad():
+            kept = torch.zeros(2, dtype=torch.bool)
+            logits = model.logits(model.layout.to_sequence(batch["tokens"]), ids, kept)
+            *_, done = decode(model, model.start(ids, Rng([1, 2]), Sampling(temperature=0, cfg=1.0)))
+            *_, plain = decode(model, model.start(ids, Rng([1, 2]), Sampling(temperature=0, cfg=1.0, cache=False)))
+            results.append((logits, done.data))
+            assert torch.equal(done.data, plain.data)
+            model.embed.table.weight[4 + 6] += 5
+    torch.testing.assert_close(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    with pytest.raises(ValueError, match="labels: got a condition of 6"):
+        model.start(torch.tensor([[6, 6, 6]]), Rng([1]))
+    with pytest.raises(ValueError, match="pad: got 9"):
+        build(condition=3, classes=7, pad=9)
+
+
 def test_the_mask_of_a_pass_is_that_of_the_whole():
     sizes = (1, 1, 1, 4, 4)
     whole = block_causal(sizes)
