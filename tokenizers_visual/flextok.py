@@ -470,9 +470,7 @@ class FlexTok(OrderedTokenizer):
         parts = {"flow": loss.detach(), **usage(codes, self.fsq.size)}
         if self.repa is not None:
             if "images" not in batch:
-                raise ValueError(
-                    "repa: got latents alone, accepted: pictures, which its network has to see"
-                )
+                raise ValueError("repa: got latents alone, accepted: pictures, which its network has to see")
             away = self.repa(taps, batch["images"], self.config.grid)
             loss, parts = loss + self.repa.config.weight * away, {**parts, "repa": away.detach()}
         return Loss(loss, parts)
