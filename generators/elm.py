@@ -52,10 +52,11 @@ class Sampling(Drawing):
 class ELMConfig(ModelConfig):
     """An ELM. `size` names a preset; B to 2B are the published ones (ImageNet 256, 16 x 16 codes of 20 bits).
 
-    grid: of the codes, two sides or one; codes: how many different ones; groups: of each, whose vocabulary is the root;
-    classes: 0 makes it unconditional; text: reads captions instead; mlp_hidden: None is 8/3 width, rounded up to a
-    multiple of 256; head: groups of a position independent of each other (the paper) or chained; ada: the class also
-    modulates the blocks; rope: by place in the grid, or in the sequence; drop: share trained without condition.
+    grid: of the codes, two sides, or one (where they are ordered, it may be shorter than the tokenizer's); codes: how
+    many different ones; groups: of each, whose vocabulary is the root; classes: 0 makes it unconditional; text: reads
+    captions instead; mlp_hidden: None is 8/3 width, rounded up to a multiple of 256; head: groups of a position
+    independent of each other (the paper) or chained; ada: the class also modulates the blocks; rope: by place in the
+    grid, or in the sequence; drop: share trained without condition.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -236,8 +237,12 @@ class ELM(Generator):
         return hidden * (1 + scale) + shift
 
     def _codes(self, tokens_BN: Tensor) -> Tensor:
-        """[B, N] codes -> [B, N, G]; ValueError for another number of them, or latents."""
+        """[B, N] codes -> [B, N, G]; ValueError for another number of them, or latents.
+
+        Where they go from coarse to fine, more than the N of this model may be there: it is one of the first N.
+        """
         places = self.layout.tokens
+        tokens_BN = tokens_BN[:, :places] if len(self.layout.grid) == 1 else tokens_BN
         if tokens_BN.is_floating_point() or tokens_BN.dim() != 2 or tokens_BN.shape[1] != places:
             got = f"{tuple(tokens_BN.shape)} of {tokens_BN.dtype}"
             raise ValueError(f"tokens: got {got}, accepted: whole numbers [batch, {places}]")

@@ -13,7 +13,7 @@ import pickle
 import re
 import weakref
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -54,14 +54,18 @@ class Card(Config):
     sha256: str = ""
 
 
-def save_pretrained(model: Any, folder: str | Path, *, dtype: torch.dtype | None = None, **meta: Any) -> Path:
+def save_pretrained(
+    model: Any, folder: str | Path, *, dtype: torch.dtype | None = None, without: Sequence[str] = (), **meta: Any
+) -> Path:
     """Write a model's checkpoint and return its folder; an older checkpoint there is replaced at the very end.
 
-    dtype: how floating weights are stored (None: as they are); meta: fields of `Card` (name, tokenizer, labels,
+    dtype: how floating weights are stored (None: as they are); without: config fields stored as None, the weights of
+    the modules of that name left out (a model's `training_only`); meta: fields of `Card` (name, tokenizer, labels,
     license, about). ValueError for an unknown meta field, weights that aren't finite, or a disk that can't take it.
     """
     folder = Path(folder)
-    weights = {name: _stored(name, tensor, dtype) for name, tensor in model.state_dict().items()}
+    kept = {name: tensor for name, tensor in model.state_dict().items() if name.partition(".")[0] not in without}
+    weights = {name: _stored(name, tensor, dtype) for name, tensor in kept.items()}
     payload = save(weights, metadata={"format": "pt"})
     card = Card.parse(
         {
@@ -69,7 +73,7 @@ def save_pretrained(model: Any, folder: str | Path, *, dtype: torch.dtype | None
             **meta,
             "role": model.role,
             "kind": model.kind,
-            "fields": model.config.model_dump(mode="json"),
+            "fields": model.config.model_dump(mode="json") | dict.fromkeys(without),
             "sha256": hashlib.sha256(payload).hexdigest(),
         },
         where="checkpoint",

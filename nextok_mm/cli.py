@@ -300,6 +300,18 @@ def bench(context: typer.Context) -> None:
             print(f"nextok bench {name:10s} {what}")
 
 
+@app.command(context_settings=PASSED_ON)
+def study(context: typer.Context) -> None:
+    """A paper's analysis at small scale, as one JSON and plots: elm (with --help)."""
+    from .study import STUDIES, main
+
+    if context.args and context.args[0] not in ("-h", "--help"):
+        main(context.args)
+    else:
+        for name, what in STUDIES.items():
+            print(f"nextok study {name:10s} {what}")
+
+
 @app.command()
 def doctor() -> None:
     """What this installation has: versions, devices, data, optional parts."""

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextok_mm import bench, registry
-from nextok_mm.bench import next_block, sampling, xar
+from nextok_mm.bench import elm, next_block, sampling, xar
 from nextok_mm.bench.machine import alternate, ratio
 from nextok_mm.rng import Rng
 
@@ -96,6 +96,24 @@ def test_a_wrong_name_is_one_line(arguments, word, monkeypatch):
     monkeypatch.setitem(next_block.SIZES, "6x512", {"depth": 1, "width": 8, "heads": 2})
     with pytest.raises(ValueError, match=word):
         bench.main(arguments)
+
+
+def test_the_weights_of_a_step_of_decoding_are_what_torch_counts(monkeypatch):
+    monkeypatch.setattr("nextok_mm.decoding.packed", lambda model: nullcontext())
+    model = registry.build("generator", "elm", {"size": "tiny", "groups": 2, "width": 128, "classes": 300}).eval()
+    labels = torch.tensor([207, 3])
+    two, one = (counted(lambda k=k: elm.sample(model, labels, k, cfg=1.0)) for k in (2, 1))
+    # What is left over is the attention to two tokens.
+    assert 2 * 2 * elm.weights_a_step(model) == pytest.approx(two - one, rel=0.05)
+    network = elm.llama(registry.build("generator", "elm", {"size": "tiny", "groups": 1}))
+    elm._generate(network, 2, 3)
+
+
+def test_elm_beside_transformers_prints_a_ratio(capsys):
+    bench.main(["elm", "--size", "tiny", "--positions", "3", "--repeats", "1"])
+    assert capsys.readouterr().out.count("ratio") == 2
+    with pytest.raises(ValueError, match="against: no llama/ar_model.py"):
+        bench.main(["elm", "--against", "/no"])
 
 
 def test_the_ladder_measures_every_number_of_tokens(tiny_tokenizers, tmp_path, capsys, monkeypatch):

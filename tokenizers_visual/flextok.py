@@ -35,6 +35,8 @@ from nextok_mm.sequence.blocks import Norm
 from nextok_mm.sequence.masks import Mask, block_causal, causal, two_way
 from nextok_mm.sequence.packed import packed
 
+from ._alignment import Alignment, AlignmentConfig
+from ._patches import patchify, sincos, unpatchify
 from .kl_vae import KLVAE, KLVAEConfig
 
 
@@ -81,7 +83,9 @@ class FlexTokConfig(ModelConfig):
     the velocity follows (for pixels, whose patches have more numbers than a small network is wide: arXiv 2511.13720);
     time_scale: of the times before their sinusoids; time_mean: of the
     training times' logit, above 0 for more noise; keep: how training draws the number
-    of kept codes (all: no nested dropout, its ablation); drop: share of samples trained without condition.
+    of kept codes (all: no nested dropout, its ablation); drop: share of samples trained without condition;
+    unquantised, corrupted: share of samples trained on numbers that aren't rounded, of codes swapped for random ones;
+    repa: align a decoder layer with a feature network in training (its weights are no part of a released checkpoint).
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -149,6 +153,9 @@ class FlexTokConfig(ModelConfig):
     time_mean: float = 0.0
     keep: Literal["uniform", "pow2", "uniform_pow2", "all"] = "uniform_pow2"
     drop: float = Field(default=0.2, ge=0, lt=1)
+    unquantised: float = Field(default=0.0, ge=0, lt=1)
+    corrupted: float = Field(default=0.0, ge=0, lt=1)
+    repa: AlignmentConfig | None = None
     sampling: Sampling = Sampling()
 
     @property
@@ -182,6 +189,7 @@ class FlexTok(OrderedTokenizer):
 
     Config = FlexTokConfig
     Sampling = Sampling
+    training_only = ("repa",)
     NEAR = 0.05  # times below this count as this where a predicted picture is turned into a velocity
     config: FlexTokConfig
 
@@ -206,6 +214,7 @@ class FlexTok(OrderedTokenizer):
         self.decoder_norm = _norm(outer)
         self.head_ada = nn.Linear(outer, 2 * outer) if config.head_ada else None
         self.velocity_out = nn.Linear(outer, numbers)
+        self.repa = None if config.repa is None else Alignment(config.repa, outer)
         self._patch_positions("encoder_positions", inner)
         self._patch_positions("decoder_positions", outer)
         # The encoder's registers begin far apart: where they begin alike, they all read the same, and codes collapse.
@@ -343,9 +352,17 @@ class FlexTok(OrderedTokenizer):
         return registers_BRD
 
     def velocity(
-        self, x_BCHW: Tensor, registers_BRD: Tensor, times_B: Tensor, tables: tuple[Tensor | None, ...] | None = None
+        self,
+        x_BCHW: Tensor,
+        registers_BRD: Tensor,
+        times_B: Tensor,
+        tables: tuple[Tensor | None, ...] | None = None,
+        taps: dict[int, Tensor] | None = None,
     ) -> Tensor:
-        """The velocity [B, C, H, W] at times [B] (or [1], shared); `tables` are what `_tables` made of the times."""
+        """The velocity [B, C, H, W] at times [B] (or [1], shared).
+
+        tables: what `_tables` made of the times; taps: as the backbone takes them.
+        """
         config = self.config
         patches = self.noisy_patch_in(patchify(x_BCHW, config.patch).to(self.noisy_patch_in.weight.dtype))
         patches = patches + self.decoder_positions
@@ -353,7 +370,7 @@ class FlexTok(OrderedTokenizer):
         sequence = torch.cat((patches, registers_BRD.type_as(patches)), dim=1)
         groups = (patches.shape[1], registers_BRD.shape[1])
         sizes = groups if config.decoder.ada == "group" else (sum(groups),)
-        hidden = self.decoder(sequence, self._mask("decoder", groups[1]), sizes, None, modulations)
+        hidden = self.decoder(sequence, self._mask("decoder", groups[1]), sizes, None, modulations, taps=taps)
         with torch.autocast(x_BCHW.device.type, enabled=False):
             hidden = self.decoder_norm(hidden[:, : groups[0]].float())
             if head is not None:
@@ -438,22 +455,50 @@ class FlexTok(OrderedTokenizer):
         batch: images [B, channels, H, W], or tokens [B, H * W, C] that the VAE made of them beforehand.
         """
         latents = self.to_latents(batch["images"]) if "images" in batch else self._maps(batch["tokens"])
-        quants, codes = self.fsq(self.read(latents))
+        numbers = self.read(latents)
+        quants, codes = self.fsq(numbers)
+        quants = self._disturbed(quants, numbers, rng)
         keep = self._draw_keep(rng).to(latents.device)
         dropped = rng.uniform(like=latents) < self.config.drop
         times = sample_times("logit_normal", rng, 1, self.config.time_mean)[:, 0].to(latents)
         noise = rng.normal(*latents.shape[1:], like=latents)
         path = PATHS["linear"]
         x = path.mix(latents, noise, times[:, None, None, None])
-        velocity = self._velocity_of_mixed(x, self.from_code(quants), keep, dropped, times)
+        taps = {} if self.repa is None else self.repa.taps(x)
+        velocity = self._velocity_of_mixed(x, self.from_code(quants), keep, dropped, times, taps)
         loss = (velocity.float() - path.velocity(latents, noise, 0.0)).square().mean()
-        return Loss(loss, {"flow": loss.detach(), **usage(codes, self.fsq.size)})
+        parts = {"flow": loss.detach(), **usage(codes, self.fsq.size)}
+        if self.repa is not None:
+            if "images" not in batch:
+                raise ValueError("repa: got latents alone, accepted: pictures, which its network has to see")
+            away = self.repa(taps, batch["images"], self.config.grid)
+            loss, parts = loss + self.repa.config.weight * away, {**parts, "repa": away.detach()}
+        return Loss(loss, parts)
 
-    def _velocity_of_mixed(self, x: Tensor, registers: Tensor, keep: Tensor, dropped: Tensor, times: Tensor) -> Tensor:
+    def _disturbed(self, quants: Tensor, numbers: Tensor, rng: Rng) -> Tensor:
+        """Quantised numbers [B, R, F], some samples left as they were before, some codes swapped for random ones."""
+        if self.config.unquantised:
+            plain = rng.uniform(like=quants) < self.config.unquantised
+            quants = torch.where(plain[:, None, None], self.fsq.scaled(numbers), quants)
+        if self.config.corrupted:
+            swapped = rng.uniform(quants.shape[1], like=quants) < self.config.corrupted
+            random = rng.integers(self.fsq.size, quants.shape[1], device=quants.device)
+            quants = torch.where(swapped[..., None], self.fsq.dequantise(random), quants)
+        return quants
+
+    def _velocity_of_mixed(
+        self,
+        x: Tensor,
+        registers: Tensor,
+        keep: Tensor,
+        dropped: Tensor,
+        times: Tensor,
+        taps: dict[int, Tensor],
+    ) -> Tensor:
         """Samples with and without condition in one batch."""
         if self.config.null != "single":
-            return self.velocity(x, self._condition(registers, keep, dropped), times)
-        with_codes = self.velocity(x, self._condition(registers, keep, None), times)
+            return self.velocity(x, self._condition(registers, keep, dropped), times, taps=taps)
+        with_codes = self.velocity(x, self._condition(registers, keep, None), times, taps=taps)
         without = self.velocity(x, self.without(len(x)), times)  # a sequence of another length: a pass of its own
         return torch.where(dropped[:, None, None, None], without, with_codes)
 
@@ -503,23 +548,3 @@ def _backbone(trunk: Trunk) -> Backbone:
 
 def _norm(width: int) -> Norm:
     return Norm(width, "layer", affine=False, eps=1e-5)
-
-
-def patchify(x_BCHW: Tensor, patch: int) -> Tensor:
-    """[B, C, H, W] -> [B, P, patch * patch * C], the channel fastest."""
-    x = x_BCHW.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # B C h p w q
-    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-
-
-def unpatchify(x_BPN: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse of `patchify`."""
-    x = x_BPN.unflatten(1, grid).unflatten(3, (patch, patch, -1))  # B h w p q C
-    return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-
-
-def sincos(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed positions [P, D]: sine and cosine of the row, then of the column, at D / 4 rates from 1 to 1/10000."""
-    rates = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    rows, columns = (torch.arange(side, dtype=torch.float64)[:, None] * rates for side in grid)
-    rows, columns = rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)
-    return torch.cat((rows.sin(), rows.cos(), columns.sin(), columns.cos()), dim=-1).flatten(0, 1).float()

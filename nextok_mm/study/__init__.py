@@ -1,0 +1,16 @@
+"""`nextok study WHAT`: a paper's analysis, made again at small scale: one JSON and plots.
+
+Like bench/, a room that may know a method's name: a study is about one.
+"""
+
+from importlib import import_module
+
+STUDIES = {"elm": "image codes as a language: entropy, locality, size, vocabulary split, masked, guidance and top-k"}
+
+
+def main(arguments: list[str]) -> None:
+    """Run one study; the first argument names it, the rest are its own."""
+    name = arguments[0] if arguments else ""
+    if name not in STUDIES:
+        raise ValueError(f"study: got {name!r}, accepted: {', '.join(STUDIES)}")
+    import_module(f"{__name__}.{name}").main(arguments[1:])
