@@ -112,7 +112,8 @@ class Pipeline:
 
         None: every class in turn, or no labels where the model has no classes.
         """
-        classes = int(getattr(self.generator.config, "classes", 0)) if self.generator else 0
+        takes_labels = self.generator is not None and self.generator.conditioned_on == "labels"
+        classes = int(getattr(self.generator.config, "classes", 0)) if takes_labels and self.generator else 0
         if given is None:
             return torch.arange(n) % classes if classes else None
         wanted = [given] if isinstance(given, int | str) else list(given)
