@@ -41,7 +41,9 @@ def build(models: Sequence[str]) -> None:
                 stop = gr.Button("Stop", variant="stop", elem_id="stop-clips", min_width=100)
         with gr.Column(scale=3, min_width=360):
             played = gr.Image(label="Clips", elem_id="clips", interactive=False, height=380, buttons=["download"])
-            shown = gr.Image(label="Frames", elem_id="frames", format="png", interactive=False, height=240)
+            shown = gr.Image(
+                label="Frames", elem_id="frames", format="png", interactive=False, height=240, buttons=["download"]
+            )
             status = gr.Markdown("Choose what moves and press Generate.", elem_id="clip-status")
 
     def generate(

@@ -171,6 +171,11 @@ class NextBlock(Generator):
         """How many different codes its tokens have."""
         return self.config.vocabulary
 
+    @property
+    def conditioned_on(self) -> Literal["labels", "text"] | None:
+        """Class labels; a condition of several tokens has no names to ask for, its ids go to `start` itself."""
+        return "labels" if self.config.prefix == 1 else None
+
     def gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute blocks in the backward pass."""
         self.backbone.gradient_checkpointing(on)

@@ -50,7 +50,7 @@ Batch = dict[str, Tensor]
 `labels` [B] int64 where the data has any."""
 
 Condition = Tensor | Sequence[str] | None
-"""What samples are conditioned on: labels [n] int64, n captions, or nothing."""
+"""What samples are conditioned on: labels [n] int64 (ids [n, P], where it has P tokens), n captions, or nothing."""
 
 
 class Model(nn.Module, ABC):

@@ -22,6 +22,7 @@ from . import ladder, media, registry, video
 from .checkpoint import Card, from_pretrained, read_card, resolve
 from .contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from .decoding import decode
+from .decoding.frames import Frames
 from .media import Fit
 from .rng import Rng, mix
 
@@ -111,7 +112,8 @@ class Pipeline:
 
         None: every class in turn, or no labels where the model has no classes.
         """
-        classes = int(getattr(self.generator.config, "classes", 0)) if self.generator else 0
+        takes_labels = self.generator is not None and self.generator.conditioned_on == "labels"
+        classes = int(getattr(self.generator.config, "classes", 0)) if takes_labels and self.generator else 0
         if given is None:
             return torch.arange(n) % classes if classes else None
         wanted = [given] if isinstance(given, int | str) else list(given)
@@ -333,28 +335,6 @@ class Pipeline:
         if self.generator is None:
             raise ValueError(f"generate: {self.card.name} is a tokenizer, accepted: a generator")
         return self.generator, self._tokenizer()
-
-
-class Frames:
-    """The frames of clips under way, decoded once each, as soon as all of their codes are there."""
-
-    def __init__(self, tokenizer: ClipTokenizer, generator: Generator):
-        self.tokenizer, self.layout = tokenizer, generator.layout
-        self.carry, self.decoded = tokenizer.carry(), 0
-        self.parts: list[Tensor] = []
-
-    def take(self, state: State) -> Tensor:
-        """All frames that are final, [n, C, T, H, W] on the CPU."""
-        last = self.layout.entity_ids[self.layout.inverse].view(self.layout.grid).flatten(1).amax(1)  # of each frame
-        done = int((last < state.entity).long().cumprod(0).sum())
-        codes = state.data.unflatten(1, self.layout.grid)
-        if done > self.decoded:
-            self.parts.append(self.tokenizer.decode_more(codes[:, self.decoded : done], self.carry).cpu())
-            self.decoded = done
-        if not self.parts:
-            _, *sides = self.tokenizer.size
-            return torch.zeros(len(codes), 1, 0, *sides)
-        return torch.cat(self.parts, dim=2)
 
 
 def load(

@@ -2,6 +2,8 @@
 
 Key maps only. The official file is minGPT's: separate key, query and value projections, which are one matrix here.
 What no tensor tells (heads, block, grid) is read from the arguments that the training script stored beside them.
+Padding of a text condition stays visible (no `pad` in the fields): the official mask looks for its id after the ids
+have been shifted by the block, and never finds it.
 """
 
 import math

