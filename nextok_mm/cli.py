@@ -290,7 +290,7 @@ def convert(
 
 @app.command(context_settings=PASSED_ON)
 def bench(context: typer.Context) -> None:
-    """Speed and claims, side by side in one run: machine, xar, elm, sampling, steps, claims (each with --help)."""
+    """Speed and claims, side by side in one run; without a name: which there are (each with --help)."""
     from .bench import BENCHES, main
 
     if context.args and context.args[0] not in ("-h", "--help"):

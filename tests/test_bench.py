@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextok_mm import bench, registry
-from nextok_mm.bench import elm, next_block, sampling, xar
+from nextok_mm.bench import elm, flextok, flextok_curve, next_block, sampling, xar
 from nextok_mm.bench.machine import alternate, ratio
 from nextok_mm.rng import Rng
 
@@ -37,6 +37,56 @@ def test_the_arithmetic_of_training_is_what_torch_counts(tiny):
     batch = tiny.train().example(4, Rng(range(4)))
     real = counted(lambda: xar._train_step(tiny, batch))
     assert xar.training_flops(tiny, 4) == pytest.approx(real, rel=0.1)
+
+
+@pytest.fixture
+def tokenizer():
+    return registry.build("tokenizer", "flextok", {"size": "tiny"}).eval()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_arithmetic_of_flextok_is_what_torch_counts(tokenizer, batch, monkeypatch):
+    monkeypatch.setattr("tokenizers_visual.flextok.packed", lambda model: nullcontext())
+    latents, run = flextok.inputs(tokenizer, batch)
+    seen = {"encode": 16 * 16 + sum(17 + i for i in range(8)), "decode": 2 * 2 * 24**2}  # pairs; two halves, two steps
+    pairs = {what: batch * 4 * 2 * 32 * count for what, count in seen.items()}  # the counter doesn't see attention here
+    real = counted(lambda: flextok.encode(tokenizer, latents))
+    assert flextok.encoding_flops(tokenizer, batch) - pairs["encode"] == pytest.approx(real, rel=1e-6)
+    real = counted(lambda: flextok.decode(tokenizer, run, 2))  # times and conditions beside it, once a batch
+    assert flextok.decoding_flops(tokenizer, batch, 2) - pairs["decode"] == pytest.approx(real, rel=0.2 / batch)
+
+
+def test_flextok_prints_its_figures(tokenizer, capsys, monkeypatch):
+    monkeypatch.setattr(flextok, "build", lambda: tokenizer)
+    flextok.main(["--batches", "1", "2", "--steps", "1", "--repeats", "1"])
+    said = capsys.readouterr().out
+    assert said.count("s a picture") == 4 and "% of the matmul rate" in said
+
+
+def test_calls_of_the_curve():
+    assert flextok_curve.calls("euler", 8, (0.0, 1.0)) == {"guided": 8, "passes": 16}
+    assert flextok_curve.calls("heun", 3, (0.0, 1.0)) == {"guided": 5, "passes": 10}
+    assert flextok_curve.calls("ab2", 4, (0.3, 1.0)) == {"guided": 3, "passes": 7}
+
+
+def test_the_curve_is_measured_once_and_judged(tokenizer, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    asked = []
+
+    def evaluate(name, sampling, judges, **options):
+        asked.append(sampling)
+        figures = {
+            "pixels": {"psnr": 10.0},
+            judges[0]: {"frechet": 1 / sampling["steps"] + (sampling["solver"] == "euler")},
+        }
+        return {"figures": {name: figures}, "protocol": {"samples": 9, "decoding": {}, "tokenizer": ""}}
+
+    monkeypatch.setattr("nextok_mm.eval.quality.evaluate_tokenizer", evaluate)
+    for _ in range(2):
+        flextok.main(["--curve", "some", "--out", str(tmp_path), "--n", "9"])
+    assert len(asked) == len(flextok_curve.SETTINGS)
+    assert "no farther than euler 20 (1.05): ab2 2 (4 passes), " in capsys.readouterr().out
+    assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
 def test_runs_alternate_and_ratios_are_pairwise():
@@ -89,6 +139,7 @@ def test_replayed_noise_draws_the_same_latents(tiny):
         (["speed"], "bench"),
         (["xar", "--against", "/no"], "against"),
         (["next_block", "--against", "/no"], "against"),
+        (["flextok", "--against", "/no"], "against"),
     ],
 )
 def test_a_wrong_name_is_one_line(arguments, word, monkeypatch):
