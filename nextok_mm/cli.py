@@ -138,7 +138,8 @@ def reconstruct(
     both = torch.stack((images, pipeline.reconstruct(images)), dim=1).flatten(0, 1)
     error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
     path = video.save(both, out, {"nextok.model": pipeline.card.name}, force, columns=2)
-    print(f"{path}: {len(images)}, each as given and then as it came back, PSNR {-10 * error.log10():.1f} dB")
+    what = "pictures" if images.dim() == 4 else "clips"
+    print(f"{path}: {len(images)} {what}, each as given and then as it came back, PSNR {-10 * error.log10():.1f} dB")
 
 
 @app.command()

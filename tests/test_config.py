@@ -76,7 +76,7 @@ def test_a_mistake_between_fields_of_the_top_level_needs_no_other_name() -> None
         ("model.kind=[1]", r"^model.kind: got \[1\], accepted: a name"),
         ("model.kind=xaar", "did you mean 'xar'"),
         ("model.size=[]", r"^model.size: got \[\], accepted: tiny, fashion, B, L, H$"),
-        ("data.kind={}", "^data.kind: got {}, accepted: fashion_mnist"),
+        ("data.kind={}", "^data.kind: got {}, accepted: clips, emoji, fashion_mnist"),
         ("train=3", "^train: got 3, accepted: a group of fields$"),
         ("surprise=1", "^surprise: unknown key"),
     ],

@@ -27,6 +27,7 @@ from nextok_mm.flow.paths import PATHS
 from nextok_mm.flow.solvers import solve, time_grid
 from nextok_mm.flow.times import sample_times
 from nextok_mm.heads.flow import TimeEmbedding
+from nextok_mm.quantizers import check_codes
 from nextok_mm.quantizers.fsq import FSQ, usage
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
@@ -295,6 +296,7 @@ class FlexTok(OrderedTokenizer):
         if codes.dim() != 2 or codes.is_floating_point() or not 1 <= codes.shape[1] <= self.config.registers:
             got = f"{tuple(codes.shape)} of {codes.dtype}"
             raise ValueError(f"codes: got {got}, accepted: whole numbers [batch, 1 to {self.config.registers}]")
+        check_codes(codes, self.fsq.size)  # before the padding joins them
         quants_BRF = self.fsq.dequantise(F.pad(codes, (0, self.config.registers - codes.shape[1])))
         rng = rng or Rng([0] * len(codes))
         noise = rng.normal(self.config.latent_channels, *self.config.latent_size, like=quants_BRF)

@@ -39,8 +39,18 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if path.is_dir() and beside.is_file():
         if beside.stat().st_size > MAX_DESCRIPTION:
             raise ValueError(f"flextok checkpoint {beside}: over {MAX_DESCRIPTION} bytes")
-        described = {**described, **json.loads(beside.read_text(encoding="utf8"))}
+        described = {**described, **_json(beside)}
     return convert(weights, described)
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"flextok checkpoint {path}: not JSON") from None
+    if not isinstance(found, Mapping):
+        raise ValueError(f"flextok checkpoint {path}: an object is accepted, got {type(found).__name__}")
+    return found
 
 
 def convert(official: dict[str, Tensor], described: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -52,7 +62,7 @@ def convert(official: dict[str, Tensor], described: Mapping[str, Any]) -> tuple[
         fields, state = _together(encoder, decoder, _plain("regularizer", described["regularizer"]))
     except KeyError as error:
         raise ValueError(f"flextok checkpoint: {error} is missing") from None
-    except (TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except (TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"flextok checkpoint: not in the published form: {str(error)[:200]}") from None
     unread = [name for name in rest if not name.startswith("vae.")]
     if unread:
@@ -94,7 +104,9 @@ class _Half:
         self.group: dict[str, str] = {}  # key of the dict that parts hand on -> "patches" or "registers"
         self.order: list[str] = []
         for target, prefix, fields in parts:
-            reader: Callable[..., None] | None = getattr(self, f"_{target}", None)
+            # Parts have capitals: nothing else of this class can be named by a file.
+            named = target[:1].isupper()
+            reader: Callable[..., None] | None = getattr(self, f"_{target}", None) if named else None
             if reader is None and target not in _SILENT:
                 raise ValueError(f"flextok checkpoint: unknown part {target!r} in the {half}")
             if reader is not None:
@@ -140,6 +152,8 @@ class _Half:
         group = self.group[fields["read_key"]]
         self.group[fields["write_key"]] = group
         kind, sizes = fields["posemb_type"], tuple(fields["max_sizes"])
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"flextok checkpoint: max_sizes {fields['max_sizes']!r}, accepted: whole numbers from 1")
         self.state[f"{group} positions"] = _table(kind, self._take(f"{prefix}posembs"), sizes)
         self.fields[f"{group} sizes"], self.fields[f"{group} kind"] = sizes, kind
         if group == "registers":

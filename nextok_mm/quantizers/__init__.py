@@ -1,5 +1,6 @@
 """Quantisers: continuous vectors to codes and back, with a gradient. One file each."""
 
+import torch
 from torch import Tensor
 
 
@@ -8,7 +9,7 @@ def check_codes(codes: Tensor, size: int) -> None:
 
     Fake and meta tensors hold no numbers to be checked.
     """
-    if codes.is_floating_point() or codes.is_complex():
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise ValueError(f"codes: got {codes.dtype}, accepted: whole numbers from 0 to {size - 1}")
     if type(codes) is Tensor and not codes.is_meta and codes.numel():
         low, high = int(codes.min()), int(codes.max())

