@@ -54,7 +54,7 @@ class Alignment(nn.Module):
         if not features.numel():
             raise ValueError(f"repa.layer: got {self.config.layer}, accepted: a number below the decoder's depth")
         target = self._target(images, grid)
-        mine = self.mlp(features[:, : grid[0] * grid[1]].to(self.mlp[0].weight.dtype))
+        mine = self.mlp(features[:, : grid[0] * grid[1]].to(next(self.mlp.parameters()).dtype))
         return 1 - F.cosine_similarity(mine.float(), target, dim=-1).mean()
 
     @torch.no_grad()
