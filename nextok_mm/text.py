@@ -70,7 +70,8 @@ def load_text(name: str) -> TextEncoder:
     logging.disable_progress_bar()
     place = _minilm() if name == MINILM else name
     try:
-        words, network = AutoTokenizer.from_pretrained(place), AutoModel.from_pretrained(place)
+        words = AutoTokenizer.from_pretrained(place)
+        network = AutoModel.from_pretrained(place, use_safetensors=True)  # a checkpoint's config may name any hub id
     except (OSError, ValueError) as error:
         raise ValueError(f"text.encoder: got {name!r}, accepted: {MINILM}, a folder or a hub id ({error})") from None
     return TextEncoder(name, words, network)
