@@ -1,6 +1,5 @@
 """ELM through the command: a tokenizer's codes cached, trained on, drawn from; captions to pictures, stopping early."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,22 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import nextok_mm as nx
-from nextok_mm import cli, registry
+from nextok_mm import registry
 from nextok_mm.checkpoint import save_pretrained
-
-
-@pytest.fixture
-def nextok(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nextok", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def test_cache_train_generate(nextok, tmp_path: Path) -> None:
