@@ -116,15 +116,14 @@ class FlexTokConfig(ModelConfig):
         ),
         "emoji": dict(
             image_size=(64, 64),
-            latent_channels=3,
-            latent_size=(64, 64),
-            patch=8,
+            latent_channels=8,
+            latent_size=(8, 8),
+            patch=2,
             registers=64,
             levels=(8, 8, 8),
-            predict="data",
-            time_mean=1.0,
-            encoder=dict(width=128, heads=4, depth=4, mask="causal_last"),
-            decoder=dict(width=160, heads=5, depth=4, ada="both"),
+            vae=KLVAEConfig.SIZES["emoji"],
+            encoder=dict(width=96, heads=3, depth=3, mask="causal_last"),
+            decoder=dict(width=128, heads=4, depth=4, ada="both"),
         ),
         **{
             f"d{first}-d{second}": dict(

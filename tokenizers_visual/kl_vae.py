@@ -61,6 +61,9 @@ class KLVAEConfig(ModelConfig):
             block_layers=1,
             groups=8,
         ),
+        "emoji": dict(
+            image_size=(64, 64), latent_channels=8, block_channels=(16, 32, 64, 64), block_layers=1, groups=8
+        ),
         "kl16": dict(block_channels=(128, 128, 256, 256, 512), encoder_attention=(4,), scale=0.2325),
     }
     image_channels: int = Field(3, gt=0)

@@ -19,7 +19,7 @@ from .. import data, ladder
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
 from ..pipeline import load, of_clips, settings_of
-from . import clips, metrics, samples
+from . import captions, clips, metrics, samples
 from .cache import remembered
 from .features import LITE0, load_features
 
@@ -90,10 +90,14 @@ def measure(rulers: list[Ruler], pictures: Iterable[tuple[Tensor, Tensor | None]
 
 
 def evaluate(name: str, **options: Any) -> dict[str, Any]:
-    """The figures of any checkpoint; options are those of the `evaluate_<role>` function of its role."""
+    """The figures of any checkpoint; options are those of the `evaluate_<role>` function of its role, and of
+    `captions.evaluate` for a generator that reads captions."""
     if of_clips(name):
         return clips.evaluate(load(name), **options)
-    role = read_card(resolve(name)).role
+    card = read_card(resolve(name))
+    if card.fields.get("text"):
+        return captions.evaluate(name, **options)
+    role = card.role
     return {"generator": evaluate_generator, "tokenizer": evaluate_tokenizer, "judge": evaluate_judge}[role](
         name, **options
     )

@@ -1,7 +1,7 @@
 """Give a trained KL tokenizer the shift and scale that make its tokens zero-mean, unit-deviation in every channel.
 
 `python -m nextok_mm.eval.scale runs/vae-fashion/final nextok_mm/zoo/vae-fashion` measures them on the training split
-and writes the checkpoint again; the weights stay as they are.
+and writes the checkpoint again; the weights stay as they are. Other data: kind=emoji flip=true (split: train).
 """
 
 import sys
@@ -13,6 +13,7 @@ import torch
 
 from .. import data, registry
 from ..checkpoint import from_pretrained, save_pretrained
+from ..config import override
 from .quality import BATCH, TRAIN
 from .samples import latent_moments
 
@@ -43,7 +44,7 @@ def _short(values: torch.Tensor) -> tuple[float, ...]:
 
 if __name__ == "__main__":
     try:
-        source, folder = sys.argv[1:]
-        print(standardise(source, folder))
+        source, folder, *given = sys.argv[1:]
+        print(standardise(source, folder, {"split": "train"} | override({}, given) if given else TRAIN))
     except ValueError as error:
-        sys.exit(f"error: {error}" if len(sys.argv) == 3 else __doc__)
+        sys.exit(f"error: {error}" if len(sys.argv) >= 3 else __doc__)
