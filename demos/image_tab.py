@@ -1,45 +1,71 @@
-"""The Image tab: class-conditional pictures that appear entity by entity, with a Stop that stops the work itself.
+"""The Image tab: pictures of a class or of a caption that appear entity by entity, and a Stop that stops the work.
 
-A browser's limits bind nobody who talks to the server directly, so `checked` states every limit again.
+Which controls show is the model's matter: classes or a caption, and those sampling settings that it has.
 """
 
-import atexit
-import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 import nextok_mm as nx
+from nextok_mm.contracts import OrderedTokenizer
 
-MAX_PICTURES, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 64, 100, 20.0, 2**31 - 1
-EVERY = "every class in turn"
-T = TypeVar("T")
-SOLVERS = ("euler_maruyama", "euler", "heun", "ab2")
+from .limits import (
+    EVERY,
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    MAX_TEXT,
+    Turns,
+    choices,
+    classes_of,
+    generators,
+    label_of,
+    number,
+    offered,
+    refused,
+    whole,
+)
+
+MAX_PICTURES = 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sampling setting as a visitor sees it: a slider from low to high (in whole numbers where `step` is 1), or a
+    menu."""
+
+    label: str
+    low: float = 0
+    high: float = 0
+    step: float = 1
+    menu: tuple[str, ...] = ()
+
+
+SETTINGS = {
+    "steps": Setting("Steps an entity", 1, 100),
+    "cfg": Setting("Guidance", 0, MAX_GUIDANCE, 0.1),
+    "solver": Setting("Solver", menu=("euler_maruyama", "euler", "heun", "ab2")),
+    "temperature": Setting("Temperature", 0, MAX_TEMPERATURE, 0.05),
+    "tokens": Setting("Tokens, coarse to fine", 1, 256),
+}
 
 
 def build(models: Sequence[str]) -> None:
     """Add the tab's parts to the page under construction; the models are loaded here, once."""
-    if not models:
-        raise ValueError("models: got none, accepted: at least one generator")
-    turns, loaded = Turns(), {name: nx.load(name) for name in models}
-    for name, pipeline in loaded.items():
-        if pipeline.generator is None:
-            raise ValueError(f"models: {name} is a tokenizer, accepted: generators")
-    names = [(pipeline.card.name or name, name) for name, pipeline in loaded.items()]
+    turns, loaded = Turns(), generators(models)
     first = loaded[models[0]]
-    own: Any = first.generator.config.sampling  # type: ignore[union-attr]
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            model = gr.Dropdown(names, value=models[0], label="Model", interactive=True)
-            label = gr.Dropdown(classes_of(first), value=EVERY, label="Class")
+            model = gr.Dropdown(choices(loaded), value=models[0], label="Model", interactive=True)
+            asked = [_label(first), _caption(first)]
             n = gr.Slider(1, MAX_PICTURES, 16, step=1, label="Pictures")
             seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
             with gr.Accordion("Sampling", open=False):
-                steps = gr.Slider(1, MAX_STEPS, min(own.steps, MAX_STEPS), step=1, label="Steps an entity")
-                cfg = gr.Slider(0, MAX_GUIDANCE, own.cfg, step=0.1, label="Guidance")
-                solver = gr.Dropdown(SOLVERS, value=own.solver, label="Solver")
+                settings = [_control(first, name) for name in SETTINGS]
             with gr.Row():
                 begin = gr.Button("Generate", variant="primary", elem_id="generate", min_width=100)
                 stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=100)
@@ -47,96 +73,111 @@ def build(models: Sequence[str]) -> None:
             picture = gr.Image(
                 label="Pictures", elem_id="pictures", format="png", interactive=False, height=560, buttons=["download"]
             )
-            status = gr.Markdown("Choose a class and press Generate.", elem_id="status")
+            status = gr.Markdown("Say what to draw and press Generate.", elem_id="status")
 
     def generate(
-        model: str, label: str, n: float, seed: float, steps: float, cfg: float, solver: str
+        model: str,
+        label: str,
+        text: str,
+        n: float,
+        seed: float,
+        steps: float,
+        cfg: float,
+        solver: str,
+        temperature: float,
+        tokens: float,
     ) -> Iterator[tuple[Image.Image, str]]:
-        pipeline, arguments = checked(loaded, model, label, n, seed, steps, cfg, solver)
+        given = (label, text, n, seed, steps, cfg, solver, temperature, tokens)
+        pipeline, arguments = checked(loaded, model, *given)
         # Closing this generator, which Stop does, ends the work after the entity that is being drawn.
         yield from turns.each(_shown(result) for result in pipeline.stream(**arguments))
 
-    inputs = [model, label, n, seed, steps, cfg, solver]
     running = begin.click(
-        generate, inputs, [picture, status], api_name="generate", concurrency_limit=1, show_progress="minimal"
+        generate,
+        [model, *asked, n, seed, *settings],
+        [picture, status],
+        api_name="generate",
+        concurrency_limit=1,
+        show_progress="minimal",
     )
     stop.click(lambda: "Stopped.", None, status, cancels=[running], queue=False, api_visibility="private")
-    model.change(
-        lambda name: gr.Dropdown(classes_of(offered(loaded, name)), value=EVERY), model, label, api_visibility="private"
+
+    def changed(name: str) -> list[Any]:
+        pipeline = offered(loaded, name)
+        return [_label(pipeline), _caption(pipeline), *(_control(pipeline, setting) for setting in SETTINGS)]
+
+    model.change(changed, model, [*asked, *settings], api_visibility="private")
+
+
+def checked(
+    loaded: dict[str, nx.Pipeline], model: str, label: str, text: str, n: float, seed: float, *settings: Any
+) -> tuple[nx.Pipeline, dict[str, Any]]:
+    """The pipeline and the arguments of its `stream`; gr.Error names what isn't accepted. settings: in SETTINGS' order,
+    those that the model hasn't are left out."""
+    pipeline = offered(loaded, model)
+    arguments: dict[str, Any] = {"n": whole("pictures", n, 1, MAX_PICTURES), "seed": whole("seed", seed, 0, MAX_SEED)}
+    if reads_captions(pipeline):
+        if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
+            raise refused("caption", text, f"1 to {MAX_TEXT} letters")
+        arguments["text"] = text
+    else:
+        arguments["labels"] = label_of(pipeline, label)
+    for (name, setting), value in zip(SETTINGS.items(), settings, strict=True):
+        if name in _own(pipeline):
+            arguments[name] = _checked(setting, value, _highest(pipeline, name))
+    return pipeline, arguments
+
+
+def reads_captions(pipeline: nx.Pipeline) -> bool:
+    """Whether a model draws what a caption says, rather than a class."""
+    return pipeline.generator is not None and pipeline.generator.conditioned_on == "text"
+
+
+def _checked(setting: Setting, value: Any, high: float) -> Any:
+    name = setting.label.lower()
+    if setting.menu:
+        if value not in setting.menu:
+            raise refused(name, value, ", ".join(setting.menu))
+        return value
+    return (
+        whole(name, value, int(setting.low), int(high)) if setting.step == 1 else number(name, value, setting.low, high)
     )
 
 
-class Turns:
-    """Work that is done under a lock, which is taken for good when Python ends.
+def _own(pipeline: nx.Pipeline) -> dict[str, Any]:
+    """Those of SETTINGS that a model has, with its own values."""
+    generator: Any = pipeline.generator
+    own = {name: value for name, value in generator.config.sampling.model_dump().items() if name in SETTINGS}
+    if "tokens" in own and not isinstance(pipeline.tokenizer, OrderedTokenizer):
+        del own["tokens"]  # a part of such codes makes no picture
+    elif "tokens" in own:
+        own["tokens"] = own["tokens"] or generator.layout.entities
+    return own
 
-    A server's threads are cut off at that moment, and one that is inside torch would take the process down with it
-    ("terminate called without an active exception"). So Ctrl-C waits for the entity that is being drawn.
-    """
 
-    def __init__(self) -> None:
-        """Open until Python ends."""
-        self.lock = threading.Lock()
-        atexit.register(self.lock.acquire)
+def _highest(pipeline: nx.Pipeline, name: str) -> float:
+    most = SETTINGS[name].high
+    return min(most, pipeline.generator.layout.entities) if name == "tokens" else most  # type: ignore[union-attr]
 
-    def each(self, work: Iterator[T]) -> Iterator[T]:
-        """What `work` gives, item by item, until it gives None."""
-        try:
-            while True:
-                with self.lock:
-                    item = next(work, None)
-                if item is None:
-                    return
-                yield item
-        finally:
-            with self.lock:
-                del work  # its tensors are torch's to free
+
+def _label(pipeline: nx.Pipeline) -> gr.Dropdown:
+    return gr.Dropdown(classes_of(pipeline), value=EVERY, label="Class", visible=not reads_captions(pipeline))
+
+
+def _caption(pipeline: nx.Pipeline) -> gr.Textbox:
+    visible = reads_captions(pipeline)
+    return gr.Textbox("", label="Caption", placeholder="red apple", max_length=MAX_TEXT, visible=visible)
+
+
+def _control(pipeline: nx.Pipeline, name: str) -> Any:
+    setting, own = SETTINGS[name], _own(pipeline)
+    value = own.get(name, setting.menu[0] if setting.menu else setting.low)
+    if setting.menu:
+        return gr.Dropdown(setting.menu, value=value, label=setting.label, visible=name in own)
+    high = _highest(pipeline, name)
+    return gr.Slider(setting.low, high, min(value, high), step=setting.step, label=setting.label, visible=name in own)
 
 
 def _shown(result: nx.Result) -> tuple[Image.Image, str]:
     words, took = "Done" if result.done == result.entities else "Drawing", sum(result.seconds.values())
     return result.grid(), f"{words}: entity {result.done} of {result.entities}, {took:.1f} s, seed {result.seed}"
-
-
-def checked(
-    loaded: dict[str, nx.Pipeline], model: str, label: str, n: float, seed: float, steps: float, cfg: float, solver: str
-) -> tuple[nx.Pipeline, dict[str, Any]]:
-    """The pipeline and the arguments of its `stream`; gr.Error names what isn't accepted."""
-    pipeline = offered(loaded, model)
-    arguments: dict[str, Any] = {
-        "n": whole("pictures", n, 1, MAX_PICTURES),
-        "seed": whole("seed", seed, 0, MAX_SEED),
-        "steps": whole("steps", steps, 1, MAX_STEPS),
-        "cfg": cfg,
-        "solver": solver,
-    }
-    if isinstance(cfg, bool) or not isinstance(cfg, int | float) or not 0 <= cfg <= MAX_GUIDANCE:
-        raise gr.Error(f"guidance: got {cfg!r:.40}, accepted: 0 to {MAX_GUIDANCE:g}", print_exception=False)
-    if solver not in SOLVERS:
-        raise gr.Error(f"solver: got {solver!r:.40}, accepted: {', '.join(SOLVERS)}", print_exception=False)
-    if label not in classes_of(pipeline):
-        raise gr.Error(f"class: got {label!r:.40}, accepted: {', '.join(classes_of(pipeline))}", print_exception=False)
-    arguments["labels"] = None if label == EVERY else [classes_of(pipeline).index(label) - 1]
-    return pipeline, arguments
-
-
-def offered(loaded: dict[str, nx.Pipeline], model: str) -> nx.Pipeline:
-    """The model of this name; gr.Error where none is offered under it."""
-    if not isinstance(model, str) or model not in loaded:
-        raise gr.Error(f"model: got {model!r:.40}, accepted: {', '.join(loaded)}", print_exception=False)
-    return loaded[model]
-
-
-def classes_of(pipeline: nx.Pipeline) -> list[str]:
-    """What a visitor can ask a model for."""
-    config: Any = pipeline.generator and pipeline.generator.config
-    names = pipeline.card.labels or tuple(str(index) for index in range(getattr(config, "classes", 0)))
-    return [EVERY, *names]
-
-
-def whole(name: str, value: Any, low: int, high: int) -> int:
-    """A whole number from low to high; gr.Error for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or not low <= value <= high:
-        raise gr.Error(f"{name}: got {value!r:.40}, accepted: {low} to {high}", print_exception=False)
-    if value != int(value):
-        raise gr.Error(f"{name}: got {value!r:.40}, accepted: a whole number", print_exception=False)
-    return int(value)

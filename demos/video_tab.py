@@ -1,7 +1,4 @@
-"""The Video tab: clips whose frames appear as soon as they are final, played when the last one is there.
-
-As in the Image tab, `checked` states every limit again, for those who talk to the server directly.
-"""
+"""The Video tab: clips whose frames appear as soon as they are final, played when the last one is there."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,20 +11,32 @@ from PIL import Image
 import nextok_mm as nx
 from nextok_mm import prediction, video
 
-from .image_tab import EVERY, MAX_GUIDANCE, MAX_SEED, Turns, classes_of, offered, whole
+from .limits import (
+    EVERY,
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    Turns,
+    choices,
+    classes_of,
+    generators,
+    label_of,
+    number,
+    offered,
+    whole,
+)
 
-MAX_CLIPS, MAX_FRAMES, MAX_TEMPERATURE = 9, 65, 4.0
+MAX_CLIPS, MAX_FRAMES = 9, 65
 
 
 def build(models: Sequence[str]) -> None:
     """Add the tab's parts to the page under construction; the models are loaded here, once."""
-    turns, loaded = Turns(), {name: nx.load(name) for name in models}
-    names = [(pipeline.card.name or name, name) for name, pipeline in loaded.items()]
+    turns, loaded = Turns(), generators(models)
     first = loaded[models[0]]
     own: Any = first.generator.config.sampling  # type: ignore[union-attr]
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            model = gr.Dropdown(names, value=models[0], label="Model", interactive=True)
+            model = gr.Dropdown(choices(loaded), value=models[0], label="Model", interactive=True)
             label = gr.Dropdown(classes_of(first), value=EVERY, label="What moves")
             n = gr.Slider(1, MAX_CLIPS, 4, step=1, label="Clips")
             frames = gr.Slider(1, MAX_FRAMES, _trained(first), step=1, label="Frames")
@@ -101,21 +110,12 @@ def checked(
         "n": whole("clips", n, 1, MAX_CLIPS),
         "frames": whole("frames", frames, 1, MAX_FRAMES),
         "seed": whole("seed", seed, 0, MAX_SEED),
-        "temperature": _number("temperature", temperature, 0, MAX_TEMPERATURE),
-        "top_p": _number("top p", top_p, 0.01, 1),
-        "cfg": _number("guidance", cfg, 0, MAX_GUIDANCE),
+        "temperature": number("temperature", temperature, 0, MAX_TEMPERATURE),
+        "top_p": number("top p", top_p, 0.01, 1),
+        "cfg": number("guidance", cfg, 0, MAX_GUIDANCE),
+        "labels": label_of(pipeline, label),
     }
-    classes = classes_of(pipeline)
-    if label not in classes:
-        raise gr.Error(f"class: got {label!r:.40}, accepted: {', '.join(classes)}", print_exception=False)
-    arguments["labels"] = None if label == EVERY else [classes.index(label) - 1]
     return pipeline, arguments
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise gr.Error(f"{name}: got {value!r:.40}, accepted: {low:g} to {high:g}", print_exception=False)
-    return float(value)
 
 
 def _trained(pipeline: nx.Pipeline) -> int:

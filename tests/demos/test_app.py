@@ -44,7 +44,8 @@ def client(served: str) -> Any:
 
 
 def ask(client: Any, model: str, **other: Any) -> Any:
-    given = dict(label="every class in turn", n=2, seed=0, steps=2, cfg=1.0, solver="euler") | other
+    given = dict(label="every class in turn", text="", n=2, seed=0, steps=2, cfg=1.0, solver="euler")
+    given |= {"temperature": 1.0, "tokens": 1} | other
     return client.predict(given.pop("model", model), *given.values(), api_name="/generate")
 
 
@@ -83,8 +84,9 @@ def test_limits_hold_without_gradios_own_checks(tiny: Path) -> None:
 
     tab = bundled.demo("image_tab")
     loaded = {"m": nx.load(tiny / "xar")}
-    good = dict(model="m", label="bag", n=4, seed=1, steps=5, cfg=2, solver="heun")
-    assert tab.checked(loaded, **good)[1]["labels"] == [1]
+    good = dict(model="m", label="bag", text="", n=4, seed=1, steps=5, cfg=2, solver="heun", temperature=1, tokens=1)
+    arguments = tab.checked(loaded, *good.values())[1]
+    assert arguments == dict(n=4, seed=1, labels=[1], steps=5, cfg=2, solver="heun")  # no more than the model has
     for name, values in {
         "model": ("other", None, ["m"]),
         "label": ("hat", None, 1, ["bag"]),
@@ -96,7 +98,44 @@ def test_limits_hold_without_gradios_own_checks(tiny: Path) -> None:
     }.items():
         for value in values:
             with pytest.raises(gr.Error, match="accepted: "):
-                tab.checked(loaded, **{**good, name: value})
+                tab.checked(loaded, *{**good, name: value}.values())
+
+
+@pytest.mark.skipif(not (ZOO / "elm-fashion").is_dir(), reason="no shipped ELM")
+def test_controls_are_those_that_the_model_has() -> None:
+    import gradio as gr
+
+    import nextok_mm as nx
+
+    tab = bundled.demo("image_tab")
+    loaded = {"m": nx.load("elm-fashion")}
+    good = dict(model="m", label="bag", text="", n=4, seed=1, steps=5, cfg=2, solver="heun", temperature=1, tokens=3)
+    arguments = tab.checked(loaded, *good.values())[1]
+    assert arguments == dict(n=4, seed=1, labels=[8], cfg=2, temperature=1, tokens=3)
+    for name, value in {"tokens": 17, "temperature": -1}.items():
+        with pytest.raises(gr.Error, match="accepted: "):
+            tab.checked(loaded, *{**good, name: value}.values())
+    shown = {name: tab._control(loaded["m"], name).visible for name in tab.SETTINGS}
+    assert shown == dict(steps=False, cfg=True, solver=False, temperature=True, tokens=True)
+
+
+@pytest.mark.skipif(not (ZOO / "elm-emoji").is_dir(), reason="no shipped model of captions")
+def test_a_caption_is_asked_for_where_the_model_reads_one() -> None:
+    import gradio as gr
+
+    import nextok_mm as nx
+
+    tab = bundled.demo("image_tab")
+    loaded = {"m": nx.load("elm-emoji")}
+    good = dict(model="m", label="", text="red apple", n=4, seed=1, steps=5, cfg=2, solver="", temperature=1, tokens=3)
+    assert tab.checked(loaded, *good.values())[1]["text"] == "red apple"
+    assert tab._caption(loaded["m"]).visible and not tab._label(loaded["m"]).visible
+    for text in ("", "  ", "x" * 201, None, ["a"]):
+        with pytest.raises(gr.Error, match="caption: got .*accepted: 1 to 200 letters"):
+            tab.checked(loaded, *{**good, "text": text}.values())
+    too_long = bundled.demo("limits").Turns().each(loaded["m"].stream(text="apple " * 30))
+    with pytest.raises(gr.Error, match="text: .* tokens long"):
+        next(too_long)
 
 
 @pytest.mark.parametrize("port", [99999, -1])
@@ -115,7 +154,7 @@ def work():
             x = torch.softmax(x @ x, -1)
         yield float(x[0, 0])
 def run():
-    for _ in bundled.demo("image_tab").Turns().each(work()):
+    for _ in bundled.demo("limits").Turns().each(work()):
         begun.set()
 begun = threading.Event()
 threading.Thread(target=run, daemon=True).start()
