@@ -22,6 +22,7 @@ from torch import Tensor
 
 import nextok_mm as nx
 from nextok_mm.checkpoint import write_files
+from nextok_mm.config import override
 from nextok_mm.media import save_png, to_pil
 
 SETTINGS = "settings.json"
@@ -43,9 +44,11 @@ def parser(about: str | None, model: str, batch: int) -> argparse.ArgumentParser
     parser.add_argument("--out", type=Path, required=True, help="folder of the files")
     parser.add_argument("--n", "--count", dest="n", type=int, default=64, help="how many")
     parser.add_argument("--labels", help="classes by number or name, taken in turn: 7,3 or bag,sneaker")
+    parser.add_argument("--text", action="append", help="a caption; repeatable, taken in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=batch, help="samples at a time")
     parser.add_argument("--cfg", type=float, help="guidance weight")
+    parser.add_argument("--set", action="append", default=[], help="a sampling setting, name=value; repeatable")
     parser.add_argument("--device", help="else this process's GPU, where there is one")
     return parser
 
@@ -72,7 +75,7 @@ def sample(
     pipeline = nx.load(given.model, given.tokenizer, given.device or _device())
     labels = [part.strip() for part in given.labels.split(",")] if given.labels else None
     chosen = pipeline.labels(labels, given.n)
-    settings = {name: getattr(given, name) for name in sampling}
+    asked = override({name: getattr(given, name) for name in sampling}, given.set) | {"text": given.text}
     _claim(given, pipeline, sampling)
     written = 0
     for block in range(rank, -(-given.n // given.batch), world):
@@ -80,10 +83,11 @@ def sample(
         paths = [given.out / f"{row:06d}.{ending}" for row in rows]
         if all(path.exists() for path in paths):  # writes are atomic: what exists is whole
             continue
-        *_, result = pipeline.stream(labels, given.n, given.seed, rows=rows, decode_all=False, **settings)
+        *_, result = pipeline.stream(labels, given.n, given.seed, rows=rows, decode_all=False, **asked)
         for row, path, image in zip(rows, paths, result.images):
             if not path.exists():
                 own = {"nextok.index": row, "nextok.labels": None if chosen is None else [int(chosen[row])]}
+                own |= {} if result.text is None else {"nextok.text": result.text[row - rows.start]}
                 write(image, path, result.settings() | {"nextok.n": given.n} | own)
                 written += 1
     return written
@@ -93,7 +97,7 @@ def _claim(given: argparse.Namespace, pipeline: nx.Pipeline, sampling: Sequence[
     """A folder holds one run: its settings are written first, and other ones are refused."""
     from nextok_mm.checkpoint import fingerprint
 
-    names = ("model", "n", "labels", "seed", "batch", *sampling)
+    names = ("model", "n", "labels", "text", "seed", "batch", "set", *sampling)
     settings: dict[str, Any] = {name: getattr(given, name) for name in names}
     settings["fingerprints"] = [fingerprint(part) for part in (pipeline.generator, pipeline.tokenizer) if part]
     path = given.out / SETTINGS
