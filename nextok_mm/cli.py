@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,  # else [demo] in a help text is taken for a style and dropped
 )
+SHOWN = ["xar-fashion", "elm-fashion", "elm-emoji", "next-block-moving"]
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Name = Annotated[
@@ -326,12 +327,14 @@ def doctor() -> None:
 def demo(
     port: Annotated[int, typer.Option()] = 7860,
     host: Annotated[str, typer.Option(help="127.0.0.1 keeps it on this machine.")] = "127.0.0.1",
-    model: Annotated[list[str], typer.Option(help="Which generators to offer.")] = ["xar-fashion"],  # noqa: B006
+    model: Annotated[
+        list[str] | None, typer.Option(help="A generator to offer; repeatable. Default: those that ship.")
+    ] = None,
 ) -> None:
     """The Gradio app (pip install 'nextok_mm[demo]')."""
     from . import bundled
 
-    bundled.demo("app").launch(model, host, port)
+    bundled.demo("app").launch(model or SHOWN, host, port)
 
 
 @contextmanager

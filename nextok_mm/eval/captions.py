@@ -9,7 +9,7 @@ Source: Radford et al., Learning Transferable Visual Models From Natural Languag
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -123,21 +123,14 @@ def evaluate(
     found: dict[str, dict[str, dict[str, float]]] = {}
     runs: list[Any] = []
     for pool, (source, rows) in pools.items():
-        names = [source.captions[row] for row in rows]
+        names = [(source.captions or ())[row] for row in rows]
         captions = scorer.captions(_embedded(names))
-        sets: dict[str, Any] = {pipeline.card.name: lambda names=names: _drawn(pipeline, names, seed, sampling, runs)}
+        sets: dict[str, Any] = {pipeline.card.name: _drawn(pipeline, names, seed, sampling, runs)}
         if baselines:
-            sets["real"] = lambda source=source, rows=rows: (source.batch(part)["images"] for part in _parts(rows))
-            sets["reconstructed"] = lambda real=sets["real"]: (
-                pipeline.tokenizer.decode(pipeline.tokenizer.encode(images)) for images in real()
-            )
+            sets |= {"real": _images(source, _parts(rows)), "reconstructed": _there_and_back(pipeline, source, rows)}
         for row, pictures in sets.items():
-            with torch.inference_mode(), tqdm(total=size, unit="picture", desc=row, disable=not progress) as bar:
-                features = []
-                for images in pictures():
-                    features.append(net.features(images.cpu()))
-                    bar.update(len(images))
-                found[f"{row}, {pool}"] = {space: figures(ranks(scorer.pictures(torch.cat(features)), captions))}
+            features = _features(net, pictures, tqdm(total=size, unit="picture", desc=row, disable=not progress))
+            found[f"{row}, {pool}"] = {space: figures(ranks(scorer.pictures(features), captions))}
     found["chance"] = {space: figures(torch.arange(1, size + 1))}
     protocol = {
         "captions of a pool": size,
@@ -165,7 +158,7 @@ def _scorer(source: data.Source, progress: bool) -> Scorer:
     """The scorer fitted on a source, kept on disk."""
     net = load_features(LITE0)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def views() -> Tensor:
         rows = tqdm(_parts(range(len(source))), unit="batch", desc="features", disable=not progress, leave=False)
         pairs = [(net.features(images), net.features(images.flip(-1))) for images in _images(source, rows)]
@@ -173,7 +166,7 @@ def _scorer(source: data.Source, progress: bool) -> Scorer:
 
     key = ("captions", fingerprint(net), samples.identity(source), MINILM, WIDTH, STEPS, ROWS, RATE, DECAY, DROP)
     text = list(source.captions or ())
-    weights = remembered(key, lambda: fit(views().clone(), _embedded(text), progress=progress).state_dict())
+    weights = remembered(key, lambda: fit(views(), _embedded(text), progress=progress).state_dict())
     scorer = Scorer(weights["mean"].shape[0], weights["of_caption.weight"].shape[1])
     scorer.load_state_dict(weights)
     return scorer.requires_grad_(False)
@@ -185,7 +178,9 @@ def _embedded(captions: Sequence[str]) -> Tensor:
     return text.sum(1) / lengths.clamp(min=1)[:, None]
 
 
-def _drawn(pipeline: Any, names: list[str], seed: int, sampling: Mapping[str, Any] | None, runs: list[Any]) -> Any:
+def _drawn(
+    pipeline: Any, names: list[str], seed: int, sampling: Mapping[str, Any] | None, runs: list[Any]
+) -> Iterator[Tensor]:
     """Pictures of the captions, in batches; `runs` collects the results."""
     for first in range(0, len(names), BATCH):
         rows = range(first, min(first + BATCH, len(names)))
@@ -194,8 +189,25 @@ def _drawn(pipeline: Any, names: list[str], seed: int, sampling: Mapping[str, An
         yield last.images
 
 
-def _images(source: data.Source, parts: Any) -> Any:
+def _images(source: data.Source, parts: Iterable[list[int]]) -> Iterator[Tensor]:
     return (source.batch(part)["images"] for part in parts)
+
+
+def _there_and_back(pipeline: Any, source: data.Source, rows: Sequence[int]) -> Iterator[Tensor]:
+    """Pictures through the generator's tokenizer."""
+    for images in _images(source, _parts(rows)):
+        yield pipeline.tokenizer.decode(pipeline.tokenizer.encode(images.to(pipeline.tokenizer.device)))
+
+
+@torch.no_grad()
+def _features(net: Any, pictures: Iterator[Tensor], bar: Any) -> Tensor:
+    """Features [n, F] of all batches, counted on the terminal."""
+    found = []
+    with bar:
+        for images in pictures:
+            found.append(net.features(images.cpu()))
+            bar.update(len(images))
+    return torch.cat(found)
 
 
 def _parts(rows: Sequence[int]) -> list[list[int]]:

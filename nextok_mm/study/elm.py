@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,12 @@ SWEEPS: dict[str, dict[str, Any]] = {
 }
 
 
-def variants(codes: int) -> dict[str, tuple[str, ...]]:
-    """What is trained, for a tokenizer of so many codes: overrides of the config."""
+def variants(codes: int, only: Sequence[int] = ()) -> dict[str, tuple[str, ...]]:
+    """What is trained, for a tokenizer of so many codes: overrides of the config. only: these numbers of groups."""
     splits = [g for g in range(1, 9) if round(codes ** (1 / g)) ** g == codes and 4 <= codes ** (1 / g) < 1 << 14]
+    if wrong := [g for g in only if g not in splits]:
+        raise ValueError(f"splits: got {wrong[0]}, accepted for {codes} codes: {', '.join(map(str, splits))}")
+    splits = [g for g in splits if not only or g in only]
     found: dict[str, tuple[str, ...]] = {f"split {g}": (*SMALL, f"model.groups={g}") for g in splits}
     found |= {f"split {g} chained": (*SMALL, f"model.groups={g}", "model.head=chained") for g in splits if g > 1}
     found["masked"] = (*SMALL, f"model.groups={splits[0]}", "model.objective=masked", "model.smoothing=0.1")
@@ -65,6 +68,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", default="configs/generators/elm-fashion.yaml", help="what the variants differ from")
     parser.add_argument("--set", action="append", default=[], help="an override of the config, name=value; repeatable")
     parser.add_argument("--parts", default=",".join(_PARTS), help=f"of {', '.join(_PARTS)}")
+    parser.add_argument("--splits", default="", help="numbers of groups that the variants are trained with: 2,3")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=600, help="of training a variant")
     parser.add_argument("--n", type=int, default=2000, help="samples of a Frechet distance; 0 leaves those out")
@@ -73,6 +77,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     wrong = [part for part in given.parts.split(",") if part not in _PARTS]
     if wrong:
         raise ValueError(f"parts: got {wrong[0]!r}, accepted: {', '.join(_PARTS)}")
+    if not all(part.isdigit() for part in given.splits.split(",") if given.splits):
+        raise ValueError(f"splits: got {given.splits!r}, accepted: numbers of groups, such as 2,3")
+    given.splits = [int(part) for part in given.splits.split(",") if part]
     return given
 
 
@@ -126,7 +133,7 @@ def _variants(given: argparse.Namespace, book: Book) -> None:
 
     codes = load(given.config, given.set).model.fields.model_dump()["codes"]
     for seed in range(given.seeds):
-        for name, overrides in variants(codes).items():
+        for name, overrides in variants(codes, given.splits).items():
             book.fill("variants", f"{name}, seed {seed}", lambda: _trained(given, name, overrides, seed))  # noqa: B023
 
 

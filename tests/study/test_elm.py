@@ -46,6 +46,10 @@ def test_the_weights_recorded_are_those_that_run():
 def test_variants_fit_the_codes():
     assert list(elm.variants(1600)) == ["split 1", "split 2", "split 2 chained", "masked", "width 64", "width 192"]
     assert {"split 2", "split 3", "split 8"} <= set(elm.variants(2**24)) and "split 1" not in elm.variants(2**24)
+    some = elm.variants(2**24, [2, 6])
+    assert {"split 2", "split 6 chained"} <= set(some) and "split 3" not in some and "model.groups=2" in some["masked"]
+    with pytest.raises(ValueError, match="splits: got 5, accepted for 1600 codes: 1, 2"):
+        elm.variants(1600, [5])
 
 
 def test_the_command_trains_measures_plots_and_goes_on(tmp_path, monkeypatch, capsys):
@@ -60,7 +64,7 @@ def test_the_command_trains_measures_plots_and_goes_on(tmp_path, monkeypatch, ca
     monkeypatch.setattr(elm, "_test_codes", lambda tokenizer, n=2000: rows)
     monkeypatch.setattr(elm, "SMALL", ("model.width=16",))
     monkeypatch.setattr(
-        elm, "variants", lambda codes: {"split 2": ("model.groups=2",), "masked": ("model.objective=masked",)}
+        elm, "variants", lambda codes, only: {"split 2": ("model.groups=2",), "masked": ("model.objective=masked",)}
     )
     arguments = [
         "elm",
