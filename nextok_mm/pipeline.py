@@ -204,7 +204,9 @@ class Pipeline:
     ) -> Iterator[Result]:
         """The same pictures in one batch, handed out after every entity: previews, progress, early stopping.
 
-        rows: which of the n samples (else all of them); decode_all=False turns only the last state into pictures.
+        rows: which of the n samples (else all of them); decode_all=False turns only the last state into pictures. Of
+        ordered tokens the pictures of 1, 2, 4, 8 ... are shown: decoding costs more than drawing a token, and one more
+        among many changes little.
         """
         generator, tokenizer = self._parts()
         if not isinstance(seed, int):
@@ -221,7 +223,7 @@ class Pipeline:
         for state in decode(generator, begun_state):
             begun = time.perf_counter()
             seconds["generate"] += begun - started
-            if decode_all or state.done:
+            if state.done or (decode_all and _worth_showing(tokenizer, state.entity)):
                 images = self._pictures(tokenizer, generator, state) if frames is None else frames.take(state)
             seconds["decode"] += time.perf_counter() - begun
             yield Result(
@@ -387,6 +389,11 @@ def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
     """A model's own sampling settings, those replaced that are given."""
     given = {name: value for name, value in sampling.items() if value is not None}
     return model.Sampling.parse({**model.config.sampling.model_dump(), **given}, where="sampling")
+
+
+def _worth_showing(tokenizer: Tokenizer, entity: int) -> bool:
+    """Whether a partial picture is decoded after this entity: always, of ordered tokens at powers of two."""
+    return not isinstance(tokenizer, OrderedTokenizer) or entity & (entity - 1) == 0
 
 
 def _positive(name: str, value: int) -> int:

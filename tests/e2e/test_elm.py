@@ -75,6 +75,9 @@ def test_text_to_picture(nextok, tiny: Path, tmp_path: Path) -> None:
     partials = list(pipeline.stream(text=["red apple", "cat"], n=2, tokens=3))
     assert [partial.done for partial in partials] == [1, 2, 3] and partials[-1].text == ["red apple", "cat"]
     assert torch.equal(partials[-1].images[:1], pipeline.generate(text="red apple", tokens=3).images)
+    shown = [partial.images for partial in pipeline.stream(text="cat")]
+    assert len(shown) == 8 and torch.equal(shown[2], shown[1])  # three tokens aren't decoded, four are
+    assert not torch.equal(shown[3], shown[1]) and torch.equal(shown[7], pipeline.generate(text="cat").images)
     code, _, error = nextok("generate", tmp_path / "elm", "--text", "word " * 9, "--out", tmp_path / "x.png")
     assert code == 2 and "is 11 tokens long, accepted: 8 at most" in error
     code, _, error = nextok("generate", tmp_path / "elm", "--tokens", 9, "--out", tmp_path / "x.png")
