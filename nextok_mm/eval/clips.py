@@ -59,10 +59,11 @@ def evaluate(
     real = features(net, truth)
     sets = {"real test": other, "reconstructed test": _reconstructed(tokenizer, truth)}
     figures: dict[str, dict[str, dict[str, float]]] = {}
-    calls = 0
+    drawn: dict[str, Any] = {}
     if pipeline.generator is not None:
         result = pipeline.generate(None, n, seed, batch=BATCH, **(sampling or {}))
-        calls, sets = result.calls, {pipeline.card.name: result.images, **sets}
+        drawn = {"seed": seed, "sampling": result.sampling, "calls": result.calls}
+        sets = {pipeline.card.name: result.images, **sets}
     for row, clips in sets.items() if baselines or pipeline.generator is None else list(sets.items())[:1]:
         figures[row] = {SPACE: {"frechet": metrics.frechet_distance(real, features(net, clips))}}
         if test.get("kind") == TEST["kind"]:
@@ -71,7 +72,7 @@ def evaluate(
         figures["reconstructed test"]["pixels"] = pixels(sets["reconstructed test"], truth)
     if pipeline.generator is not None:
         figures |= _predicted(pipeline, truth, seed, sampling or {}, baselines)
-    protocol = {"samples": n, "reference_samples": n, "seed": seed, "sampling": dict(sampling or {}), "calls": calls}
+    protocol = {"samples": n, "reference_samples": n, **drawn}
     protocol |= {"reference": dict(test), "space": f"{LITE0} at 64 x 64, mean and mean absolute change over frames"}
     protocol |= {"tokenizer": fingerprint(tokenizer), "seconds": round(time.monotonic() - started, 1)}
     card = pipeline.card
