@@ -258,7 +258,7 @@ def checked_labels(condition: Condition, rows: int, classes: int) -> list[int]:
 
 
 def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str, name: str) -> None:
-    """ValueError in one line where a generator can't speak a tokenizer's tokens: their channels, codes or number."""
+    """ValueError in one line where a generator can't speak a tokenizer's tokens: channels, codes, number, grid."""
 
     def compare(what: str, theirs: Any, ours: Any) -> None:
         if None not in (theirs, ours) and theirs != ours:
@@ -268,7 +268,12 @@ def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str
         fields = (getattr(tokenizer.config, "latent_channels", None), getattr(generator.config, "channels", None))
         return compare("channels", *fields)
     compare("codes", tokenizer.codes or "continuous tokens, no", generator.codes or "no")
-    theirs = None if tokenizer.size is None else math.prod(tokenizer.grid(tokenizer.size))
-    ours = math.prod(generator.layout.grid)
-    if not (theirs and isinstance(tokenizer, OrderedTokenizer) and theirs > ours):  # the first codes make a picture
-        compare("tokens", theirs, ours)
+    ours = tuple(generator.layout.grid)
+    theirs = None if tokenizer.size is None else tuple(tokenizer.grid(tokenizer.size))
+    if theirs is None:
+        return
+    ordered = isinstance(tokenizer, OrderedTokenizer)
+    if not (ordered and math.prod(theirs) > math.prod(ours)):  # their first codes make a picture
+        compare("tokens", math.prod(theirs), math.prod(ours))
+    if theirs != ours and not ordered:
+        raise ValueError(f"tokenizer: {tokenizer_name} has a grid of {theirs}, accepted: the {ours} of {name}")

@@ -52,6 +52,8 @@ def test_cache_train_generate(nextok, tmp_path: Path) -> None:
         assert code == 2 and word in error, error
     code, _, error = nextok("train", config, "model.codes=4096", f"train.out={tmp_path}/other")
     assert code == 2 and f"tokenizer: {tmp_path}/bae has 64 codes, accepted: the 4096 codes of this model" in error
+    code, _, error = nextok("train", config, "model.grid=[16]", f"train.out={tmp_path}/other")
+    assert code == 2 and f"tokenizer: {tmp_path}/bae has a grid of (4, 4), accepted: the (16,) of this model" in error
 
 
 def test_text_to_picture(nextok, tiny: Path, tmp_path: Path) -> None:
