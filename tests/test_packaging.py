@@ -1,6 +1,7 @@
 """What users install: a quick command, bundled configs, documents whose commands and links exist."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ def commands() -> list[str]:
     found = []
     for path in DOCUMENTS:
         for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():  # a command may go on in the next line
                 found += re.findall(r"(?:^|&& )(nextok [^#&]+)", line.strip())
     return sorted({line.strip() for line in found})
 
@@ -60,7 +61,7 @@ def test_commands_in_documents_parse(line):
     """Each names a subcommand and options that exist; nothing is run."""
     import typer
 
-    _, name, *arguments = line.split()
+    _, name, *arguments = shlex.split(line)
     group = typer.main.get_command(app)
     command = group.commands[name]
     if name == "bench":

@@ -74,7 +74,7 @@ def test_pictures_that_do_not_fit_are_refused(images, message):
         ({"scale": (1.0, 2.0)}, "scale: one number or 4 are accepted, got 2"),
         ({"image_size": (8, 7)}, "multiples of the stride 2"),
         ({"kl_wieght": 1.0}, "did you mean 'kl_weight'"),
-        ({"size": "huge"}, "accepted: tiny, fashion, kl16"),
+        ({"size": "huge"}, "accepted: tiny, fashion, emoji, kl16"),
     ],
 )
 def test_configs_that_make_no_sense_are_refused(fields, message):
