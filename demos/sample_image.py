@@ -22,8 +22,10 @@ from torch import Tensor
 
 import nextok_mm as nx
 from nextok_mm.checkpoint import write_files
+from nextok_mm.conditions import captions
 from nextok_mm.config import override
 from nextok_mm.media import save_png, to_pil
+from nextok_mm.pipeline import settings_of
 
 SETTINGS = "settings.json"
 
@@ -63,19 +65,28 @@ def sample(
     world: int = 1,
     sampling: Sequence[str] = ("steps", "cfg", "solver"),
     ending: str = "png",
+    clips: bool = False,
     write: Callable[[Tensor, Path, dict[str, Any]], None] = _write,
 ) -> int:
     """Draw this process's blocks and return how many files were written; ValueError in one line for bad input.
 
-    sampling: the options that are sampling settings; write: puts a sample and its settings into a file.
+    sampling: the options that are sampling settings; clips: of a model of clips, not pictures; write: puts a sample and
+    its settings into a file.
     """
     for name in ("n", "batch"):
         if getattr(given, name) < 1:
             raise ValueError(f"{name}: got {getattr(given, name)}, accepted: a whole number from 1")
     pipeline = nx.load(given.model, given.tokenizer, given.device or _device())
+    if pipeline.moving != clips:
+        accepted = "clips" if clips else "pictures"
+        raise ValueError(
+            f"model: got {given.model}, accepted: a model of {accepted}; demos/ has a sampler of each kind"
+        )
     labels = [part.strip() for part in given.labels.split(",")] if given.labels else None
     chosen = pipeline.labels(labels, given.n)
-    asked = override({name: getattr(given, name) for name in sampling}, given.set) | {"text": given.text}
+    asked = override({name: getattr(given, name) for name in sampling}, given.set)
+    settings_of(pipeline.generator, asked)  # a wrong one is refused before the folder is claimed
+    asked |= {"text": captions(given.text, given.n)}
     _claim(given, pipeline, sampling)
     written = 0
     for block in range(rank, -(-given.n // given.batch), world):
@@ -97,8 +108,8 @@ def _claim(given: argparse.Namespace, pipeline: nx.Pipeline, sampling: Sequence[
     """A folder holds one run: its settings are written first, and other ones are refused."""
     from nextok_mm.checkpoint import fingerprint
 
-    names = ("model", "n", "labels", "text", "seed", "batch", "set", *sampling)
-    settings: dict[str, Any] = {name: getattr(given, name) for name in names}
+    names = ("model", "n", "labels", "text", "seed", "batch", "set", "fps", *sampling)
+    settings: dict[str, Any] = {name: getattr(given, name) for name in names if hasattr(given, name)}
     settings["fingerprints"] = [fingerprint(part) for part in (pipeline.generator, pipeline.tokenizer) if part]
     path = given.out / SETTINGS
     try:

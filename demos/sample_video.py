@@ -35,7 +35,8 @@ def sample(given: argparse.Namespace, rank: int = 0, world: int = 1) -> int:
     def write(clip: Any, path: Any, settings: dict[str, Any]) -> None:
         video.save_clips(clip[None], path, settings, force=True, fps=given.fps)
 
-    return sample_image.sample(given, rank, world, ("temperature", "top_p", "cfg"), given.ending, write)
+    video.check_out(given.out / f"0.{given.ending}", True, given.fps)
+    return sample_image.sample(given, rank, world, ("temperature", "top_p", "cfg"), given.ending, True, write)
 
 
 if __name__ == "__main__":

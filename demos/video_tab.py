@@ -10,6 +10,7 @@ from PIL import Image
 
 import nextok_mm as nx
 from nextok_mm import prediction, video
+from nextok_mm.rng import mix
 
 from .limits import (
     EVERY,
@@ -66,12 +67,15 @@ def build(models: Sequence[str]) -> None:
         generate, inputs, [played, shown, status], api_name="clips", concurrency_limit=1, show_progress="minimal"
     )
     stop.click(lambda: "Stopped.", None, status, cancels=[running], queue=False, api_visibility="private")
-    model.change(
-        lambda name: gr.Dropdown(classes_of(offered(loaded, name)), value=EVERY),
-        model,
-        label,
-        api_visibility="private",
-    )
+
+    def own_settings(name: str) -> list[Any]:
+        """What moves, and where a model's sliders begin."""
+        chosen: Any = offered(loaded, name)
+        own = chosen.generator.config.sampling
+        values = (_trained(chosen), own.temperature, own.top_p, own.cfg)
+        return [gr.Dropdown(classes_of(chosen), value=EVERY), *(gr.Slider(value=value) for value in values)]
+
+    model.change(own_settings, model, [label, frames, temperature, top_p, cfg], api_visibility="private")
 
 
 def _shown(pipeline: nx.Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[Any, Image.Image | None, str]]:
@@ -84,8 +88,9 @@ def _shown(pipeline: nx.Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[A
     assert last is not None
     images = last.images[:, :, :frames]
     given = {name: value for name, value in arguments.items() if name not in ("n", "labels")}
+    given["seed"] = mix(arguments["seed"], "continued")  # other chances than those that drew the first frames
     if frames > images.shape[2]:
-        for result in prediction.stream(pipeline, images, frames, labels=arguments["labels"], **given):
+        for result in prediction.stream(pipeline, images, frames, labels=last.labels, **given):
             images = result.images
             yield gr.skip(), video.strip(images, zoom=1), f"Drawing: {images.shape[2]} frames of {frames}"
     with tempfile.TemporaryDirectory() as folder:

@@ -134,7 +134,7 @@ class ELM(Generator):
         self.labels = nn.Embedding(config.classes + 1, width)  # the last one means "no label", or is the start token
         self.read = _Reader(config.text, width) if config.text else None
         hidden = config.mlp_hidden or 256 * math.ceil(int(8 * width / 3) / 256)
-        backbone = BackboneConfig(
+        fields = dict(
             width=width,
             heads=config.heads,
             depth=config.depth,
@@ -144,7 +144,7 @@ class ELM(Generator):
             modulated=config.ada,
             dropout=config.dropout,
         )
-        self.backbone = Backbone(backbone, self._positions())
+        self.backbone = Backbone(BackboneConfig.parse(fields), self._positions())
         self.final = nn.Linear(width, 2 * width) if config.ada else None  # shift and scale of the last norm
         if self.masked:
             self.head: Any = MaskedHead(width, self.vocabulary, config.groups)
@@ -410,13 +410,13 @@ class ELM(Generator):
             codes = torch.zeros(rows, places, groups, dtype=torch.long, device=self.device)
             return codes, torch.zeros(rows, places, dtype=torch.bool, device=self.device)
         mask = keep.mask.expand(rows, -1) if keep.mask.dim() == 1 else keep.mask
-        whole = not keep.data.is_floating_point()
-        if mask.shape != (rows, places) or keep.data.shape[1:] != (places,) or not whole:
+        fits = mask.shape == (rows, places) and keep.data.shape in ((1, places), (rows, places))
+        if not fits or keep.data.is_floating_point():
             raise ValueError(
                 f"keep: got data {tuple(keep.data.shape)} of {keep.data.dtype} and mask {tuple(keep.mask.shape)}, "
                 f"accepted: codes [{rows} or 1, {places}] and mask [{places}] or [{rows}, {places}]"
             )
-        mask = mask.to(self.device)
+        mask = mask.to(self.device, torch.bool)
         data = torch.where(mask, keep.data.to(self.device).expand(rows, -1), 0)
         if not 0 <= int(data.min()) <= int(data.max()) < self.codes:
             raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {self.codes - 1}")

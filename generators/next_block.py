@@ -57,7 +57,7 @@ class NextBlockConfig(ModelConfig):
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(grid=(3, 4, 4), vocabulary=100, block=(1, 1, 4), classes=3, width=32, heads=2, depth=2, drop=0.5),
-        "moving": dict(grid=(5, 8, 8), vocabulary=2560, block=(1, 1, 8), classes=55, width=160, heads=4, depth=4),
+        "moving": dict(grid=(5, 8, 8), vocabulary=4096, block=(1, 1, 8), classes=55, width=160, heads=4, depth=4),
         "base": dict(start="given", positions=5120, width=1536, heads=16, depth=24),
         "XL": dict(start="given", positions=5120, width=2048, heads=32, depth=24),
         "3B": dict(start="given", positions=5120, width=3072, heads=32, depth=32),
@@ -395,10 +395,11 @@ class NextBlock(Generator):
             return None
         tokens, vocabulary = self.layout.tokens, self.config.vocabulary
         mask = keep.mask.expand(rows, -1) if keep.mask.dim() == 1 else keep.mask
-        if mask.shape != (rows, tokens) or keep.data.dim() != 2 or keep.data.shape[1] != tokens:
+        fits = mask.shape == (rows, tokens) and keep.data.shape in ((1, tokens), (rows, tokens))
+        if not fits or keep.data.is_floating_point():
             raise ValueError(
-                f"keep: got data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}, accepted: "
-                f"data [{rows} or 1, {tokens}] and mask [{tokens}] or [{rows}, {tokens}]"
+                f"keep: got data {tuple(keep.data.shape)} of {keep.data.dtype} and mask {tuple(keep.mask.shape)}, "
+                f"accepted: codes [{rows} or 1, {tokens}] and mask [{tokens}] or [{rows}, {tokens}]"
             )
         data, mask = keep.data.expand(rows, -1).to(self.device), mask.to(self.device, torch.bool)
         known = data[mask]

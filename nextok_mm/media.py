@@ -35,7 +35,7 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int], fit: Fit 
         with Image.open(path) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS} in all are accepted")
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+            picture = opaque(ImageOps.exif_transpose(opened)).convert("RGBA")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"picture {path}: {' '.join(str(error).split())[:200]}") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
@@ -53,11 +53,24 @@ def to_tensor(
             f"{what}: {picture.width} x {picture.height} (width x height), accepted: the aspect of {width} x {height};"
             " fit='crop' (--crop) takes the middle"
         )
-    paper = Image.new("RGBA", picture.size, "white")
-    paper.alpha_composite(picture.convert("RGBA"))
-    flat = ImageOps.fit(paper.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BICUBIC)
+    flat = opaque(picture).convert("L" if channels == 1 else "RGB")
+    flat = ImageOps.fit(flat, (width, height), Image.Resampling.BICUBIC)
     pixels = torch.frombuffer(bytearray(flat.tobytes()), dtype=torch.uint8).view(height, width, -1)
     return pixels.permute(2, 0, 1).float()[None] / 255
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """Transparent parts become white, 16 bits a pixel become 8; ValueError for floating-point pixels."""
+    if picture.mode == "F":
+        raise ValueError("got floating-point pixels (mode F), accepted: 8 or 16 bits a channel")
+    if picture.mode.startswith("I"):  # Pillow would clip, not scale
+        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+        if "transparency" in picture.info:
+            picture.info["transparency"] //= 256
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        clear = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+    return picture
 
 
 def to_pil(image_CHW: Tensor) -> Image.Image:
@@ -104,10 +117,13 @@ def check_png(path: str | Path, force: bool) -> None:
 
 
 def check_name(path: str | Path, endings: Sequence[str], force: bool) -> None:
-    """ValueError where a file's name has none of these endings, or the file exists and `force` isn't given."""
+    """ValueError where a file's name has none of these endings, it can't be written, or exists without `force`."""
     if Path(path).suffix.lower() not in endings:
         raise ValueError(f"out: got {str(path)!r}, accepted: a name that ends with {', '.join(endings)}")
     refuse_existing(path, force)
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"out: {str(path)!r} can't be written: {folder} is no folder that takes files")
 
 
 def save_png(

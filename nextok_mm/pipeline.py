@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import ladder, media, registry, video
+from . import conditions, ladder, media, registry, video
 from .checkpoint import Card, from_pretrained, read_card, resolve
 from .contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from .decoding import decode
@@ -107,30 +107,9 @@ class Pipeline:
                 part.to(device)
         return self
 
-    def labels(self, given: Sequence[int | str] | int | str | None, n: int) -> Tensor | None:
-        """Class indices [n] from numbers or names, taken in turn: [7, 3] with n=4 is 7, 3, 7, 3.
-
-        None: every class in turn, or no labels where the model has no classes.
-        """
-        takes_labels = self.generator is not None and self.generator.conditioned_on == "labels"
-        classes = int(getattr(self.generator.config, "classes", 0)) if takes_labels and self.generator else 0
-        if given is None:
-            return torch.arange(n) % classes if classes else None
-        wanted = [given] if isinstance(given, int | str) else list(given)
-        if not wanted:
-            raise ValueError("labels: got none in the list, accepted: at least one")
-        numbers = [self._label(label, classes) for label in wanted]
-        return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
-
-    def captions(self, given: Sequence[str] | str | None, n: int) -> list[str] | None:
-        """n captions, those given taken in turn. ValueError where one isn't text, or is empty."""
-        if given is None:
-            return None
-        wanted = [given] if isinstance(given, str) else list(given)
-        for caption in wanted or [""]:
-            if not isinstance(caption, str) or not caption.strip():
-                raise ValueError(f"text: got {caption!r}, accepted: a caption of at least one word, or a list of them")
-        return [wanted[i % len(wanted)] for i in range(n)]
+    def labels(self, given: Any, n: int) -> Tensor | None:
+        """Class indices [n]; see conditions.labels."""
+        return conditions.labels(self.generator, self.card.labels or (), given, n)
 
     def _condition(self, labels: Any, text: Any, n: int) -> Tensor | list[str] | None:
         """Labels or captions of n samples, whichever this model reads; ValueError for the other."""
@@ -140,21 +119,7 @@ class Pipeline:
         if takes != "text" and text is not None:
             accepted = "labels" if takes == "labels" else "neither text nor labels"
             raise ValueError(f"text: got {text!r}, accepted: {accepted}, {self.card.name} reads no captions")
-        return self.captions(text, n) if takes == "text" else self.labels(labels, n)
-
-    def _label(self, label: int | str, classes: int) -> int:
-        names = [name.lower() for name in self.card.labels or ()]
-        if isinstance(label, str) and label.lower() in names:
-            return names.index(label.lower())
-        try:
-            number = int(label) if isinstance(label, int | str) else -1
-        except ValueError:
-            number = -1
-        if not 0 <= number < classes:
-            known = f" or {', '.join(self.card.labels)}" if self.card.labels else ""
-            accepted = f"0 to {classes - 1}{known}" if classes else "none, this model has no classes"
-            raise ValueError(f"labels: got {label!r}, accepted: {accepted}")
-        return number
+        return conditions.captions(text, n) if takes == "text" else self.labels(labels, n)
 
     def generate(
         self,
@@ -245,7 +210,7 @@ class Pipeline:
         """Images [B, C, H, W] or clips [B, C, T, H, W] in [0, 1] to tokens."""
         tokenizer = self._tokenizer()
         with torch.no_grad():
-            return tokenizer.encode(images.to(tokenizer.device))
+            return tokenizer.encode(_checked(images).to(tokenizer.device))
 
     def detokenize(self, tokens: Tokens) -> Tensor:
         """Tokens to images [B, C, H, W] in [0, 1]; tokens of another tokenizer are refused."""
@@ -255,6 +220,8 @@ class Pipeline:
         own = fingerprint(tokenizer)
         if tokens.source and tokens.source != own:
             raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {self.card.name} ({own})")
+        if not tokens.data.numel():
+            raise ValueError(f"tokens: got shape {tuple(tokens.data.shape)}, accepted: those of one picture or more")
         with torch.no_grad():
             return tokenizer.decode(tokens)
 
@@ -266,7 +233,7 @@ class Pipeline:
         images: Tensor | str | Path,
         fit: Fit = "exact",
         *,
-        tokens: Sequence[int],
+        tokens: Sequence[int] | int,
         seed: int = 0,
         batch: int = BATCH,
         progress: Progress | None = None,
@@ -277,7 +244,7 @@ class Pipeline:
         images: Tensor | str | Path,
         fit: Fit = "exact",
         *,
-        tokens: Sequence[int] | None = None,
+        tokens: Sequence[int] | int | None = None,
         seed: int = 0,
         batch: int = BATCH,
         progress: Progress | None = None,
@@ -296,7 +263,7 @@ class Pipeline:
                 raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
             return self.detokenize(self.tokenize(tensor)).cpu()
         tokenizer = ladder.ordered(self._tokenizer(), self.card.name)
-        numbers = ladder.check(tokens, math.prod(tokenizer.grid(tensor.shape[-2:])))
+        numbers = ladder.check(conditions.each(tokens), math.prod(tokenizer.grid(_checked(tensor).shape[-2:])))
         settings = settings_of(tokenizer, sampling)
         found = ladder.climb(tokenizer, tensor, numbers, seed, settings, _positive("batch", batch), progress)
         return ladder.Ladder(tensor.cpu(), found, numbers, self.card.name, seed, settings.model_dump(mode="json"))
@@ -313,9 +280,12 @@ class Pipeline:
         """Whether it makes clips rather than pictures."""
         return isinstance(self.tokenizer, ClipTokenizer)
 
-    def check_out(self, path: str | Path, force: bool) -> None:
+    def check_out(self, path: str | Path, force: bool, fps: float = video.FPS) -> None:
         """What saving its results under this name would refuse, refused before the work is done."""
-        (video.check_out if self.moving else media.check_png)(path, force)
+        if self.moving:
+            video.check_out(path, force, fps)
+        else:
+            media.check_png(path, force)
 
     def _pictures(self, tokenizer: Tokenizer, generator: Generator, state: State) -> Tensor:
         data = state.data
@@ -402,10 +372,23 @@ def _positive(name: str, value: int) -> int:
     return value
 
 
+def _checked(images: Tensor) -> Tensor:
+    """The pictures or clips; ValueError in one line where they are none, not floating point, or not finite."""
+    if not isinstance(images, Tensor) or not images.is_floating_point() or not images.numel():
+        got = f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images: got {got}, accepted: one or more in floating point, of numbers in [0, 1]")
+    if not bool(images.isfinite().all()):
+        raise ValueError("images: got NaN or infinity, accepted: numbers in [0, 1]")
+    return images
+
+
 def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
     """The part of `keep` that belongs to these rows, where it has one for each of the n."""
     if keep is None:
         return None
+    if keep.data.shape[:1] not in ((1,), (n,)) or (keep.mask.dim() == 2 and len(keep.mask) != n):
+        got = f"data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}"
+        raise ValueError(f"keep: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
     data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
     each = keep.mask.dim() == 2 and len(keep.mask) == n
     return Keep(data, keep.mask[rows.start : rows.stop] if each else keep.mask)

@@ -25,7 +25,9 @@ def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, f
     tokenizer = _tokenizer(pipeline)
     frames, *sides = tokenizer.size
     config: Any = tokenizer.config
-    return video.read_clip(path, config.image_channels, (given or _context(tokenizer, frames), *sides), fit)
+    count = _context(tokenizer, 2 * frames // 5) or 1 if given is None else given
+    _check_given(tokenizer, count)
+    return video.read_clip(path, config.image_channels, (count, *sides), fit)
 
 
 def predict(
@@ -33,7 +35,8 @@ def predict(
 ) -> Result:
     """Clips [n, C, T, H, W] that go on: the given frames, then generated ones, `frames` in all (None: a trained clip).
 
-    ValueError in one line for clips of another shape, too few frames given, or a model of pictures.
+    labels: as of `Pipeline.generate`, but None is no condition: what the frames show is seen in them. ValueError in one
+    line for clips of another shape, a number of frames that makes no whole codes, or a model of pictures.
     """
     *_, last = stream(pipeline, clips, frames, seed, labels, **sampling)
     return last
@@ -46,17 +49,21 @@ def stream(
     tokenizer = _tokenizer(pipeline)
     trained, *sides = tokenizer.size
     wanted = trained if frames is None else frames
-    given = clips.shape[2] if clips.dim() == 5 else 0
-    context = _context(tokenizer, given)
-    if clips.dim() != 5 or list(clips.shape[3:]) != sides or not context:
+    if clips.dim() != 5 or list(clips.shape[3:]) != sides or not clips.numel():
         raise ValueError(
             f"clips: got shape {tuple(clips.shape)}, accepted: [n, channels, 1 or more frames, {sides[0]}, {sides[1]}]"
         )
-    if wanted <= given:
-        raise ValueError(f"frames: got {wanted}, accepted: more than the {given} that are given")
+    given = clips.shape[2]
+    _check_given(tokenizer, given)
+    if not isinstance(wanted, int) or wanted <= given:
+        raise ValueError(f"frames: got {wanted!r}, accepted: a whole number above the {given} that are given")
+    if labels is None and pipeline.generator and pipeline.generator.conditioned_on == "labels":
+        labels = "none"
     images, window = clips.cpu(), 0
     while images.shape[2] < wanted:
-        context = min(_context(tokenizer, images.shape[2]), _context(tokenizer, trained // 2 + 1))
+        # All that is given where it leaves room for new frames, else (and from then on) half of a window.
+        context = given if window == 0 and given < trained else _context(tokenizer, trained // 2 + 1)
+        context = min(context, _context(tokenizer, images.shape[2]))
         tokens = pipeline.tokenize(images[:, :, -context:])
         known = torch.zeros(len(images), *tokenizer.grid((trained, *sides)), dtype=torch.long)
         mask = torch.zeros_like(known[0], dtype=torch.bool)
@@ -73,6 +80,14 @@ def stream(
 def context(pipeline: Pipeline, frames: int) -> int:
     """The most of so many frames that can be given: those that make whole codes, and leave something to predict."""
     return _context(_tokenizer(pipeline), frames)
+
+
+def _check_given(tokenizer: ClipTokenizer, frames: int) -> None:
+    """ValueError where so many given frames don't make whole codes: some would have to be passed over."""
+    whole = [count for count in range(1, tokenizer.size[0] + 1) if _context(tokenizer, count) == count]
+    step = whole[1] - whole[0] if len(whole) > 1 else 1
+    if frames < 1 or (frames - 1) % step:
+        raise ValueError(f"given: got {frames} frames, accepted: {', '.join(map(str, whole))} (what makes whole codes)")
 
 
 def _context(tokenizer: ClipTokenizer, frames: int) -> int:

@@ -42,17 +42,25 @@ class TextEncoder:
     def encode(self, captions: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """n captions -> embeddings [n, P, W] in fp32, zeros behind their end, and the lengths [n]; "" has length 0.
 
-        ValueError where a caption has more tokens than `length`.
+        ValueError where a caption has more tokens than `length`, no word that the encoder knows, or no valid Unicode.
         """
         found = [index for index, caption in enumerate(captions) if caption]
         text, lengths = torch.zeros(len(captions), length, self.width), torch.zeros(len(captions), dtype=torch.long)
         if not found:
             return text, lengths
+        for caption in captions:
+            if any("\ud800" <= letter <= "\udfff" for letter in caption):
+                raise ValueError(f"text: got {caption[:60]!r}, accepted: valid Unicode")
         batch = self.words([captions[index] for index in found], padding=True, return_tensors="pt")
         counts = batch["attention_mask"].sum(1)
         if int(counts.max()) > length:
             caption = captions[found[int(counts.argmax())]]
             raise ValueError(f"text: {caption[:60]!r} is {int(counts.max())} tokens long, accepted: {length} at most")
+        special = torch.tensor(self.words.all_special_ids, dtype=torch.long)  # among them "unknown"
+        known = (batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)).any(1)
+        if not bool(known.all()):
+            caption = captions[found[int(known.int().argmin())]]
+            raise ValueError(f"text: got {caption[:60]!r}, accepted: captions with a word that {self.name} knows")
         hidden = self.network(**batch).last_hidden_state * batch["attention_mask"][..., None]
         text[found, : hidden.shape[1]] = hidden.float()
         lengths[found] = counts

@@ -67,7 +67,9 @@ def pictures(path: str | Path, fps: float | None = None, start: float = 0.0) -> 
             if not container.streams.video:
                 raise ValueError("no video in it")
             stream = container.streams.video[0]
-            if stream.width * stream.height > media.MAX_PIXELS or stream.width * stream.height == 0:
+            if stream.width * stream.height == 0:  # such as an animated WebP
+                raise ValueError(f"pictures of no size, accepted: {', '.join(INPUTS)}")
+            if stream.width * stream.height > media.MAX_PIXELS:
                 raise ValueError(f"{stream.width} x {stream.height} pixels, at most {media.MAX_PIXELS} are accepted")
             if start > 0:
                 container.seek(round(start * av.time_base))  # to a key frame before it
@@ -125,9 +127,11 @@ def strip(clips: Tensor, zoom: int | None = None) -> Image.Image:
     return media.grid(clips.transpose(1, 2).flatten(0, 1), clips.shape[2], zoom)
 
 
-def check_out(path: str | Path, force: bool) -> None:
+def check_out(path: str | Path, force: bool, fps: float = FPS) -> None:
     """What `save_clips` would refuse, refused before the work is done."""
     media.check_name(path, ENDINGS, force)
+    if not 0.01 <= fps <= 1000:
+        raise ValueError(f"fps: got {fps}, accepted: 0.01 to 1000")
     if Path(path).suffix.lower() == ".mp4":
         _av()
 
@@ -158,9 +162,7 @@ def save_clips(
 ) -> Path:
     """Write clips by the name's ending: .mp4 (H.264), .gif and .webp (animations) show them side by side, .png as rows
     of frames. `settings` go into the file where its format has room for text (MP4, PNG, GIF)."""
-    check_out(path, force)
-    if not 0 < fps <= 1000:
-        raise ValueError(f"fps: got {fps}, accepted: above 0, at most 1000")
+    check_out(path, force, fps)
     ending, settings = Path(path).suffix.lower(), settings or {}
     if ending == ".png":
         return media.save_png(strip(clips, zoom), path, settings, force)

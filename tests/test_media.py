@@ -1,12 +1,13 @@
 """Pictures in and out."""
 
+from array import array
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from nextok_mm import media
+from nextok_mm import data, media
 
 
 def test_a_picture_goes_out_and_comes_back(tmp_path: Path) -> None:
@@ -31,6 +32,26 @@ def test_transparency_lies_on_white(tmp_path: Path) -> None:
     path = tmp_path / "clear.png"
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(path)
     assert torch.equal(media.read_image(path, 1, (8, 8)), torch.ones(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(("clear", "left"), [({}, 0), ({"transparency": 0}, 1)])
+def test_sixteen_bits_a_pixel_are_scaled_not_clipped(tmp_path: Path, clear: dict, left: float) -> None:
+    path = tmp_path / "deep.png"
+    pixels = array("H", [0, 64 << 8, 128 << 8, 65_535] * 4)
+    Image.frombytes("I;16", (4, 4), pixels.tobytes()).save(path, **clear)
+    wanted = torch.tensor([left, 64 / 255, 128 / 255, 1]).expand(1, 1, 4, 4)
+    torch.testing.assert_close(media.read_image(path, 1, (4, 4)), wanted)
+    folder = data.parse({"kind": "image_folder", "path": str(tmp_path), "size": 4, "channels": 1}).open()
+    torch.testing.assert_close(folder.batch([0])["images"], wanted)
+    with Image.open(path) as opened:
+        torch.testing.assert_close(media.to_tensor(opened, 1, (4, 4)), wanted)
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "float.tif"
+    Image.new("F", (4, 4)).save(path)
+    with pytest.raises(ValueError, match=r"float.tif: got floating-point pixels \(mode F\), accepted: 8 or 16 bits"):
+        media.read_image(path, 1, (4, 4))
 
 
 def test_turned_photographs_stand_upright(tmp_path: Path) -> None:

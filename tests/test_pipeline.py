@@ -1,14 +1,18 @@
 """Labels to pictures: seeds, batches, partial results, in-painting, and what is refused."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import nextok_mm as nx
 from nextok_mm import registry
-from nextok_mm.checkpoint import save_pretrained
+from nextok_mm.checkpoint import Card, save_pretrained
+from nextok_mm.conditions import captions
 from nextok_mm.contracts import Keep, Tokens
 from nextok_mm.media import to_pil
 from nextok_mm.rng import Rng
@@ -47,6 +51,26 @@ def test_classes_by_number_or_name(xar: nx.Pipeline) -> None:
     same = xar.generate("bag", n=1, seed=1).images, xar.generate(1, n=1, seed=1).images
     assert torch.equal(*same)
     assert not torch.allclose(same[0], xar.generate(0, n=1, seed=1).images, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_classes_in_lists_arrays_and_tensors(xar: nx.Pipeline, kind: Any) -> None:
+    assert xar.generate(kind([2, 1]), n=2).labels == [2, 1]
+    assert xar.generate([*kind([2])], n=1).labels == [2]
+    if kind is not list:
+        assert xar.generate(kind([1])[0], n=1).labels == [1]
+
+
+def test_the_two_names_of_a_pair_are_in_no_order() -> None:
+    kinds = ("T-shirt", "trouser", "dress", "coat", "bag")
+    names = tuple(f"{a} + {b}" for a, b in itertools.combinations_with_replacement(kinds, 2))
+    model = registry.build("generator", "next_block", {"size": "tiny", "classes": len(names)})
+    clips = nx.Pipeline(None, model, Card(role="generator", kind="next_block", name="clips", labels=names))
+    for label in ("T-shirt + trouser", "trouser + T-shirt", "TROUSER + t-shirt"):
+        assert clips.labels(label, 1).tolist() == [names.index("T-shirt + trouser")]
+    with pytest.raises(ValueError, match=r", \.\.\.; did you mean .* or 't-shirt \+ trouser'\?") as refused:
+        clips.labels("trousers + T-shirt", 1)
+    assert str(refused.value).count(" + ") == 1 + 10 + 2
 
 
 def test_the_stream_grows_entity_by_entity_to_the_same_pictures(xar: nx.Pipeline) -> None:
@@ -89,6 +113,11 @@ def test_settings_replace_the_checkpoints_own(xar: nx.Pipeline) -> None:
         (dict(labels=[1.5]), "labels: got 1.5"),
         (dict(labels=[None]), "labels: got None"),
         (dict(labels=[]), "labels: got none"),
+        (dict(labels="bgg"), "labels: got 'bgg', accepted: 0 to 2 or shoe, bag, coat; did you mean 'bag'?"),
+        (dict(labels=torch.tensor([[0, 1]])), r"labels: got \[0, 1\]"),
+        (dict(labels=np.float64(1)), "labels: got 1.0"),
+        (dict(n=2, keep=Keep(torch.zeros(3, 16, 4), torch.ones(16))), "keep: got .*, accepted: data of 1 or 2 rows"),
+        (dict(n=2, batch=1, keep=Keep(torch.zeros(1, 16, 4), torch.ones(1, 16))), "keep: got .*, a mask of none or 2"),
         (dict(n=0), "n: got 0"),
         (dict(n=2, batch=0), "batch: got 0"),
         (dict(n=True), "n: got True"),
@@ -119,6 +148,41 @@ def test_a_tokenizer_by_itself(tiny: Path, tmp_path: Path) -> None:
         vae.detokenize(Tokens(tokens.data, tokens.grid, source="another"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images: images / 0 - images / 0, "images: got NaN or infinity"),
+        (lambda images: images / 0, "images: got NaN or infinity"),
+        (
+            lambda images: (images * 255).byte(),
+            r"images: got torch.uint8 of shape \(1, 1, .*\), accepted: .* in floating",
+        ),
+        (lambda images: images[:0], r"images: got torch.float32 of shape \(0, 1, .*\), accepted: one or more"),
+        (lambda images: images.numpy(), "images: got ndarray"),
+    ],
+)
+@pytest.mark.parametrize("name", ["vae", "flextok", "video"])
+def test_pictures_that_are_none_are_refused(tiny: Path, name: str, change: Any, message: str) -> None:
+    pipeline = nx.load(tiny / name, device="cpu")
+    images = change(torch.rand(1, 1, *[5][: pipeline.moving], 8, 8).clamp_min(0.1))
+    ways = [lambda: pipeline.tokenize(images)]
+    if isinstance(images, torch.Tensor):
+        ways += [lambda: pipeline.reconstruct(images)]
+        ways += [lambda: pipeline.reconstruct(images, tokens=[1])] if name == "flextok" else []
+    for way in ways:
+        with pytest.raises(ValueError, match=message) as refused:
+            way()
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["vae", "flextok", "video"])
+def test_tokens_of_no_picture_are_refused(tiny: Path, name: str) -> None:
+    pipeline = nx.load(tiny / name, device="cpu")
+    tokens = pipeline.tokenize(torch.rand(1, 1, *[5][: pipeline.moving], 8, 8))
+    with pytest.raises(ValueError, match=r"tokens: got shape \(0, .*, accepted: those of one picture or more"):
+        pipeline.detokenize(Tokens(tokens.data[:0], tokens.grid, tokens.source))
+
+
 @pytest.fixture(scope="module")
 def flextok(tiny: Path) -> nx.Pipeline:
     return nx.load(tiny / "flextok", device="cpu")
@@ -138,6 +202,7 @@ def test_a_ladder_is_each_picture_at_each_number_of_tokens(flextok: nx.Pipeline,
         assert saved.size == (4 * 34 - 2, 16 + 3 * 34 - 2) and saved.text["nextok.tokens"] == "[1, 3, 8]"
         assert saved.crop((0, 0, 34, 16)).getextrema()[0] < 99  # something is written above the pictures
     assert ladder._repr_png_().startswith(b"\x89PNG")
+    assert torch.equal(flextok.reconstruct(images, tokens=3, seed=5).images[:, 0], alone[:, 0])
     expected = -10 * (ladder.images[:, 1] - images).square().mean().log10()
     assert ladder.psnr()[1] == pytest.approx(float(expected), abs=1e-4)
 
@@ -162,6 +227,8 @@ def test_a_ladder_counts_its_steps(flextok: nx.Pipeline) -> None:
         (dict(tokens=[1.0]), "tokens: got 1.0"),
         (dict(tokens=["4"]), "tokens: got '4'"),
         (dict(tokens=[True]), "tokens: got True"),
+        (dict(tokens=9), "tokens: got 9"),
+        (dict(tokens="4"), "tokens: got '4'"),
         (dict(tokens=[]), "tokens: got none"),
         (dict(tokens=[1], steps=0), r"sampling\.steps"),
         (dict(tokens=[1], batch=0), "batch: got 0"),
@@ -205,6 +272,7 @@ def test_the_other_kind_of_condition_is_refused(xar: nx.Pipeline) -> None:
         xar.generate(text="red apple")
     with pytest.raises(ValueError, match="text: got captions, accepted: class labels"):
         xar.generator.start(["red apple"], Rng([0]))
-    with pytest.raises(ValueError, match="text: got ' ', accepted: a caption"):
-        xar.captions([" "], 2)
-    assert xar.captions(["a", "b"], 3) == ["a", "b", "a"]
+    for wrong in ([" "], " ", 5, [5], []):
+        with pytest.raises(ValueError, match="text: got .*, accepted: a caption"):
+            captions(wrong, 2)
+    assert captions(["a", "b"], 3) == ["a", "b", "a"]

@@ -22,6 +22,17 @@ def test_captions_become_embeddings_whatever_their_neighbours():
     assert near > far + 0.2
 
 
+@pytest.mark.parametrize(
+    ("caption", "accepted"),
+    [("🍎", "a word that minilm knows"), ("🍎 🍏", "a word that minilm knows"), ("a \udcff", "valid Unicode")],
+)
+def test_a_caption_that_says_nothing_is_refused(caption, accepted):
+    with pytest.raises(ValueError, match=f"text: got .*, accepted: .*{accepted}") as error:
+        load_text("minilm").encode(["a red apple", "", caption], 12)
+    assert repr(caption) in str(error.value) and "\n" not in str(error.value)
+    assert load_text("minilm").encode(["red 🍎"], 12)[1].tolist() == [4]
+
+
 def test_mistakes_are_one_line():
     with pytest.raises(ValueError, match="text: .* is 22 tokens long, accepted: 8 at most"):
         load_text("minilm").encode(["word " * 20], 8)

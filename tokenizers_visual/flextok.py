@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
@@ -72,6 +72,14 @@ class Trunk(Config):
     mask: Literal["two_way", "causal", "causal_last"] = "two_way"
     ada: Literal["group", "both", "none"] = "none"
 
+    @field_validator("heads")
+    @classmethod
+    def _divides(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", 2 * heads)
+        if width % heads or width // heads % 2:
+            raise ValueError(f"even width / heads is accepted, of width {width}")
+        return heads
+
 
 class FlexTokConfig(ModelConfig):
     """A FlexTok. `size` names a preset; d12-d12, d18-d18 and d18-d28 are the published ones (256 x 256, VAE latents).
@@ -118,7 +126,7 @@ class FlexTokConfig(ModelConfig):
             image_size=(64, 64),
             latent_channels=8,
             latent_size=(8, 8),
-            patch=2,
+            patch=1,
             registers=64,
             levels=(8, 8, 8),
             vae=KLVAEConfig.SIZES["emoji"],
@@ -292,9 +300,10 @@ class FlexTok(OrderedTokenizer):
         codes, own = tokens.data, fingerprint(self)
         if tokens.source and tokens.source != own:
             raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {own}")
-        if codes.dim() != 2 or codes.is_floating_point() or not 1 <= codes.shape[1] <= self.config.registers:
+        fits = codes.dim() == 2 and len(codes) and 1 <= codes.shape[1] <= self.config.registers
+        if not fits or codes.is_floating_point():
             got = f"{tuple(codes.shape)} of {codes.dtype}"
-            raise ValueError(f"codes: got {got}, accepted: whole numbers [batch, 1 to {self.config.registers}]")
+            raise ValueError(f"codes: got {got}, accepted: whole numbers [1 or more, 1 to {self.config.registers}]")
         check_codes(codes, self.fsq.size)  # before the padding joins them
         quants_BRF = self.fsq.dequantise(F.pad(codes, (0, self.config.registers - codes.shape[1])))
         rng = rng or Rng([0] * len(codes))

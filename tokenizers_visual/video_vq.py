@@ -60,7 +60,7 @@ class VideoVQConfig(ModelConfig):
             blocks=1,
             middle=0,
             groups=8,
-            levels=(8, 8, 8, 5),
+            levels=(4, 4, 4, 4, 4, 4),
             pixel="l2",
         ),
         "published": dict(bound="tan"),
@@ -344,7 +344,8 @@ class VideoVQ(ClipTokenizer):
             self.grid(clips.shape[2:])
 
     def _check_codes(self, codes: Tensor, grid: Sequence[int]) -> None:
-        if codes.is_floating_point() or len(grid) != 3 or math.prod(grid) != codes[0].numel():
+        fits = len(grid) == 3 and math.prod(grid) == math.prod(codes.shape[1:])
+        if codes.is_floating_point() or not fits or not codes.numel():
             got = f"{tuple(codes.shape)} of {codes.dtype} on the grid {tuple(grid)}"
             raise ValueError(f"codes: got {got}, accepted: whole numbers [batch, N] on a grid (frames, rows, columns)")
 

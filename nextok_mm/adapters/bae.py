@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..checkpoint import read_weights
+from . import tensors
 
 LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
 GROUPS = 32
@@ -21,16 +22,19 @@ _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj
 
 def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config fields and weights of a published file (or of a reference file with `w.` keys and a config)."""
-    weights, config = read_weights(source), {}
-    if source.suffix == ".safetensors":
-        with safe_open(source, "pt") as file:
-            config = json.loads((file.metadata() or {}).get("config", "{}"))
+    config, where = {}, f"bae checkpoint {source}"
+    weights = tensors(where, read_weights(source))
     weights = {key.removeprefix("w."): weights[key] for key in weights if key.startswith("w.")} or weights
     weights = {key.removeprefix("ae."): value for key, value in weights.items()}
     try:
+        if source.suffix == ".safetensors":
+            with safe_open(source, "pt") as file:
+                config = json.loads((file.metadata() or {}).get("config", "{}"))
         return convert(weights, config)
     except (KeyError, IndexError, StopIteration) as error:
-        raise ValueError(f"bae checkpoint {source}: {error!r}, accepted: a published binary autoencoder") from None
+        raise ValueError(f"{where}: {error!r}, accepted: a published binary autoencoder") from None
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{where}: not in the published form: {' '.join(str(error).split())[:200]}") from None
 
 
 def convert(official: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -75,6 +79,8 @@ class _Blocks:
         for key, tensor in official.items():
             if key.startswith(prefix):
                 index, _, rest = key.removeprefix(prefix).partition(".")
+                if not index.isdecimal():
+                    raise ValueError(f"unknown key {key!r}")
                 self.blocks.setdefault(int(index), {})[rest] = tensor
         self.at = 0
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..checkpoint import read_weights
+from . import numbered, tensors
 
 LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
 _NAMES = {
@@ -28,18 +29,21 @@ _HEAD_DIM = 64
 
 def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config fields and weights of a published file (or of a reference file with `w.` keys and a config)."""
-    weights, config = read_weights(source), {}
-    if source.suffix == ".safetensors":
-        with safe_open(source, "pt") as file:
-            config = json.loads((file.metadata() or {}).get("config", "{}"))
-    weights = {key.removeprefix("w."): weights[key] for key in weights if key.startswith("w.")} or weights
+    found, config, where = read_weights(source), {}, f"elm checkpoint {source}"
     for wrapper in ("model", "ema", "state_dict"):
-        weights = weights[wrapper] if isinstance(weights.get(wrapper), dict) else weights
+        found = found[wrapper] if isinstance(found.get(wrapper), dict) else found
+    weights = tensors(where, found)
+    weights = {key.removeprefix("w."): weights[key] for key in weights if key.startswith("w.")} or weights
     weights = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in weights.items()}
     try:
+        if source.suffix == ".safetensors":
+            with safe_open(source, "pt") as file:
+                config = json.loads((file.metadata() or {}).get("config", "{}"))
         return convert(weights, config)
     except KeyError as error:
-        raise ValueError(f"elm checkpoint {source}: no weight {error}, accepted: a published ELM") from None
+        raise ValueError(f"{where}: no weight {error}, accepted: a published ELM") from None
+    except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{where}: not in the published form: {' '.join(str(error).split())[:200]}") from None
 
 
 def convert(official: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -60,7 +64,7 @@ def convert(official: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[s
         state["head.bias"] = official["mlm_layer.bias"].reshape(1, -1)[:, :-1]
     else:
         state["head.logits.weight"] = torch.cat(_groups(official, "output"))
-    depth = 1 + max(int(key.split(".")[1]) for key in official if key.startswith("layers."))
+    depth = numbered(official, "layers.")
     for layer in range(depth):
         old, new = f"layers.{layer}", f"backbone.blocks.{layer}"
         state |= {f"{new}.{ours}": official[f"{old}.{theirs}"] for theirs, ours in _NAMES.items()}
@@ -92,11 +96,15 @@ def convert(official: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[s
 
 
 def _groups(official: dict[str, Tensor], name: str) -> list[Tensor]:
-    """The tables `name.0.weight`, `name.1.weight` ..., or the only one."""
+    """The tables `name.0.weight`, `name.1.weight` ..., or the only one; ValueError where their shapes differ."""
     if f"{name}.weight" in official:
         return [official[f"{name}.weight"]]
-    count = sum(key.startswith(f"{name}.") for key in official)
-    return [official[f"{name}.{group}.weight"] for group in range(count or 1)]
+    groups = sum(key.startswith(f"{name}.") for key in official)
+    tables = [official[f"{name}.{group}.weight"] for group in range(groups or 1)]
+    shapes = sorted({tuple(table.shape) for table in tables})
+    if len(shapes) > 1:
+        raise ValueError(f"{name} has tables of shapes {', '.join(map(str, shapes))}, accepted: one shape")
+    return tables
 
 
 def _ada(tensor: Tensor) -> Tensor:

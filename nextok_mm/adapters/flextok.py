@@ -5,10 +5,14 @@ recognised by the last word of its `_target_`, its fields are checked, and nothi
 inside `module_dict` are free, so keys are mapped through the composition. An unknown part is refused by its name.
 
 Our config keeps what differs between compositions; learned tables of positions are written out a row a place.
+
+Published files hold their VAE as `vae.vae.*`, a diffusers AutoencoderKL, whose geometry is told by names and shapes and
+whose scale by the description. Another one may take its place. Without any, what is converted works on latents.
 """
 
 import ast
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,16 +21,27 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..checkpoint import from_pretrained, read_card, resolve
+from . import kl_vae
+
 LICENCE = "Apple ML Research Model License: research only (EPFL-VILAB/flextok_*)"
+HOLDS_TOKENIZER = True
+"""A tokenizer given to `read` becomes a part of the model, its `vae`."""
 MAX_DESCRIPTION = 1 << 20
 _SILENT = {"PerSampleOp", "SequenceUnpacker", "DictKeyFilter"}
 _MASKS = {"full": "two_way", "causal": "causal", "causal_last": "causal_last"}
 Part = tuple[str, str, Mapping[str, Any]]
 """(last word of `_target_`, prefix of its keys, its fields)."""
+Converted = tuple[dict[str, Any], dict[str, Tensor]]
+"""(fields of a config, state dict)."""
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A published .safetensors file, or a hub folder -> (fields of FlexTokConfig, our state dict)."""
+def read(path: str | Path, tokenizer: str | Path | None = None) -> Converted:
+    """A published .safetensors file, or a hub folder -> (fields of FlexTokConfig, our state dict).
+
+    tokenizer: a VAE in place of the file's own: a checkpoint of kind kl_vae, or a diffusers folder.
+    """
+    vae = None if tokenizer is None else _read_vae(tokenizer)
     path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path
     try:
@@ -40,7 +55,18 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if beside.stat().st_size > MAX_DESCRIPTION:
             raise ValueError(f"flextok checkpoint {beside}: over {MAX_DESCRIPTION} bytes")
         described = {**described, **_json(beside)}
-    return convert(weights, described)
+    return convert(weights, described, vae)
+
+
+def note(fields: Mapping[str, Any]) -> str | None:
+    """What is to be said about a converted model, in one line; None: nothing."""
+    if fields.get("vae"):
+        return None
+    return (
+        "it holds no VAE (or none with a scaling_factor), so it works on latents, not on pictures; to attach one, "
+        "convert again with --tokenizer FOLDER (made by nextok convert kl_vae, or a diffusers folder, as a download of "
+        "EPFL-VILAB/flextok_vae_c16)"
+    )
 
 
 def _json(path: Path) -> Mapping[str, Any]:
@@ -53,21 +79,79 @@ def _json(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def convert(official: dict[str, Tensor], described: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Official weights and their description -> (fields of FlexTokConfig, our state dict)."""
+def convert(official: dict[str, Tensor], described: Mapping[str, Any], vae: Converted | None = None) -> Converted:
+    """Official weights and their description -> (fields of FlexTokConfig, our state dict).
+
+    vae: (fields of KLVAEConfig, its state dict) in place of the file's own; with neither, latents are the pictures.
+    """
     rest = dict(official)
     try:
+        own = _own_vae(rest)
         encoder = _Half("encoder", _parts("encoder", described["encoder"]), rest)
         decoder = _Half("decoder", _parts("decoder", described["decoder"]), rest)
         fields, state = _together(encoder, decoder, _plain("regularizer", described["regularizer"]))
+        used, scale = vae or own, _scale(described) if vae or own else None
+        if used and (scale or used[0].get("scale")):  # an own one that nothing says a scale of is of no use
+            fields, state = _with_vae((fields, state), used, scale)
     except KeyError as error:
         raise ValueError(f"flextok checkpoint: {error} is missing") from None
     except (TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"flextok checkpoint: not in the published form: {str(error)[:200]}") from None
-    unread = [name for name in rest if not name.startswith("vae.")]
-    if unread:
-        raise ValueError(f"flextok checkpoint: unknown key {unread[0]!r}")
+    if rest:
+        raise ValueError(f"flextok checkpoint: unknown key {next(iter(rest))!r}")
     return fields, state
+
+
+def _read_vae(name: str | Path) -> Converted:
+    """Fields and weights of a VAE in our form (a folder or a shipped name) or in a diffusers folder."""
+    folder = resolve(name)
+    if any(folder.glob("diffusion_pytorch_model*")):
+        return kl_vae.read_diffusers(folder)
+    kind = read_card(folder).kind
+    if kind != "kl_vae":
+        raise ValueError(f"tokenizer {folder}: it holds a {kind}, accepted here: a kl_vae, or a diffusers folder")
+    model = from_pretrained(folder, role="tokenizer")[0]
+    fields = model.config.model_dump() | {"perceptual": None, "adversarial": None}  # of training alone
+    return fields, {key: value for key, value in model.state_dict().items() if key.startswith("net.")}
+
+
+def _own_vae(rest: dict[str, Tensor]) -> Converted | None:
+    """The VAE that the weights hold, taken out of them; None where they hold none."""
+    rest.pop("vae.logvar", None)  # of training alone
+    own = {name.removeprefix("vae.vae."): rest.pop(name) for name in list(rest) if name.startswith("vae.vae.")}
+    return kl_vae.convert_diffusers(own) if own else None
+
+
+def _scale(described: Mapping[str, Any]) -> float | None:
+    """What the description multiplies latents by; None where it leaves that to the VAE."""
+    if "vae" not in described:
+        return None
+    fields = _plain("vae", described["vae"])
+    if _target(fields) != "StableDiffusionVAE":
+        raise ValueError(f"flextok checkpoint: unknown part {_target(fields)!r}, accepted: StableDiffusionVAE")
+    scale = fields.get("scaling_factor")
+    if scale is not None and (type(scale) not in (int, float) or not 0 < scale < math.inf):
+        raise ValueError(f"flextok checkpoint: vae.scaling_factor: got {scale!r:.80}, accepted: a number above 0")
+    return scale
+
+
+def _with_vae(converted: Converted, vae: Converted, scale: float | None) -> Converted:
+    """A model over latents -> the same over pictures. The official code knows a scale, no shift."""
+    (fields, state), (theirs, weights) = converted, vae
+    if theirs["latent_channels"] != fields["latent_channels"]:
+        got, wanted = theirs["latent_channels"], fields["latent_channels"]
+        raise ValueError(f"flextok checkpoint: a VAE of {got} latent channels, accepted: {wanted}")
+    if scale is not None:
+        theirs = {**theirs, "scale": scale, "shift": 0.0}
+    stride = 2 ** (len(theirs["block_channels"]) - 1)
+    size = tuple(side * stride for side in fields["latent_size"])
+    fields = {
+        **fields,
+        "image_channels": theirs["image_channels"],
+        "image_size": size,
+        "vae": {**theirs, "image_size": size},
+    }
+    return fields, {**state, **{f"vae.{name}": value for name, value in weights.items()}}
 
 
 def _plain(name: str, text: Any) -> Mapping[str, Any]:

@@ -11,11 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import read_weights
+from . import numbered, tensors
 
 LICENCE = "the checkpoint's own (MAR's code and weights: MIT)"
 
 GROUPS = 32
-"""Groups of the normalisations: a constant of CompVis' code that no tensor tells."""
+"""Groups of the normalisations: a constant of CompVis' code, and diffusers' default, that no tensor tells."""
 SCALES = {(5, 16): 0.2325, (4, 4): 0.18215}
 """(levels, latent channels) -> the published scale of that geometry (MAR's KL-16, LDM's KL-8); the file doesn't say."""
 _RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "conv_shortcut"}
@@ -32,7 +33,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in ("model", "state_dict"):
         if isinstance(weights.get(name), dict):
             weights = weights[name]
-    return convert(weights)
+    return convert(tensors(f"KL-VAE checkpoint {path}", weights))
 
 
 def convert(compvis: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -59,8 +60,7 @@ def convert(compvis: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tenso
 
 def _compvis_fields(weights: dict[str, Tensor]) -> dict[str, Any]:
     """The geometry, from names and shapes."""
-    levels = 1 + max(int(key.split(".")[2]) for key in weights if key.startswith("encoder.down."))
-    layers = 1 + max(int(key.split(".")[4]) for key in weights if key.startswith("encoder.down.0.block."))
+    levels, layers = numbered(weights, "encoder.down."), numbered(weights, "encoder.down.0.block.")
     latents = weights["decoder.conv_in.weight"].shape[1]
     return {
         "image_channels": weights["encoder.conv_in.weight"].shape[1],
@@ -113,14 +113,52 @@ def read_diffusers(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     found = [file for file in files if file.is_file()]
     if not found:
         raise ValueError(f"diffusers folder {folder}: no {files[0].name}; pickled .bin weights aren't read")
+    return fields, _diffusers_state(read_weights(found[0]))
+
+
+def convert_diffusers(weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A diffusers state dict without its config -> (fields of KLVAEConfig, our state dict).
+
+    The fields are what names and shapes tell, so neither `scale` nor `image_size`. ValueError in one line.
+    """
+    try:
+        return _diffusers_shapes(weights), _diffusers_state(weights)
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"KL-VAE checkpoint: not in diffusers' form: {error}") from None
+
+
+def _diffusers_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names, which are diffusers' of today, and matrices where older ones have 1 x 1 convolutions."""
     state = {}
-    for key, value in read_weights(found[0]).items():
-        *path, part, leaf = key.split(".")
+    for key, value in weights.items():
+        *path, part, leaf = ("net." + key).split(".")
         if ".attentions." in key:
             part = _OLD_ATTENTION.get(part, part)
             value = value[:, :, 0, 0] if value.ndim == 4 else value
-        state[".".join(("net", *path, part, leaf))] = value
-    return fields, state
+        state[".".join((*path, part, leaf))] = value
+    return state
+
+
+def _diffusers_shapes(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The geometry, from names and shapes."""
+
+    def attends(block: str) -> bool:
+        return any(key.startswith(f"{block}.attentions.") for key in weights)
+
+    levels = numbered(weights, "encoder.down_blocks.")
+    return {
+        "image_channels": weights["encoder.conv_in.weight"].shape[1],
+        "latent_channels": weights["decoder.conv_in.weight"].shape[1],
+        "block_channels": tuple(
+            weights[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)
+        ),
+        "block_layers": numbered(weights, "encoder.down_blocks.0.resnets."),
+        "groups": GROUPS,
+        "mid_attention": attends("encoder.mid_block"),
+        "encoder_attention": tuple(i for i in range(levels) if attends(f"encoder.down_blocks.{i}")),
+        "decoder_attention": tuple(levels - 1 - i for i in range(levels) if attends(f"decoder.up_blocks.{i}")),
+        "quant_conv": "quant_conv.weight" in weights,
+    }
 
 
 def _diffusers_fields(config: dict[str, Any]) -> dict[str, Any]:

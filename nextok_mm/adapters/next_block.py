@@ -8,6 +8,7 @@ have been shifted by the block, and never finds it.
 
 import math
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import read_weights
+from . import numbered, tensors
 
 LICENCE = "MIT (RenShuhuai-Andy/NBP)"
 
@@ -36,10 +38,9 @@ _SAMPLING = {"temperature": 1.0, "top_k": 16_000, "top_p": 0.9}
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a published file -> (fields of NextBlockConfig, our state dict)."""
     data: Any = read_weights(path)
-    weights = data.get("state_dict", data)
-    stored = (data.get("hyper_parameters") or {}).get("args", {})
-    arguments = dict(stored) if isinstance(stored, Mapping) else dict(vars(stored))
-    return convert({str(key).removeprefix("module."): value for key, value in weights.items()}, _facts(arguments))
+    weights = tensors(f"NBP checkpoint {path}", data.get("state_dict", data))
+    facts = _facts(_arguments(data.get("hyper_parameters")))
+    return convert({key.removeprefix("module."): value for key, value in weights.items()}, facts)
 
 
 def convert(official: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -50,7 +51,7 @@ def convert(official: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[d
     rest = {key.removeprefix("transformer."): value for key, value in official.items() if not _OTHERS.fullmatch(key)}
     state: dict[str, Tensor] = {}
     try:
-        depth = 1 + max(int(key.split(".")[1]) for key in rest if key.startswith("blocks."))
+        depth = numbered(rest, "blocks.")
         for index in range(depth):
             for part in ("weight", "bias"):
                 taken = [rest.pop(f"blocks.{index}.attn.{name}.{part}") for name in ("query", "key", "value")]
@@ -64,7 +65,9 @@ def convert(official: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[d
         if rest:
             raise ValueError(f"unknown key {next(iter(rest))!r}")
         fields = _fields(state, none, facts, depth)
-    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+    except KeyError as error:
+        raise ValueError(f"NBP checkpoint: not in the official form: no weight {error}") from None
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"NBP checkpoint: not in the official form: {error}") from None
     if fields["classes"]:
         assert none is not None
@@ -72,14 +75,35 @@ def convert(official: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[d
     return fields, state
 
 
+def _arguments(stored: Any) -> Mapping[str, Any]:
+    """The training script's arguments out of Lightning's `hyper_parameters`; none where it stored none."""
+    if stored is None:
+        return {}
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"NBP checkpoint: hyper_parameters: got {type(stored).__name__}, accepted: a mapping")
+    found = stored.get("args", {})
+    found = vars(found) if isinstance(found, Namespace) else found
+    if not isinstance(found, Mapping):
+        kind = type(found).__name__
+        raise ValueError(f"NBP checkpoint: hyper_parameters.args: got {kind}, accepted: a mapping or a Namespace")
+    return found
+
+
 def _facts(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the training script's arguments say, in the words of `convert`; the published values where it says none."""
-    frames, side = int(arguments.get("sequence_length", 17)), int(arguments.get("resolution", 128)) // 8
+
+    def number(name: str, published: int) -> int:
+        value = arguments.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"NBP checkpoint: {name}: got {value!r:.80}, accepted: a whole number from 1")
+        return value or published
+
+    frames, side = number("sequence_length", 17), number("resolution", 128) // 8
     return {
         "grid": (1 + (frames - 1) // 4, side, side),
-        "block": int(arguments.get("token_number_per_step", 16)),
+        "block": number("token_number_per_step", 16),
         "vocab": _CODES,
-        "heads": arguments.get("n_head"),
+        "heads": number("n_head", 0),
     }
 
 

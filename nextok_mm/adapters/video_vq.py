@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import read_weights
+from . import tensors
 
 LICENCE = "MIT (RenShuhuai-Andy/NBP)"
 
@@ -40,8 +41,8 @@ Layers = dict[int, dict[str, Tensor]]
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a published file -> (fields of VideoVQConfig, our state dict)."""
     data: Any = read_weights(path)
-    weights = data.get("model_state_dict", data)
-    return convert({str(key).removeprefix("module."): value for key, value in weights.items()})
+    weights = tensors(f"NBP tokenizer {path}", data.get("model_state_dict", data))
+    return convert({key.removeprefix("module."): value for key, value in weights.items()})
 
 
 def convert(official: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -70,6 +71,8 @@ def _layers(weights: Mapping[str, Tensor], half: str) -> Layers:
         name, _, rest = key.partition(".")
         if name == half:
             index, _, leaf = rest.partition(".")
+            if not index.isdecimal():
+                raise ValueError(f"unknown key {key!r}")
             found.setdefault(int(index), {})[leaf] = value
     if not found:
         raise ValueError(f"no {half}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import read_weights
+from . import numbered, tensors
 
 LICENCE = "none stated by the authors of OliverRen/xAR"
 
@@ -36,7 +37,7 @@ def convert(official: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tens
     state: dict[str, Tensor] = {}
     rest = {key: value for key, value in official.items() if not _BUFFERS.fullmatch(key)}
     try:
-        depths = [1 + max(int(k.split(".")[1]) for k in rest if k.startswith(f"{half}_blocks.")) for half in _HALVES]
+        depths = [numbered(rest, f"{half}_blocks.") for half in _HALVES]
         state["backbone.positions"] = rest.pop("encoder_pos_embed_learned")[0]
         state["backbone.positions_midway"] = rest.pop("decoder_pos_embed_learned")[0]
         ada = {part: [] for part in ("weight", "bias")}
@@ -64,7 +65,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in ("model_ema", "model"):
         if isinstance(weights.get(name), dict):
             weights = weights[name]
-    return convert({str(key).removeprefix("module."): value for key, value in weights.items()})
+    weights = tensors(f"xAR checkpoint {path}", weights)
+    return convert({key.removeprefix("module."): value for key, value in weights.items()})
 
 
 def _rename(whole: str, key: str, names: dict[str, str]) -> str:

@@ -1,6 +1,7 @@
 """FlexTok at full size with random weights, latents in and out (no VAE): encoding and guided decoding; or few steps.
 
-    nextok bench flextok                      d12-d12: seconds a picture, share of the matmul rate, memory by batch
+    nextok bench flextok                      d12-d12: seconds a picture, share of the matmul rate
+    nextok bench flextok --memory             peak memory by batch
     nextok bench flextok --against CHECKOUT   the official code in the same run, same weights, same noise, compared
     nextok bench flextok --curve NAME         Frechet distance against network calls, by solver and guidance interval
 
@@ -85,7 +86,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="pictures at a time")
     parser.add_argument("--steps", type=int, default=2, help="of decoding; a whole picture takes 20 (default 2)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", action="store_true", help="also the peak memory of each batch, in fresh processes")
+    parser.add_argument(
+        "--memory", action="store_true", help="the peak memory of each batch, in fresh processes, in place of times"
+    )
     parser.add_argument("--n", type=int, default=2000, help="pictures of the curve")
     parser.add_argument("--tokens", type=int, help="codes that the curve decodes from (default: all)")
     parser.add_argument("--judge", default="fashion-judge", help="feature space of the curve")
@@ -95,6 +98,9 @@ def main(arguments: list[str]) -> None:
         from .flextok_curve import draw
 
         draw(given.curve, given.out, given.n, given.tokens, given.judge)
+        return
+    if given.memory:
+        _memory(given.batches, given.against)
         return
     print(f"FlexTok d12-d12, {LATENTS} latents, {REGISTERS} registers, APG {WEIGHT}, fp32; {describe()}")
     official = None
@@ -109,8 +115,6 @@ def main(arguments: list[str]) -> None:
         model = build()
     for batch in given.batches:
         _measure(model, official, batch, given.steps, given.repeats)
-    if given.memory:
-        _memory(given.batches, given.against)
 
 
 def _measure(model: Any, official: Any, batch: int, steps: int, repeats: int) -> None:

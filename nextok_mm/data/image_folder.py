@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..contracts import Batch
+from ..media import opaque
 from ..rng import Rng, mix
 from .source import Source, SourceConfig, flipped
 
@@ -125,7 +126,7 @@ def _fitted(image: Image.Image, config: Config, place: Sequence[float]) -> Tenso
     image.draft(
         None, (int(image.width * min(1, 2 * scale)), int(image.height * min(1, 2 * scale)))
     )  # JPEG: decode less
-    image = _opaque(ImageOps.exif_transpose(image)).convert("L" if config.channels == 1 else "RGB")
+    image = opaque(ImageOps.exif_transpose(image)).convert("L" if config.channels == 1 else "RGB")
     if config.crop == "none":
         if (image.height, image.width) != (rows, columns):
             raise ValueError(
@@ -139,13 +140,3 @@ def _fitted(image: Image.Image, config: Config, place: Sequence[float]) -> Tenso
         top, left = round(place[0] * (height - rows)), round(place[1] * (width - columns))
         image = image.crop((left, top, left + columns, top + rows))
     return pil_to_tensor(image).float() / 255
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """Transparent parts become white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip, not scale
-        return image.point(lambda value: value / 256).convert("L")
-    return image

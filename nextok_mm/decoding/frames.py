@@ -3,6 +3,8 @@
 Shapes: n clips, C channels, T frames, H W rows and columns.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,6 @@ class Frames:
             self.parts.append(self.tokenizer.decode_more(codes[:, self.decoded : done], self.carry).cpu())
             self.decoded = done
         if not self.parts:
-            _, *sides = self.tokenizer.size
-            return torch.zeros(len(codes), 1, 0, *sides)
+            config: Any = self.tokenizer.config
+            return torch.zeros(len(codes), config.image_channels, 0, *self.tokenizer.size[1:])
         return torch.cat(self.parts, dim=2)

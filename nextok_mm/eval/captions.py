@@ -115,7 +115,7 @@ def evaluate(
     if pipeline.generator is None or pipeline.generator.conditioned_on != "text":
         raise ValueError(f"{name}: a generator that reads captions is accepted here, got {pipeline.card.kind}")
     held_out, seen = _captioned(test), _captioned({**test, "split": "train"} if train is None else train)
-    size = min(n or len(held_out), len(held_out), len(seen))
+    size = min(len(held_out) if n is None else n, len(held_out), len(seen))
     if size < 2:
         raise ValueError(f"n: got {n}, accepted: 2 to {len(held_out)} captions to choose from")
     scorer, net = _scorer(seen, progress), load_features(LITE0)

@@ -76,8 +76,17 @@ def test_kept_tokens_stay_and_the_rest_is_new(generator):
 
 def test_wrong_keep_is_refused(generator):
     known = example(generator, [9])["tokens"]
-    with pytest.raises(ValueError, match="keep: got"):
-        run(generator, [1], keep=Keep(known[:, :-1], torch.ones(known.shape[1] - 1, dtype=torch.bool)))
+    mask = torch.ones(known.shape[1], dtype=torch.bool)
+    other = known.long() if generator.codes is None else known.float()
+    for data, where in (
+        (known[:, :-1], mask[1:]),
+        (known.repeat_interleave(3, 0), mask),
+        (other, mask),
+        (known, mask[0]),
+    ):
+        with pytest.raises(ValueError, match="keep: got .* of torch.* and mask .*, accepted: .*2 or 1, "):
+            run(generator, [1, 2], keep=Keep(data, where))
+    assert torch.equal(*(run(generator, [1], keep=Keep(known, kind))[-1] for kind in (mask, mask.int())))
 
 
 def test_a_label_out_of_range_is_refused(generator):

@@ -61,6 +61,12 @@ def test_tokens_that_are_not_kept_do_not_matter(ordered):
     assert (ordered.decode(tokens, keep=4) - kept).abs().max() > 1e-4
 
 
+def test_codes_of_no_picture_are_refused(ordered):
+    tokens = ordered_tokens(ordered)
+    with pytest.raises(ValueError, match=r"codes: got \(0, "):
+        ordered.decode(Tokens(tokens.data[:0], tokens.grid))
+
+
 def test_each_picture_of_a_batch_keeps_its_own_number(ordered):
     tokens, numbers = ordered_tokens(ordered), (1, 5, 8)
     mixed = ordered.decode(tokens, keep=torch.tensor(numbers))

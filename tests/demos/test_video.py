@@ -27,6 +27,14 @@ def test_clips_are_written_one_a_file_and_a_run_goes_on(tiny: Path, tmp_path: Pa
     again = subprocess.run(command(tiny, out, "gif"), capture_output=True, text=True, timeout=100)
     assert "1 new clips" in again.stdout
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    for line, words in (
+        ([*command(tiny, out, "gif"), "--fps", "4"], "fps differ"),
+        ([*command(tiny, tmp_path / "new", "gif"), "--set", "top_p=0"], "top_p"),
+        ([*command(tiny, tmp_path / "new", "gif"), "--model", str(tiny / "xar")], "accepted: a model of clips"),
+    ):
+        refused = subprocess.run(line, capture_output=True, text=True, timeout=100)
+        assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_limits_hold_without_gradios_own_checks(tiny: Path) -> None:

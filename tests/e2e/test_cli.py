@@ -179,7 +179,7 @@ def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("generate {tiny}/xar --out {tmp}/o.png --labels 3", "labels: got 3"),
+        ("generate {tiny}/xar --out {tmp}/o.png --labels 3", "labels: got '3'"),
         ("generate {tiny}/xar --out {tmp}/o.png --labels hat", "labels: got 'hat'"),
         ("generate {tiny}/xar --out {tmp}/o.png --n 0", "n: got 0"),
         ("generate {tiny}/xar --out {tmp}/o.png --columns 0", "columns: got 0"),
@@ -198,7 +198,7 @@ def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> N
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1,9 --out {tmp}/o.png", "tokens: got 9, accepted: "),
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1,x --out {tmp}/o.png", "tokens: got '1,x'"),
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1.5 --out {tmp}/o.png", "tokens: got '1.5'"),
-        ("reconstruct {tiny}/flextok {tmp}/p.png --set steps=3 --out {tmp}/o.png", "tokens: got ''"),
+        ("reconstruct {tiny}/flextok {tmp}/p.png --set steps=3 --out {tmp}/o.png", "accepted: beside --tokens"),
         ("reconstruct {tiny}/vae {tmp}/p.png --tokens 1 --out {tmp}/o.png", "have no order"),
         ("train no-such.yaml", "bundled: "),
         ("convert xar {tmp}/none.pth {tmp}/folder", "none.pth"),

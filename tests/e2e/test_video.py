@@ -29,6 +29,8 @@ def test_predict_and_reconstruct(nextok, tiny: Path, tmp_path: Path, clip: Path)
     line = ("predict", tiny / "clips", clip, "--given", 3, "--frames", 9, "--out", tmp_path / "on.mp4")
     code, said, error = nextok(*line)
     assert code == 0 and "1 clips, 3 frames given of 9, seed 0" in said, error
+    code, said, error = nextok("predict", tiny / "clips", clip, "--out", tmp_path / "by-itself.mp4", "--labels", "bag")
+    assert code == 0 and "1 clips, 1 frames given of 5" in said, error
     back = tmp_path / "both.gif"
     code, said, error = nextok("reconstruct", tiny / "video", clip, "--out", back)
     assert code == 0 and "PSNR" in said, error
@@ -37,15 +39,24 @@ def test_predict_and_reconstruct(nextok, tiny: Path, tmp_path: Path, clip: Path)
 def test_mistakes_are_one_line(nextok, tiny: Path, tmp_path: Path, clip: Path) -> None:
     cut, out, folder = tmp_path / "cut.mp4", tmp_path / "a.mp4", tmp_path / "none"
     cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    clips = tiny / "clips"
+    clips, webp = tiny / "clips", video.save_clips(torch.rand(1, 1, 5, 8, 8), tmp_path / "a.webp")
     data = ("--data", "kind=clips", "--data", f"path={folder}", "--data", "size=[5, 8, 8]")
     for line, words in {
         ("generate", clips, "--out", tmp_path / "a.avi"): "accepted: a name that ends with .mp4, .gif",
         ("generate", tiny / "xar", "--out", out): "accepted: a name that ends with .png",
         ("predict", clips, cut, "--out", out): "damaged, truncated or no video",
-        ("predict", clips, clip, "--frames", "1", "--out", out): "frames: got 1, accepted: more",
+        ("predict", clips, clip, "--frames", "1", "--out", out): "frames: got 1, accepted: a whole number above",
         ("predict", tiny / "xar", clip, "--out", tmp_path / "a.png"): "accepted: a generator of clips",
-        ("predict", clips, clip, "--given", "30", "--out", out): "9 frames, accepted: 30 or more",
+        ("predict", clips, clip, "--given", "31", "--out", out): "9 frames, accepted: 31 or more",
+        ("predict", clips, clip, "--given", "2", "--out", out): "given: got 2 frames, accepted: 1, 3",
+        ("predict", clips, clip, "--given", "0", "--out", out): "given: got 0 frames, accepted: 1, 3",
+        ("predict", clips, clip, "--set", "seed=3", "--out", out): "sampling.seed",
+        ("predict", clips, webp, "--out", out): "pictures of no size, accepted: .mp4",
+        ("generate", clips, "--set", "keep=3", "--out", out): "sampling.keep",
+        ("generate", clips, "--fps", "0.001", "--out", out): "fps: got 0.001, accepted: 0.01 to 1000",
+        ("generate", clips, "--out", clip / "a.mp4"): "is no folder that takes files",
+        ("generate", clips, "--labels", ",", "--out", out): "labels: got ''",
+        ("generate", clips, "--labels", "\u00b2", "--out", out): "labels: got '\u00b2'",
         ("reconstruct", tiny / "video", tmp_path / "no.mp4", "--out", out): "clip: no file",
         ("cache", tiny / "video", tmp_path / "c", *data): "data.path: got",
     }.items():

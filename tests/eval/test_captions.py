@@ -1,5 +1,7 @@
 """Caption ranks: what the scorer learns holds for pictures it never saw, and sameness never ranks well."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -42,6 +44,15 @@ def test_a_generator_of_classes_is_refused():
         captions.evaluate("xar-fashion")
     with pytest.raises(ValueError, match="judge: got .*accepted: none for captions"):
         captions.evaluate("xar-fashion", judges=["fashion-judge"])
+
+
+@pytest.mark.parametrize("n", [0, -1, 1])
+def test_too_few_captions_are_refused(monkeypatch, n):
+    generator = SimpleNamespace(conditioned_on="text")
+    monkeypatch.setattr(captions, "load", lambda *name: SimpleNamespace(generator=generator))
+    monkeypatch.setattr(captions, "_captioned", lambda source: range(5))
+    with pytest.raises(ValueError, match=f"n: got {n}, accepted: 2 to 5"):
+        captions.evaluate("elm", n=n)
 
 
 @pytest.mark.skipif(not (ZOO / "elm-emoji").is_dir(), reason="no shipped generator of emoji")

@@ -191,6 +191,7 @@ def test_published_sizes():
         ({"groups": 5}, "groups: got 5 for 64 codes, accepted: 1, 2, 3, 6"),
         ({"classes": 3, "text": {}}, "classes: got 3 beside text"),
         ({"objective": "masked", "head": "chained"}, "objective: masked goes with"),
+        ({"heads": 5}, "heads: got 5 for width 32, accepted: even width / heads"),
         ({"sampling": {"top_p": 0}}, "sampling.top_p: got 0"),
         ({"sampling": {"cfg_schedule": "cubic"}}, "sampling.cfg_schedule: got 'cubic'"),
     ],

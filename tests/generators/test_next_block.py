@@ -167,10 +167,30 @@ def test_prediction_slides_beyond_the_trained_length(tmp_path):
     assert result.images.shape == (2, 1, 14, 8, 8) and torch.equal(result.images[:, :, :3], given)
     lengths = [part.images.shape[2] for part in prediction.stream(speaks, given, 14, 1)]
     assert lengths == [5, 7, 9, 11, 13, 14]
-    with pytest.raises(ValueError, match="frames: got 3, accepted: more than the 3 that are given"):
-        prediction.predict(speaks, given, frames=3)
-    with pytest.raises(ValueError, match="clips: got shape"):
-        prediction.predict(speaks, given[..., :4])
+    for frames in (3, 17.5, "17"):
+        with pytest.raises(ValueError, match="frames: got .*, accepted: a whole number above the 3 that are given"):
+            prediction.predict(speaks, given, frames=frames)
+    for wrong in (given[..., :4], given[:0], given[:, :, :0]):
+        with pytest.raises(ValueError, match="clips: got shape"):
+            prediction.predict(speaks, wrong)
+    with pytest.raises(ValueError, match=r"given: got 2 frames, accepted: 1, 3 \(what makes whole codes\)"):
+        prediction.predict(speaks, given[:, :, :2])
+
+
+def test_prediction_has_no_condition_unless_one_is_given():
+    speaks, given = pipeline(), torch.rand(3, 1, 3, 8, 8)
+    plain = prediction.predict(speaks, given, seed=1)
+    assert plain.labels is None and speaks.generate("none", n=3).labels is None
+    assert prediction.predict(speaks, given, seed=1, labels=[2]).labels == [2, 2, 2]
+
+
+def test_every_given_frame_counts():
+    speaks, given = pipeline(), torch.rand(1, 1, 3, 8, 8)
+    other = given.clone()
+    other[:, :, 0] = 1 - other[:, :, 0]
+    with torch.random.fork_rng():
+        after = [prediction.predict(speaks, clips, seed=1).images[:, :, 3:] for clips in (given, other)]
+    assert not torch.equal(*after)
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".gif", ".webp", ".png"])

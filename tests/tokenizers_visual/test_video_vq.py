@@ -88,8 +88,9 @@ def test_what_does_not_fit_is_one_line():
         model.encode_more(tiny_clip(3), carry)
     with pytest.raises(ValueError, match="codes: got 0 to 100, accepted: 0 to 99"):
         model.decode(Tokens(torch.tensor([[0] * 15 + [100]]), (1, 4, 4)))
-    with pytest.raises(ValueError, match="whole numbers"):
-        model.decode(Tokens(torch.zeros(1, 16), (1, 4, 4)))
+    for codes in (torch.zeros(1, 16), torch.zeros(0, 16).long(), torch.zeros(16).long(), torch.tensor(0)):
+        with pytest.raises(ValueError, match="codes: got .*, accepted: whole numbers"):
+            model.decode(Tokens(codes, (1, 4, 4)))
 
 
 @pytest.mark.parametrize(

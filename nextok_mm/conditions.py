@@ -1,0 +1,73 @@
+"""What a user asks a generator for, as what it reads: class labels by number or name, or captions, taken in turn."""
+
+import difflib
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .contracts import Generator
+
+NAMES = 10  # of classes, in a message
+
+
+def labels(generator: Generator | None, names: Sequence[str], given: Any, n: int) -> Tensor | None:
+    """Class indices [n] from numbers or names, one or several, taken in turn: [7, 3] with n=4 is 7, 3, 7, 3.
+
+    None: every class in turn, or no labels where the model has no classes; "none": no condition at all (None).
+    ValueError in one line for what is neither a number nor a name of a class.
+    """
+    takes_labels = generator is not None and generator.conditioned_on == "labels"
+    classes = int(getattr(generator.config, "classes", 0)) if generator is not None and takes_labels else 0
+    if given is None:
+        return torch.arange(n) % classes if classes else None
+    wanted = each(given)
+    if not wanted:
+        raise ValueError("labels: got none in the list, accepted: at least one")
+    if wanted == ["none"]:
+        return None
+    numbers = [_number(label, names, classes) for label in wanted]
+    return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
+
+
+def captions(given: Any, n: int) -> list[str] | None:
+    """n captions, one or several given taken in turn. ValueError where one isn't text, or is empty."""
+    if given is None:
+        return None
+    wanted = each(given)
+    for caption in wanted or [""]:
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f"text: got {caption!r}, accepted: a caption of at least one word, or a list of them")
+    return [wanted[i % len(wanted)] for i in range(n)]
+
+
+def each(given: Any) -> list[Any]:
+    """What is in a list, an array or a tensor; one value, or one string, by itself."""
+    given = given.tolist() if hasattr(given, "tolist") else given
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+
+
+def _number(label: Any, names: Sequence[str], classes: int) -> int:
+    """The index of a class."""
+    known, near = [name.lower() for name in names], []
+    if isinstance(label, str):
+        turned = " + ".join(reversed(label.lower().split(" + ")))  # pairs of clips are in no order
+        for name in (label.lower(), turned):
+            if name in known:
+                return known.index(name)
+            near += difflib.get_close_matches(name, known, n=1)
+    try:
+        number = int(label) if isinstance(label, str) else operator.index(label)
+    except (TypeError, ValueError):
+        number = -1
+    if 0 <= number < classes:
+        return number
+    if not classes:
+        raise ValueError(f"labels: got {label!r}, accepted: none, this model has no classes")
+    shown = ", ".join(names[:NAMES]) + ", ..." * (len(names) > NAMES)
+    hint = f"; did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
+    raise ValueError(
+        f"labels: got {label!r}, accepted: {' or '.join(filter(None, (f'0 to {classes - 1}', shown)))}{hint}"
+    )

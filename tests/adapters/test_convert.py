@@ -1,0 +1,77 @@
+"""`nextok convert`: what it says of itself, and files in no published form: one clear line each."""
+
+import pkgutil
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nextok_mm import adapters
+from nextok_mm.adapters import bae, elm, kl_vae, next_block, video_vq, xar
+from nextok_mm.cli import app
+
+KINDS = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
+ELM = {"norm.weight": torch.ones(4), "cls_embedding.embedding_table.weight": torch.ones(3, 4)}
+TABLES = {"tok_embedder.0.weight": torch.ones(4, 4), "tok_embedder.1.weight": torch.ones(4, 4)}
+
+
+def refused(adapter, data, tmp_path) -> str:
+    torch.save(data, tmp_path / "x.pth")
+    with pytest.raises(ValueError) as error:
+        adapter.read(tmp_path / "x.pth")
+    assert "\n" not in str(error.value) and "invalid literal" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_help_names_every_kind():
+    text = CliRunner().invoke(app, ["convert", "--help"]).output
+    assert not [kind for kind in KINDS if kind not in text]
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        ({"tok_embedder.1.weight": torch.ones(4, 8)}, r"tok_embedder has tables of shapes (4, 4), (4, 8)"),
+        ({"tok_embedder.1.weight": [1.0]}, "weight 'tok_embedder.1.weight': got list, accepted: a tensor"),
+        ({"layers.x.foo": torch.ones(1)}, "unknown key 'layers.x.foo'"),
+        ({"tok_embedder.0.weight": torch.ones(4), "tok_embedder.1.weight": torch.ones(4)}, "not in the published form"),
+        ({}, "no key begins with 'layers.'"),
+    ],
+)
+def test_another_elm_is_one_line(damage, words, tmp_path):
+    weights = {**ELM, **TABLES, "proj.weight": torch.ones(4, 8), "output.weight": torch.ones(4, 4), **damage}
+    said = refused(elm, weights, tmp_path)
+    assert words in said and said.startswith("elm checkpoint")
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        ({"hyper_parameters": {"args": 5}}, "hyper_parameters.args: got int, accepted: a mapping or a Namespace"),
+        ({"hyper_parameters": {"args": {"n_head": "many"}}}, "n_head: got 'many', accepted: a whole number from 1"),
+        ({"hyper_parameters": [1]}, "hyper_parameters: got list, accepted: a mapping"),
+        ({"state_dict": [1]}, "weights: got list, accepted: tensors by name"),
+        ({"state_dict": {"transformer.blocks.x.foo": torch.ones(1)}}, "unknown key 'blocks.x.foo'"),
+    ],
+)
+def test_another_nbp_file_is_one_line(damage, words, tmp_path):
+    said = refused(next_block, {"state_dict": {"transformer.x": torch.ones(1)}, **damage}, tmp_path)
+    assert words in said and said.startswith("NBP checkpoint")
+
+
+@pytest.mark.parametrize("adapter", [bae, elm, kl_vae, next_block, video_vq, xar])
+def test_a_weight_that_is_no_tensor_is_named(adapter, tmp_path):
+    assert "weight 'a.weight': got list, accepted: a tensor" in refused(adapter, {"a.weight": [1.0]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "adapter, key",
+    [
+        (bae, "encoder.blocks.x.foo"),
+        (kl_vae, "encoder.down.x.foo"),
+        (video_vq, "encoder_layers.x.foo"),
+        (xar, "encoder_blocks.x.foo"),
+    ],
+)
+def test_a_key_without_its_number_is_named(adapter, key, tmp_path):
+    assert f"unknown key {key!r}" in refused(adapter, {key: torch.ones(1)}, tmp_path)
