@@ -126,7 +126,7 @@ class FlexTokConfig(ModelConfig):
             image_size=(64, 64),
             latent_channels=8,
             latent_size=(8, 8),
-            patch=1,
+            patch=2,
             registers=64,
             levels=(8, 8, 8),
             vae=KLVAEConfig.SIZES["emoji"],

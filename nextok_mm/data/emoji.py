@@ -4,14 +4,11 @@ Names and order come from Unicode's list of emoji. Variants of one emoji (skin t
 and a base is either in the training split or in the test split, never in both. Flags are left out: their names say
 nothing of what they look like.
 
-They are few, so a tokenizer soon knows them by heart; `copies` shows each in several ways.
-
 On Debian: `apt install fonts-noto-color-emoji unicode-data`. Elsewhere: NotoColorEmoji.ttf (the bitmap build) of
 github.com/googlefonts/noto-emoji and unicode.org/Public/emoji/15.0/emoji-test.txt, named by `font` and `names`.
 """
 
 import hashlib
-import itertools
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,11 +19,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, features
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from ..contracts import Batch
 from ..media import to_tensor
-from ..rng import Rng, mix
+from ..rng import mix
 from .source import Source, SourceConfig, flipped
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
@@ -35,7 +31,6 @@ HELP = "on Debian: apt install fonts-noto-color-emoji unicode-data; elsewhere se
 STRIKE = 109  # the one size of the font's bitmaps, 136 x 128 pixels
 MAX_BYTES = 64 << 20
 TEST_SHARE = 10  # every tenth base
-ORDERS = tuple(itertools.permutations(range(3)))  # of colour channels
 
 _LINE = re.compile(r"^([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.+)$")
 _TONE = re.compile(r"(light|medium-light|medium|medium-dark|dark) skin tone")
@@ -49,9 +44,7 @@ _PEOPLE = re.compile(
 class Config(SourceConfig):
     """Emoji pictures [3, size, size] in [0, 1]; see the module's text.
 
-    split: train, test or all; tones: with the variants of skin tone (half of all); flip: mirror a random half; copies:
-    rows of each emoji, the first as it is, the others moved, turned and resized, the same ones every time; recolour:
-    the others have their hue turned and colour channels exchanged too, and there are no captions, which would be wrong.
+    split: train, test or all; tones: with the variants of skin tone (half of all); flip: mirror a random half.
     """
 
     kind: Literal["emoji"] = "emoji"
@@ -59,8 +52,6 @@ class Config(SourceConfig):
     size: int = Field(default=64, ge=8, le=128)
     tones: bool = True
     flip: bool = False
-    copies: int = Field(default=1, ge=1, le=256)
-    recolour: bool = False
     font: str = FONT
     names: str = NAMES
 
@@ -70,48 +61,24 @@ class Config(SourceConfig):
 
 
 class Emoji(Source):
-    """The pictures in memory, as bytes; rows are copy by copy. captions: the name of every row."""
+    """The pictures in memory, as bytes. captions: the name of every row."""
 
     def __init__(self, config: Config):
         font, names = _file("font", config.font), _file("names", config.names)
         self.flip, self.draws = config.flip, frozenset({"flip"} if config.flip else ())
-        self.copies, self.recolour = config.copies, config.recolour
         listed = [(text, name) for text, name in read_names(names) if _wanted(name, config)]
         if not listed:
             raise ValueError(f"data.names {names}: holds no emoji of split {config.split!r}; {HELP}")
         self.images, drawn = draw(font, tuple(text for text, _ in listed), config.size)
-        captions = tuple(name for (_, name), there in zip(listed, drawn) if there)
-        self.captions = None if config.recolour else captions * config.copies
+        self.captions = tuple(name for (_, name), there in zip(listed, drawn) if there)
 
     def __len__(self) -> int:
-        return len(self.images) * self.copies
+        return len(self.images)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """images [B, 3, size, size]."""
-        images = torch.stack([self._picture(*reversed(divmod(index, len(self.images)))) for index in indices])
+        images = self.images[torch.tensor(indices)].float() / 255
         return {"images": flipped(images, seeds) if self.flip else images}
-
-    def _picture(self, row: int, copy: int) -> Tensor:
-        picture = self.images[row].float() / 255
-        return vary(picture, Rng([mix("emoji copy", row, copy)]), self.recolour) if copy else picture
-
-
-def vary(picture: Tensor, rng: Rng, recolour: bool) -> Tensor:
-    """A picture [3, S, S] on white mirrored or not, turned by up to 20 degrees, resized to 0.75 to 1.05 and moved."""
-    mirror, turn, resize, right, down, hue = rng.uniform(6)[0].tolist()
-    if recolour:
-        picture = functional.adjust_hue(picture[list(ORDERS[int(rng.integers(len(ORDERS))[0])])], hue - 0.5)
-    scale = 0.75 + 0.3 * resize
-    room = picture.shape[-1] * max(0.03, (1 - scale) / 2)
-    ink = functional.affine(  # of what isn't white, so that the border blends with the ground
-        1 - (picture.flip(-1) if mirror < 0.5 else picture),
-        angle=40 * turn - 20,
-        translate=[round(room * (2 * right - 1)), round(room * (2 * down - 1))],
-        scale=scale,
-        shear=[0.0],
-        interpolation=functional.InterpolationMode.BILINEAR,
-    )
-    return (1 - ink).clamp(0, 1)
 
 
 def base_name(name: str) -> str:

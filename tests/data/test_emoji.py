@@ -57,25 +57,6 @@ def test_flips_are_drawn_from_the_seeds():
     assert torch.equal(once, again) and not torch.equal(once, plain)
 
 
-@there
-def test_copies_are_other_views_of_the_same_emoji():
-    def opened(**more):
-        return data.parse({"kind": "emoji", "split": "test", "size": 32, "tones": False, **more}).open()
-
-    plain, moved, recoloured = opened(), opened(copies=3), opened(copies=3, recolour=True)
-    rows = len(plain)
-    assert len(moved) == len(recoloured) == 3 * rows and moved.captions == plain.captions * 3
-    assert recoloured.captions is None  # a red apple may be blue there
-    for source in (moved, recoloured):
-        first, second, again = (source.batch([copy * rows + 5])["images"] for copy in (0, 1, 1))
-        assert torch.equal(first, plain.batch([5])["images"]) and torch.equal(second, again)
-        assert second.shape == first.shape and 0 <= second.min() and second.max() <= 1
-        assert not torch.equal(first, second) and second[0, :, 0].min() > 0.9  # moved about on white
-    same_place, other_colour = (source.batch(range(rows, rows + 8))["images"] for source in (moved, recoloured))
-    inked, also = (picture.amin(1) < 0.9 for picture in (same_place, other_colour))
-    assert (inked == also).float().mean() > 0.95 and not torch.allclose(same_place, other_colour, atol=0.05)
-
-
 def test_what_is_not_there_is_one_line(tmp_path):
     for field, help in (("font", "apt install"), ("names", "apt install")):
         files = {"font": tmp_path / "a.ttf", "names": tmp_path / "b.txt"}

@@ -44,7 +44,7 @@ def test_cache_train_generate(nextok, tmp_path: Path) -> None:
     for wrong, word in (
         (("--set", "top_p=1.5"), "sampling.top_p: got 1.5"),
         (("--set", "temperature=-1"), "sampling.temperature: got -1"),
-        (("--labels", "7"), "labels: got 7, accepted: 0 to 2"),
+        (("--labels", "7"), "labels: got '7', accepted: 0 to 2"),
         (("--tokens", "5"), "tokens: got 5, accepted: 16, all of them"),
         (("--text", "bag"), "text: got ['bag'], accepted: labels"),
     ):
