@@ -57,7 +57,7 @@ class NextBlockConfig(ModelConfig):
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(grid=(3, 4, 4), vocabulary=100, block=(1, 1, 4), classes=3, width=32, heads=2, depth=2, drop=0.5),
-        "moving": dict(grid=(5, 8, 8), vocabulary=4096, block=(1, 1, 8), classes=55, width=160, heads=4, depth=4),
+        "moving": dict(grid=(5, 8, 8), vocabulary=2560, block=(1, 1, 8), classes=55, width=160, heads=4, depth=4),
         "base": dict(start="given", positions=5120, width=1536, heads=16, depth=24),
         "XL": dict(start="given", positions=5120, width=2048, heads=32, depth=24),
         "3B": dict(start="given", positions=5120, width=3072, heads=32, depth=32),

@@ -60,7 +60,7 @@ class VideoVQConfig(ModelConfig):
             blocks=1,
             middle=0,
             groups=8,
-            levels=(4, 4, 4, 4, 4, 4),
+            levels=(8, 8, 8, 5),
             pixel="l2",
         ),
         "published": dict(bound="tan"),
