@@ -22,7 +22,7 @@ from torch import Tensor
 
 import nextok_mm as nx
 from nextok_mm.checkpoint import write_files
-from nextok_mm.conditions import captions
+from nextok_mm.conditions import captions, listed
 from nextok_mm.config import override
 from nextok_mm.media import save_png, to_pil
 from nextok_mm.pipeline import settings_of
@@ -82,7 +82,7 @@ def sample(
         raise ValueError(
             f"model: got {given.model}, accepted: a model of {accepted}; demos/ has a sampler of each kind"
         )
-    labels = [part.strip() for part in given.labels.split(",")] if given.labels else None
+    labels = listed(given.labels)
     chosen = pipeline.labels(labels, given.n)
     asked = override({name: getattr(given, name) for name in sampling}, given.set)
     settings_of(pipeline.generator, asked)  # a wrong one is refused before the folder is claimed

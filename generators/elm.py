@@ -409,15 +409,9 @@ class ELM(Generator):
         if keep is None:
             codes = torch.zeros(rows, places, groups, dtype=torch.long, device=self.device)
             return codes, torch.zeros(rows, places, dtype=torch.bool, device=self.device)
-        mask = keep.mask.expand(rows, -1) if keep.mask.dim() == 1 else keep.mask
-        fits = mask.shape == (rows, places) and keep.data.shape in ((1, places), (rows, places))
-        if not fits or keep.data.is_floating_point():
-            raise ValueError(
-                f"keep: got data {tuple(keep.data.shape)} of {keep.data.dtype} and mask {tuple(keep.mask.shape)}, "
-                f"accepted: codes [{rows} or 1, {places}] and mask [{places}] or [{rows}, {places}]"
-            )
+        data, mask = keep.expanded("codes", rows, places)
         mask = mask.to(self.device, torch.bool)
-        data = torch.where(mask, keep.data.to(self.device).expand(rows, -1), 0)
+        data = torch.where(mask, data.to(self.device), 0)
         if not 0 <= int(data.min()) <= int(data.max()) < self.codes:
             raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {self.codes - 1}")
         return split(data, self.vocabulary, groups), mask.clone()

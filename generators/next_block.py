@@ -394,14 +394,8 @@ class NextBlock(Generator):
         if keep is None:
             return None
         tokens, vocabulary = self.layout.tokens, self.config.vocabulary
-        mask = keep.mask.expand(rows, -1) if keep.mask.dim() == 1 else keep.mask
-        fits = mask.shape == (rows, tokens) and keep.data.shape in ((1, tokens), (rows, tokens))
-        if not fits or keep.data.is_floating_point():
-            raise ValueError(
-                f"keep: got data {tuple(keep.data.shape)} of {keep.data.dtype} and mask {tuple(keep.mask.shape)}, "
-                f"accepted: codes [{rows} or 1, {tokens}] and mask [{tokens}] or [{rows}, {tokens}]"
-            )
-        data, mask = keep.data.expand(rows, -1).to(self.device), mask.to(self.device, torch.bool)
+        data, mask = keep.expanded("codes", rows, tokens)
+        data, mask = data.to(self.device), mask.to(self.device, torch.bool)
         known = data[mask]
         if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
             raise ValueError(

@@ -314,15 +314,9 @@ class XAR(Generator):
         """The kept latents [B, S, C] and where they count [B, S, 1], in the layout's order."""
         if keep is None:
             return None
-        tokens, channels = self.config.grid[0] * self.config.grid[1], self.config.channels
-        mask = keep.mask.expand(rows, -1) if keep.mask.dim() == 1 else keep.mask
-        shapes = (1, tokens, channels), (rows, tokens, channels)
-        if mask.shape != (rows, tokens) or keep.data.shape not in shapes or not keep.data.is_floating_point():
-            raise ValueError(
-                f"keep: got data {tuple(keep.data.shape)} of {keep.data.dtype} and mask {tuple(keep.mask.shape)}, "
-                f"accepted: latents [{rows} or 1, {tokens}, {channels}] and mask [{tokens}] or [{rows}, {tokens}]"
-            )
-        data = keep.data.expand(rows, -1, -1).to(self.device).float()
+        tokens = self.config.grid[0] * self.config.grid[1]
+        data, mask = keep.expanded("latents", rows, tokens, self.config.channels)
+        data = data.to(self.device).float()
         # A coarse token of the `scale` layout is known where all that it covers is.
         known = self.layout.to_sequence(mask.to(self.device, torch.float32)[..., None]) > 1 - 1e-6
         return self.layout.to_sequence(data), known

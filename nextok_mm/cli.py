@@ -83,6 +83,7 @@ def generate(
     force: Force = False,
 ) -> None:
     """Draw pictures into one PNG, or clips into .mp4, .gif, .webp or .png; the file keeps the settings."""
+    from .conditions import listed
     from .media import refuse_existing
     from .pipeline import load
 
@@ -94,9 +95,8 @@ def generate(
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     given = {flag: value for flag, value in flags.items() if value is not None}
     settings = _settings(pipeline.generator, setting) | given
-    wanted = [part.strip() for part in labels.split(",")] if labels else None
     with _bar("entity") as show:
-        result = pipeline.generate(wanted, n, seed, text=text, batch=batch, progress=show, **settings)
+        result = pipeline.generate(listed(labels), n, seed, text=text, batch=batch, progress=show, **settings)
     path = result.save(out, force, columns, fps=fps)
     made, took = f"{n} {'clips' if result.moving else 'pictures'}", sum(result.seconds.values())
     print(f"{path}: {made}, seed {seed}, {result.calls} network calls a batch, {took:.1f} s, {result.backend}")
@@ -165,6 +165,7 @@ def predict(
     import torch
 
     from . import prediction
+    from .conditions import listed
     from .media import refuse_existing
     from .pipeline import load
 
@@ -172,9 +173,8 @@ def predict(
     pipeline = load(name, device=device)
     pipeline.check_out(out, force, fps)
     settings = _settings(pipeline.generator, setting)
-    wanted = [part.strip() for part in labels.split(",")] if labels else None
     start = torch.cat([prediction.read_given(pipeline, clip, given, "crop" if crop else "exact") for clip in clips])
-    result = prediction.predict(pipeline, start, frames, seed, wanted, **settings)
+    result = prediction.predict(pipeline, start, frames, seed, listed(labels), **settings)
     path = result.save(out, force, fps=fps)
     print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.images.shape[2]}, seed {seed}")
 

@@ -43,6 +43,11 @@ def captions(given: Any, n: int) -> list[str] | None:
     return [wanted[i % len(wanted)] for i in range(n)]
 
 
+def listed(text: str | None) -> list[str] | None:
+    """`7,bag` on a command line as labels; None where none are given."""
+    return [part.strip() for part in text.split(",")] if text else None
+
+
 def each(given: Any) -> list[Any]:
     """What is in a list, an array or a tensor; one value, or one string, by itself."""
     given = given.tolist() if hasattr(given, "tolist") else given

@@ -181,6 +181,21 @@ class Keep:
     data: Tensor
     mask: Tensor
 
+    def expanded(self, what: Literal["codes", "latents"], rows: int, *shape: int) -> tuple[Tensor, Tensor]:
+        """Data [rows, *shape] and mask [rows, N], where N = shape[0]; ValueError in one line where they don't fit.
+
+        what: codes are whole numbers, latents floating point.
+        """
+        data, mask = self.data, self.mask.expand(rows, -1) if self.mask.dim() == 1 else self.mask
+        fits = mask.shape == (rows, shape[0]) and data.shape in ((1, *shape), (rows, *shape))
+        if not fits or data.is_floating_point() != (what == "latents"):
+            sides = ", ".join(map(str, shape))
+            raise ValueError(
+                f"keep: got data {tuple(data.shape)} of {data.dtype} and mask {tuple(self.mask.shape)}, accepted: "
+                f"{what} [{rows} or 1, {sides}] and mask [{shape[0]}] or [{rows}, {shape[0]}]"
+            )
+        return data.expand(rows, *shape), mask
+
 
 @dataclass
 class State:

@@ -35,7 +35,7 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int], fit: Fit 
         with Image.open(path) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS} in all are accepted")
-            picture = opaque(ImageOps.exif_transpose(opened)).convert("RGBA")
+            picture = opaque(ImageOps.exif_transpose(opened)).convert("RGB")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"picture {path}: {' '.join(str(error).split())[:200]}") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over

@@ -59,11 +59,9 @@ def stream(
         raise ValueError(f"frames: got {wanted!r}, accepted: a whole number above the {given} that are given")
     if labels is None and pipeline.generator and pipeline.generator.conditioned_on == "labels":
         labels = "none"
-    images, window = clips.cpu(), 0
+    images, window, half = clips.cpu(), 0, _context(tokenizer, trained // 2 + 1)
+    context = given if given < trained else half  # all that is given, where it leaves room for new frames
     while images.shape[2] < wanted:
-        # All that is given where it leaves room for new frames, else (and from then on) half of a window.
-        context = given if window == 0 and given < trained else _context(tokenizer, trained // 2 + 1)
-        context = min(context, _context(tokenizer, images.shape[2]))
         tokens = pipeline.tokenize(images[:, :, -context:])
         known = torch.zeros(len(images), *tokenizer.grid((trained, *sides)), dtype=torch.long)
         mask = torch.zeros_like(known[0], dtype=torch.bool)
@@ -73,7 +71,7 @@ def stream(
         start = seed if window == 0 else mix(seed, "window", window)
         result = pipeline.generate(labels, len(images), start, keep=keep, **sampling)
         images = torch.cat((images, result.images[:, :, context:]), dim=2)[:, :, :wanted]
-        result.images, result.seed, window = images, seed, window + 1
+        result.images, result.seed, window, context = images, seed, window + 1, half
         yield result
 
 
@@ -84,10 +82,13 @@ def context(pipeline: Pipeline, frames: int) -> int:
 
 def _check_given(tokenizer: ClipTokenizer, frames: int) -> None:
     """ValueError where so many given frames don't make whole codes: some would have to be passed over."""
-    whole = [count for count in range(1, tokenizer.size[0] + 1) if _context(tokenizer, count) == count]
-    step = whole[1] - whole[0] if len(whole) > 1 else 1
-    if frames < 1 or (frames - 1) % step:
-        raise ValueError(f"given: got {frames} frames, accepted: {', '.join(map(str, whole))} (what makes whole codes)")
+    trained, *sides = tokenizer.size
+    try:
+        tokenizer.grid((frames, *sides))
+    except ValueError:
+        whole = sorted({_context(tokenizer, count) for count in range(1, trained)})
+        accepted = f"{', '.join(map(str, whole))} (what makes whole codes)"
+        raise ValueError(f"given: got {frames} frames, accepted: {accepted}") from None
 
 
 def _context(tokenizer: ClipTokenizer, frames: int) -> int:

@@ -3,9 +3,12 @@
 Here: what all of them ask of a file first.
 """
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import Tensor
 
 
@@ -17,6 +20,14 @@ def tensors(where: str, found: Any) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise ValueError(f"{where}: weight {str(name)!r}: got {type(value).__name__}, accepted: a tensor")
     return {str(name): value for name, value in found.items()}
+
+
+def described(source: Path) -> Any:
+    """What a .safetensors file says of itself under `config`, as data; nothing where it, or another file, doesn't."""
+    if source.suffix != ".safetensors":
+        return {}
+    with safe_open(source, "pt") as file:
+        return json.loads((file.metadata() or {}).get("config", "{}"))
 
 
 def numbered(names: Iterable[str], prefix: str) -> int:

@@ -3,16 +3,14 @@
 No shape tells the groups of the norms (32, a constant of the published code), or whether training drew the bits.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import tensors
+from . import described, tensors
 
 LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
 GROUPS = 32
@@ -22,15 +20,12 @@ _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj
 
 def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config fields and weights of a published file (or of a reference file with `w.` keys and a config)."""
-    config, where = {}, f"bae checkpoint {source}"
+    where = f"bae checkpoint {source}"
     weights = tensors(where, read_weights(source))
     weights = {key.removeprefix("w."): weights[key] for key in weights if key.startswith("w.")} or weights
     weights = {key.removeprefix("ae."): value for key, value in weights.items()}
     try:
-        if source.suffix == ".safetensors":
-            with safe_open(source, "pt") as file:
-                config = json.loads((file.metadata() or {}).get("config", "{}"))
-        return convert(weights, config)
+        return convert(weights, described(source))
     except (KeyError, IndexError, StopIteration) as error:
         raise ValueError(f"{where}: {error!r}, accepted: a published binary autoencoder") from None
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:

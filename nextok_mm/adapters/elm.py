@@ -4,17 +4,15 @@ The number of bits is known by the shapes; heads by the published width (64 chan
 Published for ImageNet 256: 16 x 16 codes, 1000 classes.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import numbered, tensors
+from . import described, numbered, tensors
 
 LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
 _NAMES = {
@@ -29,17 +27,14 @@ _HEAD_DIM = 64
 
 def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config fields and weights of a published file (or of a reference file with `w.` keys and a config)."""
-    found, config, where = read_weights(source), {}, f"elm checkpoint {source}"
+    found, where = read_weights(source), f"elm checkpoint {source}"
     for wrapper in ("model", "ema", "state_dict"):
         found = found[wrapper] if isinstance(found.get(wrapper), dict) else found
     weights = tensors(where, found)
     weights = {key.removeprefix("w."): weights[key] for key in weights if key.startswith("w.")} or weights
     weights = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in weights.items()}
     try:
-        if source.suffix == ".safetensors":
-            with safe_open(source, "pt") as file:
-                config = json.loads((file.metadata() or {}).get("config", "{}"))
-        return convert(weights, config)
+        return convert(weights, described(source))
     except KeyError as error:
         raise ValueError(f"{where}: no weight {error}, accepted: a published ELM") from None
     except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
