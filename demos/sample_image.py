@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 import nextok_mm as nx
-from nextok_mm.checkpoint import write_files
-from nextok_mm.conditions import captions, listed
 from nextok_mm.config import override
-from nextok_mm.media import save_png, to_pil
+from nextok_mm.files import write_files
+from nextok_mm.media.pictures import save_png, to_pil
 from nextok_mm.pipeline import settings_of
+from nextok_mm.pipeline.conditions import captions, listed
 
 SETTINGS = "settings.json"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import sample_image
 
-from nextok_mm import video
+from nextok_mm.media import clips as video
 
 
 def arguments(line: list[str] | None = None) -> argparse.Namespace:

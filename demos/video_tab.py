@@ -9,7 +9,8 @@ import gradio as gr
 from PIL import Image
 
 import nextok_mm as nx
-from nextok_mm import prediction, video
+from nextok_mm.media import clips as video
+from nextok_mm.pipeline import prediction
 from nextok_mm.rng import mix
 
 from .limits import (

@@ -23,6 +23,7 @@ from nextok_mm.config import ModelConfig
 from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.decoding.masked import confidence, hidden_after, least_sure, train_mask
+from nextok_mm.features.text import Text, TextEncoder, load_text
 from nextok_mm.flow.guidance import Guidance, Schedule, guide
 from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, group_vocabulary, join, split
 from nextok_mm.heads.masked import MaskedHead
@@ -30,7 +31,6 @@ from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
 from nextok_mm.sequence.masks import block_causal, two_way
-from nextok_mm.text import Text, TextEncoder, load_text
 
 
 class Sampling(Drawing):
@@ -190,7 +190,7 @@ class ELM(Generator):
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross-entropy in nats a group. batch: tokens [B, N] codes, and labels [B], or text [B, P - 1, W] with
-        text_length [B] (see nextok_mm.text)."""
+        text_length [B] (see nextok_mm.features.text)."""
         codes_BNG, hidden_BN = self._codes(batch["tokens"]), None
         if self.masked:
             hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device)

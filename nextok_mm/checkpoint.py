@@ -8,13 +8,12 @@ never mix unnoticed.
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import weakref
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from . import registry
 from .config import Config
+from .files import sha256, write_files
 
 FORMAT = 1
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
@@ -203,52 +203,6 @@ def fingerprint(model: Any) -> str:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     _FINGERPRINTS[model] = state, digest.hexdigest()[:16]
     return _FINGERPRINTS[model][1]
-
-
-def write_files(folder: Path, contents: Mapping[str, bytes | Callable[[Path], None]]) -> None:
-    """Put several files into a folder: all are on the disk before the first takes its place, in the order given.
-
-    contents: bytes, or a function that writes the path it gets. ValueError where the disk is full or refuses.
-    """
-    made: list[Path] = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            made.append(folder / f".{name}.{os.getpid()}.tmp")
-            if callable(content):
-                content(made[-1])
-            else:
-                made[-1].write_bytes(content)
-            sync(made[-1])
-        for path, name in zip(made, contents):
-            os.replace(path, folder / name)
-        sync(folder)
-    except OSError as error:
-        raise ValueError(f"cannot write {folder}: {error.strerror or error}; what was there before is kept") from None
-    finally:
-        for path in made:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows has no folder handles to sync
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -83,9 +83,9 @@ def generate(
     force: Force = False,
 ) -> None:
     """Draw pictures into one PNG, or clips into .mp4, .gif, .webp or .png; the file keeps the settings."""
-    from .conditions import listed
-    from .media import refuse_existing
+    from .files import refuse_existing
     from .pipeline import load
+    from .pipeline.conditions import listed
 
     refuse_existing(out, force)
     if columns is not None and columns < 1:
@@ -118,8 +118,8 @@ def reconstruct(
     """Pictures (or clips) through a tokenizer and back: each beside what came back, in one file."""
     import torch
 
-    from . import video
-    from .media import refuse_existing
+    from .files import refuse_existing
+    from .media import clips as video
     from .pipeline import load
 
     refuse_existing(out, force)
@@ -164,10 +164,9 @@ def predict(
     """Go on from the first frames of clips."""
     import torch
 
-    from . import prediction
-    from .conditions import listed
-    from .media import refuse_existing
-    from .pipeline import load
+    from .files import refuse_existing
+    from .pipeline import load, prediction
+    from .pipeline.conditions import listed
 
     refuse_existing(out, force)
     pipeline = load(name, device=device)
@@ -212,10 +211,10 @@ def evaluate(
     force: Force = False,
 ) -> None:
     """Frechet distance, precision, recall, class agreement (generators); PSNR, SSIM (tokenizers); with the protocol."""
-    from .checkpoint import read_card, resolve, write_files
+    from .checkpoint import read_card, resolve
     from .config import override
     from .eval import quality
-    from .media import refuse_existing
+    from .files import refuse_existing, write_files
 
     if out is not None:
         refuse_existing(out, force)
@@ -250,7 +249,7 @@ def cache(
     from .checkpoint import from_pretrained
     from .config import override
     from .data.latents import build_cache
-    from .text import Text, load_text
+    from .features.text import Text, load_text
 
     given = override({}, data or [])
     plain = {"kind": "fashion_mnist", "split": "train"}
@@ -278,7 +277,7 @@ def convert(
 
     from . import adapters, registry
     from .checkpoint import save_pretrained
-    from .media import refuse_existing
+    from .files import refuse_existing
 
     known = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
     if kind not in known:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from . import __version__, bundled
-from .bench.machine import precision_advice
 from .data import emoji, fashion_mnist
+from .machine import precision_advice
 from .zoo import list_models
 
 OPTIONAL = {

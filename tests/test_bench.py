@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nextok_mm import bench, registry
 from nextok_mm.bench import elm, flextok, flextok_curve, next_block, sampling, xar
-from nextok_mm.bench.machine import alternate, ratio
+from nextok_mm.machine import alternate, ratio
 from nextok_mm.rng import Rng
 
 

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 import nextok_mm as nx
-from nextok_mm import bundled, media
+from nextok_mm import bundled
 from nextok_mm.checkpoint import from_pretrained
+from nextok_mm.media import pictures as media
 from nextok_mm.train import load as load_training
 
 SECONDS = 60

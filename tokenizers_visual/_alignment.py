@@ -18,7 +18,7 @@ from nextok_mm.config import Config
 
 
 class AlignmentConfig(Config):
-    """net: name of the feature network (see nextok_mm.eval.features); resolution: of what it sees, if it has a choice;
+    """net: name of the feature network (see nextok_mm.features); resolution: of what it sees, if it has a choice;
     map: which of its feature maps (-1: the last, coarsest one) of how many channels; layer: the block that is drawn to
     it; hidden: width of the MLP; weight: in the loss.
     """
@@ -61,7 +61,7 @@ class Alignment(nn.Module):
     def _target(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """The feature map at the patches, [B, P, F]."""
         if not self._net:
-            from nextok_mm.eval.features import load_features
+            from nextok_mm.features.pictures import load_features
 
             self._net.append(load_features(self.config.net, self.config.resolution).requires_grad_(False))
         maps = self._net[0].to(images.device).maps(images.float())

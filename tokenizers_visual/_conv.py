@@ -105,7 +105,7 @@ class ConvTokenizer(Tokenizer):
 
     def _features(self, device: torch.device) -> Any:
         if not self._perceptual:
-            from nextok_mm.eval.features import load_features
+            from nextok_mm.features.pictures import load_features
 
             assert self.config.perceptual is not None
             self._perceptual.append(load_features(self.config.perceptual.net))

@@ -34,7 +34,7 @@ class Adversarial(Config):
 
 
 class Perceptual(Config):
-    """A distance between feature maps: the network's name (see nextok_mm.eval.features) and its weight."""
+    """A distance between feature maps: the network's name (see nextok_mm.features.pictures) and its weight."""
 
     net: str = "effnet-lite0-imagenet"
     weight: float = Field(0.1, gt=0)
@@ -204,7 +204,7 @@ class KLVAE(Tokenizer):
 
     def _features(self, device: torch.device) -> Any:
         if not self._perceptual:
-            from nextok_mm.eval.features import load_features
+            from nextok_mm.features.pictures import load_features
 
             assert self.config.perceptual is not None
             self._perceptual.append(load_features(self.config.perceptual.net))
@@ -214,7 +214,7 @@ class KLVAE(Tokenizer):
 def perceive(net: Any, pictures: Tensor, target: Tensor) -> Tensor:
     """Mean squared distance of channel-normalised feature maps, averaged over the maps (as LPIPS, no weights).
 
-    Both are [B, P, H, W] in [0, 1]; net: see nextok_mm.eval.features.
+    Both are [B, P, H, W] in [0, 1]; net: see nextok_mm.features.pictures.
     """
     pairs = zip(net.maps(pictures), net.maps(target))
     return torch.stack([(F.normalize(a) - F.normalize(b)).square().sum(1).mean() for a, b in pairs]).mean()

@@ -24,4 +24,4 @@ def main(arguments: list[str]) -> None:
     name = arguments[0] if arguments else ""
     if name not in BENCHES:
         raise ValueError(f"bench: got {name!r}, accepted: {', '.join(BENCHES)}")
-    import_module(f"{__name__}.{name}").main(arguments[1:])
+    import_module("nextok_mm.machine" if name == "machine" else f"{__name__}.{name}").main(arguments[1:])

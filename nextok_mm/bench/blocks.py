@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .machine import alternate, describe, ratio
+from ..machine import alternate, describe, ratio
 
 SMALL = ("model.width=128", "model.heads=4", "model.depth=4", "model.sampling.temperature=1.0")
 BLOCKS = {"token": (1, 1, 1), "row": (1, 1, 8), "frame": (1, 8, 8)}

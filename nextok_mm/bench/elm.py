@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .. import registry
 from ..decoding import decode
+from ..machine import alternate, bandwidth, describe, matmul_rate, ratio
 from ..rng import Rng
-from .machine import alternate, bandwidth, describe, matmul_rate, ratio
 
 CFG = 3.0
 

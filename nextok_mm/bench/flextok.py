@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import registry
+from ..machine import alternate, describe, in_child, matmul_rate, ratio, seconds
 from ..rng import Rng
-from .machine import alternate, describe, in_child, matmul_rate, ratio, seconds
 
 LATENTS, REGISTERS, WEIGHT = (16, 32, 32), 256, 7.5
 OPTIONS = {"vae": None, "image_channels": LATENTS[0], "image_size": LATENTS[1:]}

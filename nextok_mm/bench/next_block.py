@@ -16,8 +16,8 @@ from .. import registry
 from ..adapters.next_block import block_shape
 from ..contracts import Keep
 from ..decoding import decode
+from ..machine import alternate, bandwidth, describe, matmul_rate, ratio
 from ..rng import Rng
-from .machine import alternate, bandwidth, describe, matmul_rate, ratio
 
 SIZES = {"6x512": dict(depth=6, width=512, heads=8), "12x768": dict(depth=12, width=768, heads=12)}
 GRID, GIVEN, MADE = (5, 16, 16), 512, 12

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from ..machine import alternate, describe, matmul_rate, ratio
 from ..rng import Rng
 from ..sequence.packed import packed
-from .machine import alternate, describe, matmul_rate, ratio
 from .xar import training_flops
 
 

@@ -14,8 +14,8 @@ import torch
 
 from .. import registry
 from ..decoding import decode
+from ..machine import alternate, describe, in_child, matmul_rate, ratio, seconds
 from ..rng import Rng
-from .machine import alternate, describe, in_child, matmul_rate, ratio, seconds
 
 LABEL, CFG = 207, 2.7
 

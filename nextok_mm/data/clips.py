@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from pydantic import Field, field_validator
 
-from .. import video
 from ..contracts import Batch
+from ..media import clips as video
 from ..rng import Rng, mix
 from .image_folder import scan
 from .source import Source, SourceConfig, flipped

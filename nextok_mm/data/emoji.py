@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..contracts import Batch
-from ..media import to_tensor
+from ..media.pictures import to_tensor
 from ..rng import mix
 from .source import Source, SourceConfig, flipped
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..contracts import Batch
-from ..media import opaque
+from ..media.pictures import opaque
 from ..rng import Rng, mix
 from .source import Source, SourceConfig, flipped
 

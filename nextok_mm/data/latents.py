@@ -21,10 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import config as configs
-from ..checkpoint import fingerprint, read_weights, write_files
+from ..checkpoint import fingerprint, read_weights
 from ..contracts import Batch, Tokenizer
+from ..features.text import Text, load_text
+from ..files import write_files
 from ..rng import Rng
-from ..text import Text, load_text
 from .source import Source, SourceConfig
 
 MANIFEST, TEXT = "manifest.json", "text.safetensors"

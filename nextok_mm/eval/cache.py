@@ -11,7 +11,8 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
-from ..checkpoint import read_weights, write_files
+from ..checkpoint import read_weights
+from ..files import write_files
 
 VERSION = 1
 """Raised whenever the computation behind a key changes."""

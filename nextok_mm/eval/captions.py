@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from .. import data
 from ..checkpoint import fingerprint
+from ..features.pictures import LITE0, load_features
+from ..features.text import MINILM, load_text
 from ..pipeline import load
 from ..rng import mix
-from ..text import MINILM, load_text
 from . import samples
 from .cache import remembered
-from .features import LITE0, load_features
 
 TEST = {"kind": "emoji", "split": "test", "tones": False}
 BATCH = 64

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import data, prediction
+from .. import data
 from ..checkpoint import fingerprint
 from ..contracts import ClipTokenizer
-from ..pipeline import Pipeline
+from ..features.pictures import LITE0, load_features
+from ..pipeline import Pipeline, prediction
 from . import metrics
-from .features import LITE0, load_features
 
 SPACE = "effnet-lite0-temporal"
 JUDGE = "fashion-judge"

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import data, ladder
+from .. import data
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
-from ..pipeline import load, of_clips, settings_of
+from ..features.pictures import LITE0, load_features
+from ..pipeline import ladder, load, of_clips, settings_of
 from . import captions, clips, metrics, samples
 from .cache import remembered
-from .features import LITE0, load_features
 
 JUDGES = ("fashion-judge", LITE0)
 TEST = {"kind": "fashion_mnist", "split": "test"}

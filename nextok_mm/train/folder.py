@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import write_files
+from ..files import write_files
 from . import snapshots
 from .config import TrainConfig
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import registry
-from ..bench.machine import precision_advice
 from ..checkpoint import from_pretrained, save_pretrained
 from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
 from ..data.latents import Latents
 from ..data.source import Positions, Stream, read
 from ..data.tensors import Tensors
+from ..machine import precision_advice
 from ..rng import Rng, mix
 from . import snapshots
 from .config import TrainConfig

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..checkpoint import sha256, sync
+from ..files import sha256, sync
 from .shards import gather, spread
 
 State = dict[str, dict[str, Tensor]]

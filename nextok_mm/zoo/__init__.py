@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..checkpoint import ZOO, Card, read_card
 from ..contracts import Tokens
-from ..ladder import Ladder
 from ..pipeline import Pipeline, Result, load
+from ..pipeline.ladder import Ladder
 
 
 def list_models(role: str | None = None) -> dict[str, Card]:

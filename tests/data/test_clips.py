@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nextok_mm import data, video
+from nextok_mm import data
 from nextok_mm.data import fashion_mnist, moving
+from nextok_mm.media import clips as video
 from nextok_mm.pipeline import load
-from tests.test_video import clips
+from tests.media.test_clips import clips
 
 needs_fashion = pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="dataset-fashion-mnist isn't installed")
 

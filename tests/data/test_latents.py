@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from nextok_mm import data, registry
 from nextok_mm.data import latents
 from nextok_mm.data.latents import build_cache
+from nextok_mm.features.text import Text
 from nextok_mm.rng import Rng
-from nextok_mm.text import Text
 
 
 @pytest.fixture(scope="module")

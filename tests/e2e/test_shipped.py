@@ -7,7 +7,8 @@ import torch
 from PIL import Image, ImageDraw
 
 import nextok_mm as nx
-from nextok_mm import media, video
+from nextok_mm.media import clips as video
+from nextok_mm.media import pictures as media
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nextok_mm import video
+from nextok_mm.media import clips as video
 
 av = pytest.importorskip("av")
 

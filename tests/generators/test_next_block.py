@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from generators.next_block import NextBlock, Sampling
-from nextok_mm import prediction, registry
+from nextok_mm import registry
 from nextok_mm.checkpoint import Card
 from nextok_mm.contracts import Keep
 from nextok_mm.decoding import decode
-from nextok_mm.pipeline import Pipeline
+from nextok_mm.pipeline import Pipeline, prediction
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.masks import block_causal, continued
 

@@ -219,7 +219,7 @@ def test_a_run_shorter_than_its_warmup_ends_on_the_way_up(fields, tmp_path, caps
 @pytest.mark.parametrize("precision, bf16, warned", [("bf16", 1e9, True), ("bf16", 2e11, False), ("fp32", 1e9, False)])
 def test_bf16_on_a_cpu_that_lacks_it_is_warned_of(fields, monkeypatch, capsys, precision, bf16, warned):
     rates = {torch.float32: 1e11, torch.bfloat16: bf16}
-    monkeypatch.setattr("nextok_mm.bench.machine.matmul_rate", lambda dtype, **settings: rates[dtype])
+    monkeypatch.setattr("nextok_mm.machine.matmul_rate", lambda dtype, **settings: rates[dtype])
     train(config(fields, train__precision=precision, train__steps=1))
     line = "matmul on this CPU: fp32 100 GFLOP/s, bf16 1 GFLOP/s; bf16 is slower here, take train.precision=fp32"
     assert (line in capsys.readouterr().err) is warned

@@ -4,15 +4,15 @@ Images are float [B, C, H, W] in [0, 1].
 """
 
 import math
-import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
+
+from ..files import check_name, write_whole
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 64_000_000
@@ -105,25 +105,9 @@ def grid(images: Tensor, columns: int | None = None, zoom: int | None = None, he
     return sheet
 
 
-def refuse_existing(path: str | Path, force: bool) -> None:
-    """ValueError where a file is in the way and `force` isn't given: said before the work, not after it."""
-    if Path(path).exists() and not force:
-        raise ValueError(f"out: {str(path)!r} exists; choose another name, or force=True (--force) replaces it")
-
-
 def check_png(path: str | Path, force: bool) -> None:
     """What `save_png` would refuse, refused before the work is done."""
     check_name(path, (".png",), force)
-
-
-def check_name(path: str | Path, endings: Sequence[str], force: bool) -> None:
-    """ValueError where a file's name has none of these endings, it can't be written, or exists without `force`."""
-    if Path(path).suffix.lower() not in endings:
-        raise ValueError(f"out: got {str(path)!r}, accepted: a name that ends with {', '.join(endings)}")
-    refuse_existing(path, force)
-    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"out: {str(path)!r} can't be written: {folder} is no folder that takes files")
 
 
 def save_png(
@@ -135,40 +119,3 @@ def save_png(
     for key, value in (settings or {}).items():
         info.add_itxt(key, str(value))
     return write_whole(path, lambda file: picture.save(file, "PNG", pnginfo=info), force)
-
-
-def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any], force: bool = False) -> Path:
-    """A file in one move: what `write` puts into the open file appears under its name when all of it is on the disk.
-
-    ValueError in one line where it can't be written, or the name is taken and `force` isn't given.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise ValueError(f"out: {str(path)!r} can't be written: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        if force:
-            os.replace(name, path)
-        else:  # a link fails where the name has been taken since
-            os.link(name, path)
-    except FileExistsError:
-        refuse_existing(path, force)
-        raise
-    except OSError as error:
-        raise ValueError(f"out: {str(path)!r} can't be written: {error.strerror}") from None
-    finally:
-        Path(name).unlink(missing_ok=True)
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -12,9 +12,9 @@ from PIL import Image
 import nextok_mm as nx
 from nextok_mm import registry
 from nextok_mm.checkpoint import Card, save_pretrained
-from nextok_mm.conditions import captions
 from nextok_mm.contracts import Keep, Tokens
-from nextok_mm.media import to_pil
+from nextok_mm.media.pictures import to_pil
+from nextok_mm.pipeline.conditions import captions
 from nextok_mm.rng import Rng
 
 

@@ -18,13 +18,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import conditions, ladder, media, registry, video
-from .checkpoint import Card, from_pretrained, read_card, resolve
-from .contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
-from .decoding import decode
-from .decoding.frames import Frames
-from .media import Fit
-from .rng import Rng, mix
+from .. import registry
+from ..checkpoint import Card, from_pretrained, read_card, resolve
+from ..contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
+from ..decoding import decode
+from ..decoding.frames import Frames
+from ..media import clips as video
+from ..media import pictures as media
+from ..media.pictures import Fit
+from ..rng import Rng, mix
+from . import conditions, ladder
 
 BATCH = 64
 Progress = Callable[[int, int], None]
@@ -214,7 +217,7 @@ class Pipeline:
 
     def detokenize(self, tokens: Tokens) -> Tensor:
         """Tokens to images [B, C, H, W] in [0, 1]; tokens of another tokenizer are refused."""
-        from .checkpoint import fingerprint
+        from ..checkpoint import fingerprint
 
         tokenizer = self._tokenizer()
         own = fingerprint(tokenizer)

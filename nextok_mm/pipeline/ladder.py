@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import media
-from .config import Config
-from .contracts import OrderedTokenizer, Tokenizer, Tokens
-from .rng import Rng, mix
+from ..config import Config
+from ..contracts import OrderedTokenizer, Tokenizer, Tokens
+from ..media import pictures as media
+from ..rng import Rng, mix
 
 
 @dataclass

