@@ -22,6 +22,12 @@ class Rng:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def of(self, rows: Sequence[int]) -> "Rng":
+        """The streams of some rows alone: what is drawn from them moves these on, and no other."""
+        some = Rng([])
+        some.rows = [self.rows[row] for row in rows]
+        return some
+
     def normal(self, *shape: int, like: Tensor | None = None) -> Tensor:
         """[B, *shape] standard normal numbers in fp32, on the device and in the dtype of `like` where it is given."""
         return _onto(torch.stack([torch.randn(shape, generator=row) for row in self.rows]), like)
