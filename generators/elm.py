@@ -121,6 +121,7 @@ class ELM(Generator):
 
     Config = ELMConfig
     Sampling = Sampling
+    State = State
     config: ELMConfig  # type: ignore[assignment]
 
     def __init__(self, config: ELMConfig):

@@ -105,12 +105,13 @@ class LanguageConfig(ModelConfig):
 class State(contracts.State):
     """Texts under way. data: the new tokens [B, T], zeros behind a row's end; entity: how many steps were made.
 
-    lengths_B: new tokens of each row, its end among them; ended_B: whether it has ended; rows_R: which rows are still
-    in the batch; empty_R: slots of the cache that hold nothing before a row's first token; unread_RN: tokens that are
-    known and not yet in the cache; logits_RV: of the next token, where nothing is unread; seen_BV: which codes are in a
-    row already (where repetition has a price).
+    prompt_BM: what was given, -1 before the shorter ones; lengths_B: new tokens of each row, its end among them;
+    ended_B: whether it has ended; rows_R: which rows are still in the batch; empty_R: slots of the cache that hold
+    nothing before a row's first token; unread_RN: tokens that are known and not yet in the cache; logits_RV: of the
+    next token, where nothing is unread; seen_BV: which tokens a row has already (where repetition has a price).
     """
 
+    prompt_BM: Tensor
     lengths_B: Tensor
     ended_B: Tensor
     rows_R: Tensor
@@ -126,7 +127,7 @@ class State(contracts.State):
     @property
     def done(self) -> bool:
         """Whether every row has ended, or as many tokens are there as were asked for."""
-        return self.entity >= self.entities or not len(self.rows_R)
+        return self.entity >= self.entities or bool(self.ended_B.all())
 
 
 @register("generator", "language")
@@ -135,6 +136,7 @@ class Language(Generator):
 
     Config = LanguageConfig
     Sampling = Sampling
+    State = State
     config: LanguageConfig  # type: ignore[assignment]
 
     def __init__(self, config: LanguageConfig):
@@ -252,6 +254,7 @@ class Language(Generator):
             data=torch.zeros(rows, 0, dtype=torch.long, device=device),
             entity=0,
             entities=stop,
+            prompt_BM=torch.stack([F.pad(prompt, (longest - len(prompt), 0), value=-1) for prompt in prompts]),
             lengths_B=torch.zeros(rows, dtype=torch.long, device=device),
             ended_B=torch.zeros(rows, dtype=torch.bool, device=device),
             rows_R=torch.arange(rows, device=device),
@@ -341,14 +344,39 @@ class Language(Generator):
         return self.end(state, state.rows_R[torch.isin(drawn_R, ends)])
 
     def end(self, state: State, rows: Tensor) -> State:
-        """Let rows end here: they leave the batch, and nothing changes for the others."""
-        if not len(rows):
-            return state
+        """Let rows end here: they leave the batch, and nothing changes for the others.
+
+        The last ones stay where they are, so that `extend` may go on with a text.
+        """
         state.ended_B[rows] = True
         stay_R = (~state.ended_B[state.rows_R]).nonzero().squeeze(1)
+        if not len(rows) or not len(stay_R):
+            return state
         state.rows_R, state.empty_R = state.rows_R[stay_R], state.empty_R[stay_R]
         state.unread_RN, state.cache = state.unread_RN[stay_R], state.cache.select(stay_R)
         state.logits_RV = None if state.logits_RV is None else state.logits_RV[stay_R]
+        return state
+
+    def extend(self, state: State, tokens: Sequence[int] | Tensor, more: int | None = None) -> State:
+        """Go on with a text: `tokens` is all of it from its beginning; what the state has read isn't read again.
+
+        more: at most so many new tokens (None: as the settings say). ValueError for a state of several texts.
+        """
+        if len(state.data) != 1:
+            raise ValueError(f"extend: got a state of {len(state.data)} texts, accepted: one")
+        text_N = self._prompts([tokens], 1)[0]
+        known_N = torch.cat((state.prompt_BM[0], state.data[0]))[: state.cache.length + state.cache.dropped]
+        both = min(len(known_N), len(text_N) - 1)
+        differing = (known_N[:both] != text_N[:both]).nonzero()
+        shared = int(differing[0]) if len(differing) else both
+        if shared < state.cache.dropped:
+            return self.start([text_N], state.rng, state.sampling)
+        state.cache.rollback(shared - state.cache.dropped)
+        state.prompt_BM, state.data = text_N[None], state.data[:, :0]
+        state.unread_RN, state.logits_RV = text_N[None, shared:], None
+        state.entity, state.entities = 0, min(more or state.sampling.tokens, self.config.context - len(text_N))
+        state.lengths_B, state.ended_B = torch.zeros_like(state.lengths_B), torch.zeros_like(state.ended_B)
+        state.seen_BV = None if state.seen_BV is None else self._seen([text_N])
         return state
 
     def _penalized(self, logits_RV: Tensor, state: State) -> Tensor:

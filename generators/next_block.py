@@ -135,6 +135,7 @@ class NextBlock(Generator):
 
     Config = NextBlockConfig
     Sampling = Sampling
+    State = State
     config: NextBlockConfig  # type: ignore[assignment]
     places: Tensor
 

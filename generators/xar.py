@@ -104,6 +104,7 @@ class XAR(Generator):
 
     Config = XARConfig
     Sampling = Sampling
+    State = State
     config: XARConfig  # type: ignore[assignment]
 
     def __init__(self, config: XARConfig):

@@ -222,6 +222,7 @@ class Generator(Model):
     """
 
     Sampling: ClassVar[type[Config]]
+    State: ClassVar[type[State]]
     layout: Layout
 
     @property

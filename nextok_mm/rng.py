@@ -28,6 +28,20 @@ class Rng:
         some.rows = [self.rows[row] for row in rows]
         return some
 
+    def state(self) -> Tensor:
+        """Where each stream stands, uint8 [B, bytes]; `of_state` goes on from there."""
+        return (
+            torch.stack([row.get_state() for row in self.rows]) if self.rows else torch.empty(0, 0, dtype=torch.uint8)
+        )
+
+    @classmethod
+    def of_state(cls, state: Tensor) -> "Rng":
+        """The streams that stood there; RuntimeError where that is no state."""
+        rng = cls([0] * len(state))
+        for row, place in zip(rng.rows, state.cpu()):
+            row.set_state(place.clone())  # torch reads from the storage's start
+        return rng
+
     def normal(self, *shape: int, like: Tensor | None = None) -> Tensor:
         """[B, *shape] standard normal numbers in fp32, on the device and in the dtype of `like` where it is given."""
         return _onto(torch.stack([torch.randn(shape, generator=row) for row in self.rows]), like)

@@ -78,9 +78,13 @@ class KVCache:
         return chosen
 
     def place(self, rows_B: Tensor, other: "KVCache") -> None:
-        """Take over another cache's tokens for these rows, so that they end where this one's end."""
+        """Take over another cache's tokens for these rows, so that they end where this one's end.
+
+        The slots before them are zeros: nobody sees them, but a masked product of what was in memory may not be finite.
+        """
         rows = rows_B.to(self.keys.device)
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            mine[:, rows, :, : self.length - other.length] = 0
             mine[:, rows, :, self.length - other.length : self.length] = theirs[:, :, :, : other.length]
 
     def tensors(self) -> dict[str, Tensor]:
