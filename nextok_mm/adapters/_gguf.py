@@ -4,6 +4,7 @@ The file format is read by the `gguf` package. llama.cpp turns neighbouring chan
 so the rows of Llama's queries and keys were reordered when the file was made, and are put back here.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,79 @@ def _numbers(tensor: Any, path: Path) -> Tensor:
 def _halves(weight: Tensor, heads: int) -> Tensor:
     """Rows (pair, which of the pair) of each head -> (which, pair): neighbours become halves."""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+_CONTROL = (3, 4)  # kinds of token in a GGUF file: control tokens, and those that a user added
+_LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPLITS: dict[str, Any] = {  # how a text is cut into words before its bytes are paired
+    "smollm": [{"type": "Digits", "individual_digits": True}],
+    "gpt-2": [],
+    "default": [],
+    "llama-bpe": _LLAMA3_WORDS,
+    "qwen2": _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}"),
+}
+
+
+def words(path: Path) -> dict[str, bytes]:
+    """The text tokenizer of a GGUF file as a hub folder would hold it: tokenizer.json and the chat template."""
+    found = metadata(open_file(path))
+    own = {
+        name.removeprefix("tokenizer.ggml."): value for name, value in found.items() if name.startswith("tokenizer.")
+    }
+    cut = _SPLITS.get(own.get("pre", "default"))
+    if own.get("model") != "gpt2" or cut is None:
+        got = f"{own.get('model')!r}, {own.get('pre')!r}"
+        raise ValueError(f"gguf {path}: text tokenizer {got}, accepted: gpt2 with {', '.join(_SPLITS)}; take the hub's")
+    texts, kinds = own["tokens"], own["token_type"]
+    level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": not isinstance(cut, str),
+    }
+    split = {"type": "Split", "pattern": {"Regex": cut}, "behavior": "Isolated", "invert": False}
+    added = [
+        {"id": token, "content": texts[token], "special": kind == _CONTROL[0]}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for token, kind in enumerate(kinds)
+        if kind in _CONTROL
+    ]
+    begin = {"SpecialToken": {"id": texts[own["bos_token_id"]], "type_id": 0}} if own.get("add_bos_token") else None
+    special = {texts[own["bos_token_id"]]: own["bos_token_id"]} if begin else {}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {text: {"id": text, "ids": [token], "tokens": [text]} for text, token in special.items()},
+    }
+    data = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"} if own.get("pre") == "qwen2" else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*([split] if isinstance(cut, str) else cut), level]},
+        "post_processor": template if begin else None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {text: token for token, text in enumerate(texts)},
+            "merges": [merge.split(" ", 1) for merge in own["merges"]],
+            **{name: None for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")},
+            **{name: False for name in ("fuse_unk", "byte_fallback")},
+            "ignore_merges": own.get("pre") == "llama-bpe",
+        },
+    }
+    names = {
+        f"{name}_token": texts[own[f"{name}_token_id"]]
+        for name in ("bos", "eos")
+        if own.get(f"{name}_token_id") is not None
+    }
+    files = {"tokenizer.json": json.dumps(data, ensure_ascii=False).encode()}
+    files["tokenizer_config.json"] = json.dumps(names, ensure_ascii=False).encode()
+    if isinstance(found.get("tokenizer.chat_template"), str):
+        files["chat_template.jinja"] = found["tokenizer.chat_template"].encode()
+    return files
