@@ -13,7 +13,7 @@ from .source import Source, SourceConfig
 
 __all__ = ["KINDS", "Source", "SourceConfig", "parse"]
 
-KINDS = ("clips", "emoji", "fashion_mnist", "image_folder", "latents", "moving", "tensors")
+KINDS = ("clips", "emoji", "fashion_mnist", "image_folder", "latents", "moving", "tensors", "text")
 
 
 def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:

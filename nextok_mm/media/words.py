@@ -34,6 +34,12 @@ class TextTokenizer(ABC):
     special: Mapping[str, str] = {}
 
     @property
+    def end(self) -> int | None:
+        """The token that ends a text, where there is one."""
+        tokens = self.trusted(self.special["eos_token"]) if "eos_token" in self.special else []
+        return tokens[0] if len(tokens) == 1 else None
+
+    @property
     @abstractmethod
     def size(self) -> int:
         """How many tokens there are."""
@@ -98,6 +104,11 @@ class Bytes(TextTokenizer):
     """UTF-8, a token a byte, and two more: 256 begins a text, 257 ends it."""
 
     BEGIN, END = 256, 257
+
+    @property
+    def end(self) -> int:
+        """What ends a text."""
+        return self.END
 
     @property
     def size(self) -> int:
