@@ -29,7 +29,8 @@ class BinaryQuantizer(nn.Module):
 
     def bits(self, chances: Tensor, rng: Rng | None = None) -> Tensor:
         """Bits 0.0 or 1.0 [B, n, h, w]: each drawn by its chance, or the likelier value without `rng`. No gradient."""
-        limit = 0.5 if rng is None else rng.uniform(*chances.shape[1:], like=chances)
+        # In fp32, whatever the chances are in: a bf16 number may be rounded to 1, which no chance is above.
+        limit = 0.5 if rng is None else rng.uniform(*chances.shape[1:]).to(chances.device)
         return (chances.detach() > limit).to(chances.dtype)
 
     def embed(self, bits: Tensor) -> Tensor:
