@@ -18,6 +18,7 @@ def test_every_training_is_one(path) -> None:
     # What begins from another training's output is complete without it: the preset has the same part.
     config = load(path, ["init=null"] if "init: {vae: runs/" in text else [])
     assert config.optim.warmup < config.train.steps
+    assert not config.train.cpu  # a GPU is used where there is one, a CPU elsewhere
     with torch.device("meta"):
         registry.get(config.model.role, config.model.kind)(config.model.fields)
 
