@@ -169,6 +169,31 @@ def test_a_constant_schedule_may_be_prolonged(fields, tmp_path):
     assert weights(tmp_path / "long") == weights(tmp_path / "short")
 
 
+def test_a_run_from_before_decay_was_a_choice_ends_as_it_would_have(fields, tmp_path):
+    """Its config.json doesn't say which parameters decay: it goes on with every matrix, and says so from then on."""
+    strong = {"optim__weight_decay": 5.0}
+    train(config(fields, tmp_path / "old", optim__decay="matrices", **strong))
+    train(config(fields, tmp_path / "new", **strong))
+    assert weights(tmp_path / "old") != weights(tmp_path / "new")
+    out = tmp_path / "resumed"
+    train(config(fields, out, optim__decay="matrices", train__max_minutes=1e-9, **strong))
+    stored = json.loads((out / "config.json").read_text())
+    del stored["optim"]["decay"]
+    (out / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="optim.decay matrices, not weights"):
+        train(config(fields, out, optim__decay="weights", **strong))
+    for _ in range(2):
+        train(config(fields, out, train__max_minutes=1e-9, **strong))
+        assert json.loads((out / "config.json").read_text())["optim"]["decay"] == "matrices"
+    assert train(config(fields, out, **strong)).step == 12 and same(tmp_path / "old", out)
+    train(config(fields, out, train__overwrite=True, **strong))
+    assert same(tmp_path / "new", out)
+
+
+def test_a_new_run_decays_the_weights_of_layers(fields, plain):
+    assert json.loads((plain / "config.json").read_text())["optim"]["decay"] == "weights"
+
+
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path):
     report = torture(tmp_path, kills=5, steps=60)
     assert report["same"] and report["kills"] == 5 and report["mid_save"] >= 1
