@@ -20,7 +20,17 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
+from nextok_mm.contracts import (
+    Batch,
+    Condition,
+    Generator,
+    Keep,
+    Loss,
+    check_labels,
+    check_numbers,
+    check_tokens,
+    checked_labels,
+)
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.decoding.masked import confidence, hidden_after, least_sure, train_mask
 from nextok_mm.features.text import Text, TextEncoder, load_text
@@ -188,9 +198,31 @@ class ELM(Generator):
 
     # Training
 
+    def check(self, batch: Batch) -> None:
+        """Codes of this model's vocabulary, and labels of its classes, or captions in the shape that it reads."""
+        tokens = batch.get("tokens")
+        ordered = tokens is not None and len(self.layout.grid) == 1
+        check_tokens(tokens[:, : self.layout.tokens] if ordered else tokens, [self.layout.tokens], self.codes)
+        check_labels(batch, self.config.classes)
+        text = self.config.text
+        if text is None:
+            return
+        if "text" not in batch or batch["text"].shape[1:] != (text.length, text.width):
+            got = tuple(batch["text"].shape[1:]) if "text" in batch else "no text"
+            raise ValueError(
+                f"data: got {got}, accepted: captions as ({text.length}, {text.width}) numbers, from a cache "
+                f"(nextok cache --text {text.encoder})"
+            )
+        lengths, rows = batch.get("text_length"), len(batch["text"])
+        if lengths is None or lengths.shape != (rows,):
+            got = "none" if lengths is None else f"shape {tuple(lengths.shape)}"
+            raise ValueError(f"text_length: got {got}, accepted: ({rows},), how many places of each caption count")
+        check_numbers("text_length", lengths, text.length + 1, "places of text")
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross-entropy in nats a group. batch: tokens [B, N] codes, and labels [B], or text [B, P - 1, W] with
         text_length [B] (see nextok_mm.features.text)."""
+        self.check(batch)
         codes_BNG, hidden_BN = self._codes(batch["tokens"]), None
         if self.masked:
             hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device)
@@ -202,6 +234,7 @@ class ELM(Generator):
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """The logits [B, N, G, V] that `loss` compares."""
+        self.check(batch)
         codes_BNG = self._codes(batch["tokens"])
         hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device) if self.masked else None
         return self.logits(codes_BNG, *self._trained_on(batch, rng), hidden_BN)
@@ -237,29 +270,15 @@ class ELM(Generator):
         return hidden * (1 + scale) + shift
 
     def _codes(self, tokens_BN: Tensor) -> Tensor:
-        """[B, N] codes -> [B, N, G]; ValueError for another number of them, or latents.
-
-        Where they go from coarse to fine, more than the N of this model may be there: it is one of the first N.
-        """
-        places = self.layout.tokens
-        tokens_BN = tokens_BN[:, :places] if len(self.layout.grid) == 1 else tokens_BN
-        if tokens_BN.is_floating_point() or tokens_BN.dim() != 2 or tokens_BN.shape[1] != places:
-            got = f"{tuple(tokens_BN.shape)} of {tokens_BN.dtype}"
-            raise ValueError(f"tokens: got {got}, accepted: whole numbers [batch, {places}]")
-        return split(tokens_BN, self.vocabulary, self.config.groups)
+        """[B, N] codes -> [B, N, G]. Where they go from coarse to fine, more than the N of this model may be there: it
+        is one of the first N."""
+        return split(tokens_BN[:, : self.layout.tokens], self.vocabulary, self.config.groups)
 
     def _trained_on(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
         """Prefix and condition of a training batch, some rows without."""
         rows, device = len(batch["tokens"]), batch["tokens"].device
         dropped_B = (rng.uniform() < self.config.drop).to(device)
-        text = self.config.text
-        if self.read is not None and text is not None:
-            if "text" not in batch or batch["text"].shape[1:] != (text.length, text.width):
-                got = tuple(batch["text"].shape[1:]) if "text" in batch else "no text"
-                raise ValueError(
-                    f"data: got {got}, accepted: captions as ({text.length}, {text.width}) numbers, from a cache "
-                    f"(nextok cache --text {text.encoder})"
-                )
+        if self.read is not None:
             length_B = torch.where(dropped_B, 0, batch["text_length"])
             return self._prefix(torch.zeros_like(length_B), batch["text"], length_B)
         labels_B = batch.get("labels")

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
+from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_labels, check_tokens, checked_labels
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.flow.guidance import Guidance, Schedule, guide
 from nextok_mm.heads.categorical import CategoricalHead, CodeEmbedding
@@ -176,6 +176,11 @@ class NextBlock(Generator):
         """Class labels; a condition of several tokens has no names to ask for, its ids go to `start` itself."""
         return "labels" if self.config.prefix == 1 else None
 
+    @property
+    def given(self) -> int:
+        """The first block, of a `given` start."""
+        return int(self.config.start == "given")
+
     def gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute blocks in the backward pass."""
         self.backbone.gradient_checkpointing(on)
@@ -241,10 +246,15 @@ class NextBlock(Generator):
 
     # Training
 
+    def check(self, batch: Batch) -> None:
+        """Codes of this model's vocabulary; labels of its classes, or the condition ids of each row."""
+        check_tokens(batch.get("tokens"), [self.layout.tokens], self.codes)
+        check_labels(batch, self.config.classes, *([self.config.prefix] if self.config.prefix > 1 else []))
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross-entropy over all codes that have a prediction. batch: tokens [B, N] raster codes, labels [B]."""
-        target_BN = self.layout.to_sequence(batch["tokens"])
         logits_BNV = self.predict(batch, rng)
+        target_BN = self.layout.to_sequence(batch["tokens"])
         target_BN = target_BN[:, -logits_BNV.shape[1] :] + self.config.shift
         loss = self.head.loss(logits_BNV[:, :, None], target_BN[..., None]).mean()
         hits = (logits_BNV.detach().argmax(-1) == target_BN).float().mean()
@@ -252,8 +262,9 @@ class NextBlock(Generator):
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """Logits [B, N, V] of every code in the layout's order; a `given` start has none for its first block."""
+        self.check(batch)
         codes_BN = self.layout.to_sequence(batch["tokens"])
-        drawn_B = rng.uniform(like=self.head.logits.weight)
+        drawn_B = rng.uniform().to(codes_BN.device)  # in fp32: in bf16 some of them are 1
         labels = batch.get("labels") if self.config.prefix else None
         if labels is not None and self.config.prefix == 1:
             labels = labels[:, None]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import Config, ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
+from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_labels, check_tokens, checked_labels
 from nextok_mm.flow import PATHS, Guidance, sample_times, solve, time_grid
 from nextok_mm.flow.guidance import guide, ordered
 from nextok_mm.heads.flow import FlowHead, TimeEmbedding
@@ -143,10 +143,15 @@ class XAR(Generator):
 
     # Training
 
+    def check(self, batch: Batch) -> None:
+        """Latents in this model's shape, labels of its classes."""
+        check_tokens(batch.get("tokens"), (self.config.grid[0] * self.config.grid[1], self.config.channels), None)
+        check_labels(batch, self.config.classes)
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Flow-matching error over all entities. batch: tokens [B, N, C] raster latents, labels [B] (with classes)."""
         x0_BSC, eps_BSC, times_BE, labels_B = self._noise(batch, rng)
-        target_BSC = self.path.velocity(x0_BSC, eps_BSC, self._per_token(times_BE))
+        target_BSC = self.path.velocity(x0_BSC, eps_BSC, self._per_token(times_BE, x0_BSC))
         loss = self.head.loss(self.velocity(x0_BSC, eps_BSC, times_BE, labels_B), target_BSC).mean()
         return Loss(loss, {"flow": loss.detach()})
 
@@ -155,18 +160,21 @@ class XAR(Generator):
         return self.velocity(*self._noise(batch, rng))
 
     def _noise(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Clean sequence, noise, a time for each entity, and labels, some of them dropped."""
-        x0_BSC = self.layout.to_sequence(batch["tokens"])
-        times_BE = sample_times(self.config.times, rng, self.layout.entities).to(x0_BSC)
+        """Clean sequence, noise, a time for each entity in fp32, and labels, some of them dropped."""
+        self.check(batch)
+        x0_BSC, device = self.layout.to_sequence(batch["tokens"]), batch["tokens"].device
+        times_BE = sample_times(self.config.times, rng, self.layout.entities).to(device)
         eps_BSC = rng.normal(*x0_BSC.shape[1:], like=x0_BSC)
-        dropped_B = rng.uniform(like=x0_BSC) < self.config.label_drop
-        labels_B = self._labels(batch.get("labels"), len(x0_BSC)).to(x0_BSC.device)
+        dropped_B = (rng.uniform() < self.config.label_drop).to(device)  # in fp32: in bf16 some of them are 1
+        labels_B = batch.get("labels") if self.config.classes else None
+        if labels_B is None:
+            labels_B = torch.full((len(x0_BSC),), self.config.classes, device=device)
         return x0_BSC, eps_BSC, times_BE, torch.where(dropped_B, self.config.classes, labels_B)
 
     def velocity(self, x0_BSC: Tensor, eps_BSC: Tensor, times_BE: Tensor, labels_B: Tensor) -> Tensor:
         """Velocities [B, S, C] of all entities at once, as training sees them: each noised to its own time."""
         sizes = self.layout.sizes
-        x_BSC = self.path.mix(x0_BSC, eps_BSC, self._per_token(times_BE))
+        x_BSC = self.path.mix(x0_BSC, eps_BSC, self._per_token(times_BE, x0_BSC))
         if self.config.context == "noisy":
             cond_BED = self.condition(labels_B[:, None], times_BE)
             hidden = self.backbone(self.embed(x_BSC), block_causal(sizes), sizes, cond_BED)
@@ -182,18 +190,10 @@ class XAR(Generator):
         """Label + time embedding; the two broadcast against each other. [...] -> [..., D]."""
         return self.labels(labels) + self.time(times)
 
-    def _per_token(self, values_BE: Tensor) -> Tensor:
-        """[B, E] -> [B, S, 1]."""
+    def _per_token(self, values_BE: Tensor, like: Tensor) -> Tensor:
+        """[B, E] -> [B, S, 1], on the device and in the dtype of `like`."""
         ids = self.layout.entity_ids.to(values_BE.device)
-        return values_BE[:, ids, None]
-
-    def _labels(self, labels: Tensor | None, rows: int) -> Tensor:
-        """Labels [rows]; without any, the "no label" one. ValueError for a wrong number of them."""
-        if labels is None:
-            return torch.full((rows,), self.config.classes)
-        if labels.shape != (rows,):
-            raise ValueError(f"labels: got shape {tuple(labels.shape)}, accepted: ({rows},)")
-        return labels
+        return values_BE[:, ids, None].to(like)
 
     # Sampling
 

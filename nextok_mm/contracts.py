@@ -71,6 +71,11 @@ class Model(nn.Module, ABC):
     def example(self, n: int, rng: Rng) -> Batch:
         """A random batch of n rows in this model's shapes, for contract tests and benchmarks."""
 
+    def check(self, batch: Batch) -> None:
+        """ValueError in one line where a training batch isn't what `loss` reads: a column that is missing, of another
+        shape, or with numbers that the model has no place for. The training loop asks before the first step."""
+        return
+
     def after_step(self, rng: Rng) -> None:
         """What a model updates by itself after each optimizer step, such as a codebook's running means.
 
@@ -101,6 +106,19 @@ class Tokenizer(Model):
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """The token grid of a picture of `size` (height, width), or of a clip of (frames, height, width); ValueError
         where it doesn't fit."""
+
+    def check(self, batch: Batch) -> None:
+        """Pictures or clips in this tokenizer's channels, of a size that its grid divides."""
+        if "images" not in batch:
+            raise ValueError(
+                f"data: got {', '.join(sorted(batch))}, accepted: images, which a {self.kind} is trained on"
+            )
+        images, channels = batch["images"], getattr(self.config, "image_channels", None)
+        sides = 2 if self.size is None else len(self.size)
+        if images.dim() != 2 + sides or channels not in (None, images.shape[1]):
+            accepted = ", ".join(["batch", str(channels or "channels"), *("frames", "height", "width")[-sides:]])
+            raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [{accepted}]")
+        self.grid(tuple(images.shape[2:]))
 
     @property
     def size(self) -> tuple[int, ...] | None:
@@ -234,6 +252,11 @@ class Generator(Model):
         """How many different codes its tokens have, as `Tokenizer.codes`; None: they are continuous."""
         return None
 
+    @property
+    def given(self) -> int:
+        """How many of the first entities `start` has to be given by `keep`: none, but for models that only go on."""
+        return 0
+
     @abstractmethod
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """What the loss compares with its target: a prediction for every token of the sequence, [B, S, ...]."""
@@ -270,6 +293,49 @@ def checked_labels(condition: Condition, rows: int, classes: int) -> list[int]:
             accepted = f"0 to {classes - 1}" if classes else "none, this model has no classes"
             raise ValueError(f"labels: got {label}, accepted: {accepted}")
     return labels
+
+
+def check_labels(batch: Batch, classes: int, *ids: int) -> None:
+    """ValueError in one line where the labels of a training batch don't fit a model of so many classes.
+
+    Labels are whole numbers [B] of 0 .. classes - 1 ([B, P] where `ids` says that a condition has P of them). The
+    number behind the last class means "no label", and isn't the data's to give. Labels may be missing, and a model
+    without classes passes them over.
+    """
+    labels = batch.get("labels")
+    if labels is None or not classes:
+        return
+    wanted = (len(batch.get("tokens", batch.get("images", labels))), *ids)
+    if labels.shape != wanted:
+        raise ValueError(f"labels: got shape {tuple(labels.shape)}, accepted: {wanted}")
+    check_numbers("labels", labels, classes, "classes")
+
+
+def check_tokens(tokens: Tensor | None, shape: Sequence[int], codes: int | None) -> None:
+    """ValueError in one line where the tokens of a training batch aren't [B, *shape]: whole numbers below `codes`, or
+    latents, which are floating point, where there are none."""
+    if tokens is None:
+        raise ValueError("data: got no tokens, accepted: tokens, or images beside a `tokenizer` that encodes them")
+    if tuple(tokens.shape[1:]) != tuple(shape) or tokens.is_floating_point() != (codes is None):
+        what = "latents" if codes is None else "whole numbers"
+        accepted = f"{what} [{', '.join(['batch', *map(str, shape)])}]"
+        raise ValueError(f"tokens: got {tuple(tokens.shape)} of {tokens.dtype}, accepted: {accepted}")
+    if codes is not None:
+        check_numbers("tokens", tokens, codes, "codes")
+
+
+def check_numbers(name: str, numbers: Tensor, count: int, what: str) -> None:
+    """ValueError in one line where numbers aren't whole ones of 0 .. count - 1. what: they say which of the model's.
+
+    Fake and meta tensors hold no numbers to be checked, nor do those that torch.compile looks at.
+    """
+    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise ValueError(f"{name}: got {numbers.dtype}, accepted: whole numbers from 0 to {count - 1}")
+    if type(numbers) is not Tensor or numbers.is_meta or not numbers.numel() or torch.compiler.is_compiling():
+        return
+    for number in map(int, numbers.long().aminmax()):
+        if not 0 <= number < count:
+            raise ValueError(f"{name}: got {number}, accepted: 0 to {count - 1}, the {what} of this model")
 
 
 def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str, name: str) -> None:

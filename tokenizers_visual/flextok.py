@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
 from nextok_mm.config import Config, ModelConfig
-from nextok_mm.contracts import Batch, Loss, OrderedTokenizer, Tokens
+from nextok_mm.contracts import Batch, Loss, OrderedTokenizer, Tokens, check_tokens
 from nextok_mm.flow.guidance import Projected, guide, ordered
 from nextok_mm.flow.paths import PATHS
 from nextok_mm.flow.solvers import solve, time_grid
@@ -459,17 +459,26 @@ class FlexTok(OrderedTokenizer):
 
     # Training
 
+    def check(self, batch: Batch) -> None:
+        """Pictures of this model's size, or the latents that its VAE made of them (not with `repa`)."""
+        if "images" in batch:
+            return super().check(batch)
+        if self.repa is not None:
+            raise ValueError("repa: got latents alone, accepted: pictures, which its network has to see")
+        check_tokens(batch.get("tokens"), (math.prod(self.config.latent_size), self.config.latent_channels), None)
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Rectified-flow error of the decoder, given a random number of codes.
 
         batch: images [B, channels, H, W], or tokens [B, H * W, C] that the VAE made of them beforehand.
         """
+        self.check(batch)
         latents = self.to_latents(batch["images"]) if "images" in batch else self._maps(batch["tokens"])
         numbers = self.read(latents)
         quants, codes = self.fsq(numbers)
         quants = self._disturbed(quants, numbers, rng)
         keep = self._draw_keep(rng).to(latents.device)
-        dropped = rng.uniform(like=latents) < self.config.drop
+        dropped = (rng.uniform() < self.config.drop).to(latents.device)  # in fp32: in bf16 some of them are 1
         times = sample_times("logit_normal", rng, 1, self.config.time_mean)[:, 0].to(latents)
         noise = rng.normal(*latents.shape[1:], like=latents)
         path = PATHS["linear"]
@@ -479,8 +488,6 @@ class FlexTok(OrderedTokenizer):
         loss = (velocity.float() - path.velocity(latents, noise, 0.0)).square().mean()
         parts = {"flow": loss.detach(), **usage(codes, self.fsq.size)}
         if self.repa is not None:
-            if "images" not in batch:
-                raise ValueError("repa: got latents alone, accepted: pictures, which its network has to see")
             away = self.repa(taps, batch["images"], self.config.grid)
             loss, parts = loss + self.repa.config.weight * away, {**parts, "repa": away.detach()}
         return Loss(loss, parts)
@@ -488,10 +495,10 @@ class FlexTok(OrderedTokenizer):
     def _disturbed(self, quants: Tensor, numbers: Tensor, rng: Rng) -> Tensor:
         """Quantised numbers [B, R, F], some samples left as they were before, some codes swapped for random ones."""
         if self.config.unquantised:
-            plain = rng.uniform(like=quants) < self.config.unquantised
+            plain = (rng.uniform() < self.config.unquantised).to(quants.device)
             quants = torch.where(plain[:, None, None], self.fsq.scaled(numbers), quants)
         if self.config.corrupted:
-            swapped = rng.uniform(quants.shape[1], like=quants) < self.config.corrupted
+            swapped = (rng.uniform(quants.shape[1]) < self.config.corrupted).to(quants.device)
             random = rng.integers(self.fsq.size, quants.shape[1], device=quants.device)
             quants = torch.where(swapped[..., None], self.fsq.dequantise(random), quants)
         return quants
@@ -513,12 +520,12 @@ class FlexTok(OrderedTokenizer):
         return torch.where(dropped[:, None, None, None], without, with_codes)
 
     def _draw_keep(self, rng: Rng) -> Tensor:
-        """k of each row: uniform in 1 .. R, a power of two, uniform rounded up to a power of two, or R."""
+        """k of each row: uniform in 1 .. R, a power of two or R, uniform rounded up to one of those, or R."""
         most = self.config.registers
         if self.config.keep == "all":
             return torch.full((len(rng),), most)
         if self.config.keep == "pow2":
-            return 2 ** rng.integers(most.bit_length())
+            return (2 ** rng.integers((most - 1).bit_length() + 1)).clamp(max=most)
         keep = 1 + rng.integers(most)
         if self.config.keep == "uniform_pow2":
             keep = (2 ** keep.float().log2().ceil().long()).clamp(max=most)

@@ -4,12 +4,13 @@ A clip is so many frames of a file, `fps` a second, from its beginning or from a
 cover the wanted size, and cropped to its middle.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from ..contracts import Batch
 from ..media import clips as video
@@ -55,6 +56,10 @@ class Clips(Source):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def column(self, name: str) -> Iterable[Tensor]:
+        """The labels."""
+        return [self.labels] if name == "labels" and self.labels is not None else []
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`images` [B, P, T, H, W], and `labels` [B] where the folder has classes. ValueError names a bad file."""

@@ -70,6 +70,10 @@ class ImageFolder(Source):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def column(self, name: str) -> Iterable[Tensor]:
+        """The labels."""
+        return [self.labels] if name == "labels" and self.labels is not None else []
+
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`images` [B, P, H, W], and `labels` [B] where the folder has classes. ValueError names a bad file."""
         places: Sequence[Sequence[float]] = [(0.5, 0.5)] * len(indices)

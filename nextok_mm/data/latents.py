@@ -9,7 +9,7 @@ Shapes: n rows, B batch, N tokens, C latent channels.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,8 @@ _MAX_BYTES = 1 << 20
 
 
 class Config(SourceConfig):
-    """A cache that `build_cache` (or `nextok cache`) made. sample: draw from the posterior; else take its mean."""
+    """A cache that `build_cache` (or `nextok cache`) made. sample: draw from the posterior; else take its mean (codes
+    have neither)."""
 
     kind: Literal["latents"] = "latents"
     folder: str
@@ -76,6 +77,10 @@ class Latents(Source):
         self.shards = [_read_shard(self.folder / name) for name in self.manifest.files]
         if sum(len(shard["tokens"]) for shard in self.shards) != self.manifest.rows:
             raise ValueError(f"cache {self.folder}: its shards don't hold the {self.manifest.rows} rows of {MANIFEST}")
+        if len({tuple(sorted(shard)) for shard in self.shards}) != 1:
+            raise ValueError(f"cache {self.folder}: its shards hold different columns; build it again")
+        if self.manifest.flip != ("tokens_flipped" in self.shards[0]):
+            raise ValueError(f"cache {self.folder}: {MANIFEST} says flip={self.manifest.flip}, its shards don't")
         self.text = None if self.manifest.text is None else _read_text(self.folder / TEXT, self.manifest)
         if self.text is not None:
             self.captions = tuple(self.text[1][row] for row in self.text[0]["row"].tolist())
@@ -90,6 +95,29 @@ class Latents(Source):
                 f"cache {self.folder}: made by tokenizer {self.manifest.tokenizer}, not by {fingerprint(tokenizer)};"
                 " build it again with this one"
             )
+
+    def check_text(self, text: Text | None) -> None:
+        """ValueError where a model reads captions in another form than the cache holds them: by which encoder, how
+        wide, how long. text: of the model; None: it reads none."""
+        if text is None:
+            return
+        held = self.manifest.text
+        command = f"nextok cache --text {text.encoder} --text-length {text.length}"
+        if held is None:
+            raise ValueError(
+                f"cache {self.folder}: it holds no captions, accepted for this model: those of `{command}`"
+            )
+        for name in Text.model_fields:
+            ours, theirs = getattr(text, name), getattr(held, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"model.text.{name}: got {ours!r}, accepted: {theirs!r}, with which the captions of cache "
+                    f"{self.folder} were encoded (or another cache: `{command}`)"
+                )
+
+    def column(self, name: str) -> Iterable[Tensor]:
+        """A column of each shard, of either orientation."""
+        return [shard[key] for shard in self.shards for key in (name, f"{name}_flipped") if key in shard]
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """The rows: posterior samples of one orientation or the other with seeds, the plain means without."""
@@ -230,6 +258,8 @@ def _read_text(path: Path, manifest: Manifest) -> tuple[dict[str, Tensor], list[
         captions = json.loads((file.metadata() or {}).get("captions", "[]"))
     if columns.keys() != {"text", "length", "row"} or len(columns["row"]) != manifest.rows:
         raise ValueError(f"cache {path}: not the captions of {manifest.rows} rows")
+    if not 0 <= int(columns["row"].min()) <= int(columns["row"].max()) < len(columns["text"]) == len(captions):
+        raise ValueError(f"cache {path}: its rows name captions that it doesn't hold")
     return columns, captions
 
 

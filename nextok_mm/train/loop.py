@@ -6,6 +6,7 @@ repeats the uninterrupted one, and N processes repeat one process.
 """
 
 import copy
+import itertools
 import os
 import sys
 import time
@@ -31,7 +32,8 @@ from ..data.tensors import Tensors
 from ..machine import precision_advice
 from ..rng import Rng, mix
 from . import snapshots
-from .config import TrainConfig
+from .config import TrainConfig, as_begun
+from .fit import check_data, class_names, data_warnings
 from .folder import RunFolder
 from .guards import NotFinite, Stop, explain
 from .log import Log
@@ -61,6 +63,7 @@ class Summary:
 
 def train(config: TrainConfig) -> Summary:
     """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers."""
+    config = as_begun(config)
     folder = RunFolder(config)
     folder.check()
     accelerator = _accelerator(config)
@@ -95,6 +98,7 @@ class Run:
         self.source = config.data.open()
         self.model = _build(config)
         self.tokenizer = _tokenizer(config, self.source, self.model, accelerator.device)
+        check_data(config, self.model, self.source, self.tokenizer)
         optimizer = build_optimizer(self.model, config.optim)
         objective = Objective(self.model).train()
         if config.train.compile:
@@ -111,7 +115,11 @@ class Run:
         config, started = self.config.train, time.monotonic()
         if self.main:
             self.folder.prepare()
-            for line in _warnings(self.config, self.accelerator.device):
+            doubts = (
+                _warnings(self.config, self.accelerator.device),
+                data_warnings(self.config, self.model, self.source),
+            )
+            for line in itertools.chain(*doubts):
                 print(f"warning: {line}", file=sys.stderr, flush=True)
         self.accelerator.wait_for_everyone()
         self._resume()
@@ -252,12 +260,17 @@ class Run:
         self.sums, self.summed = facts["sums"], facts["summed"]
 
     def _sample(self) -> None:
-        """Write a grid of pictures, by the first process, with the averaged weights."""
-        with self._averaged() as model:
-            if self.main:
-                from .samples import write_grid
+        """Write a grid of pictures, by the first process, with the averaged weights. A run never ends by them: what
+        goes wrong is a warning."""
+        try:
+            with self._averaged() as model:
+                if self.main:
+                    from .samples import write_grid
 
-                write_grid(model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+                    write_grid(model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"warning: no pictures at step {self.step} ({reason[:300]})", file=sys.stderr, flush=True)
         self.accelerator.wait_for_everyone()
 
     @contextmanager
@@ -288,7 +301,7 @@ class Run:
     def _publish(self, model: Model) -> None:
         """Write `final/`: the model and what it says about itself."""
         config, final = self.config, self.config.final
-        name, labels = final.name or self.folder.path.name, final.labels or self.source.class_names
+        name, labels = final.name or self.folder.path.name, final.labels or class_names(model, self.source)
         about = {"steps": self.step, "batch": config.train.batch, "seed": config.train.seed, **final.about}
         meta = dict(name=name, labels=labels, license=final.license, tokenizer=config.tokenizer, about=about)
         dtype = getattr(torch, final.dtype)
@@ -304,9 +317,9 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         raise ValueError(f"launch: DeepSpeed keeps the optimizer to itself, so a run could not be resumed; {_LAUNCHES}")
     if os.environ.get("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError(f"launch: fsdp_version {os.environ.get('FSDP_VERSION', '1')} isn't supported; {_LAUNCHES}")
-    accelerator = Accelerator(
-        mixed_precision=precision, cpu=config.train.cpu, gradient_accumulation_steps=config.train.accumulate
-    )
+    # Where there is nothing but a CPU it has to be said: accelerate starts several processes on CPUs only when told.
+    cpu = config.train.cpu or not _has_gpu()
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu, gradient_accumulation_steps=config.train.accumulate)
     world = accelerator.num_processes
     meant = config.train.processes or int(os.environ.get("WORLD_SIZE") or world)
     if world != meant:
@@ -319,6 +332,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def _has_gpu() -> bool:
+    return torch.accelerator.is_available()
+
+
 _LAUNCHES = "accepted: ddp.yaml, ddp_cpu.yaml or fsdp2.yaml of configs/accelerate"
 
 
@@ -327,6 +344,8 @@ def _warnings(config: TrainConfig, device: torch.device) -> Iterator[str]:
     warmup, steps = config.optim.warmup, config.train.steps
     if warmup > steps:
         yield f"optim.warmup {warmup} is longer than train.steps {steps}: the rate never reaches optim.lr"
+    if config.train.cpu and _has_gpu():
+        yield "train.cpu is true: the run stays on the CPU, although this machine has a GPU"
     if device.type == "cpu" and config.train.precision == "bf16":
         words, slower = precision_advice()
         if slower:
@@ -367,6 +386,11 @@ def _tokenizer(config: TrainConfig, source: Source, model: Model, device: torch.
     A tokenizer may stand on another one, its `vae`, and be trained on a cache that this one made.
     """
     if config.model.role != "generator":
+        if config.tokenizer is not None:
+            raise ValueError(
+                f"tokenizer: got {config.tokenizer!r}, accepted: none, a {config.model.kind} is trained on pictures "
+                "(one that stands on another tokenizer takes init: {vae: NAME})"
+            )
         if isinstance(source, Latents):
             if not isinstance(inner := getattr(model, "vae", None), Tokenizer):
                 raise ValueError(f"data.kind: got latents, accepted for a {config.model.kind}: sources of pictures")

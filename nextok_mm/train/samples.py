@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from ..contracts import Condition, Generator, Tokens
+from ..contracts import Condition, Generator, Keep, Tokens
 from ..data import Source
+from ..data.latents import Latents
 from ..decoding import decode
 from ..rng import Rng, mix
 from .config import TrainConfig
@@ -22,11 +23,12 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
     model.eval()
     try:
         if config.model.role == "tokenizer":
-            images = source.batch(range(min(count, len(source))))["images"].to(device)
+            images = _pictures(model, source, min(count, len(source)), device)
             pictures = torch.stack([images, model.decode(model.encode(images))], dim=1).flatten(0, 1)
         elif config.model.role == "generator" and tokenizer is not None:
             rng = Rng([mix(seed, "sample", row) for row in range(count)])
-            for state in decode(model, model.start(_condition(model, source, count, device), rng)):
+            condition, keep = _condition(model, source, count, device), _given(model, tokenizer, source, count, device)
+            for state in decode(model, model.start(condition, rng, keep=keep)):
                 last = state
             pictures = tokenizer.decode(Tokens(last.data, model.layout.grid))
         else:
@@ -41,9 +43,26 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
     save_image(pictures.cpu().clamp(0, 1), folder / f"step-{step:08d}.png", nrow=columns)
 
 
+def _pictures(model: Any, source: Source, count: int, device: torch.device) -> torch.Tensor:
+    """The first rows' pictures; of a cache, what the model's own VAE makes of its latents."""
+    batch = source.batch(range(count))
+    if isinstance(source, Latents):
+        return model.vae.decode(Tokens(batch["tokens"].to(device), source.manifest.grid))
+    return batch["images"].to(device)
+
+
 def _condition(model: Generator, source: Source, count: int, device: torch.device) -> Condition:
-    """Classes in turn, or captions from all over the data."""
+    """The classes that the data has, in turn, or captions from all over it, whichever the model takes."""
     if model.conditioned_on == "text" and source.captions:
         return [source.captions[row * len(source) // count] for row in range(count)]
-    classes = len(source.class_names or ())
-    return torch.arange(count, device=device) % classes if classes else None
+    labels = source.found_labels() if model.conditioned_on == "labels" else []
+    return torch.tensor([labels[row % len(labels)] for row in range(count)], device=device) if labels else None
+
+
+def _given(model: Generator, tokenizer: Any, source: Source, count: int, device: torch.device) -> Keep | None:
+    """What the first rows begin with, for a model that only goes on from something."""
+    if not model.given:
+        return None
+    batch = source.batch([row % len(source) for row in range(count)])
+    tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["images"].to(device)).data
+    return Keep(tokens.to(device), model.layout.entity_ids[model.layout.inverse] < model.given)

@@ -114,6 +114,23 @@ def test_tokenizers_without_a_posterior_are_cached_as_they_encode(tokenizer, sou
     assert "std" not in cached.shards[0] and cached.batch([1, 2], [0, 1])["tokens"].dtype == torch.int64
 
 
+def test_shards_that_don_t_belong_together_are_refused(source, cache):
+    labels = torch.cat([part for part in opened(cache).column("labels")])
+    assert labels.tolist() == list(range(10)) and len(list(opened(cache).column("tokens"))) == 6
+    with pytest.raises(ValueError, match="it holds no captions, accepted for this model: those of `nextok cache"):
+        opened(cache).check_text(Text())
+    path = cache / "manifest.json"
+    path.write_text(path.read_text().replace('"flip": true', '"flip": false').replace('"flip":true', '"flip":false'))
+    with pytest.raises(ValueError, match="says flip=False, its shards don't"):
+        opened(cache)
+    shard = cache / "shard-00001.safetensors"
+    columns = latents.read_weights(shard)
+    del columns["labels"]
+    save_file(columns, shard)
+    with pytest.raises(ValueError, match="its shards hold different columns"):
+        opened(cache)
+
+
 @pytest.mark.parametrize("change", [{"format": 9}, {"rows": 11}, {"rows": -1}, {"extra": 1}, {"dtype": "pickle"}])
 def test_a_wrong_manifest_is_one_line(cache, change):
     path = cache / "manifest.json"
@@ -152,6 +169,17 @@ def test_captions_travel_along(tokenizer, source, tmp_path, monkeypatch):
     batch = cached.batch([9, 4], [1, 2])
     assert batch["text_length"].tolist() == [2, 4] and batch["text"].shape == (2, 3, 2)
     assert batch["text"][1, 0, 0] == 4
+    cached.check_text(None)
+    cached.check_text(text)
+    for name, other in (("encoder", "minilm"), ("width", 5), ("length", 4)):
+        with pytest.raises(ValueError, match=f"model.text.{name}: got {other!r}, accepted: {getattr(text, name)!r}"):
+            cached.check_text(text.model_copy(update={name: other}))
+    columns, captions = cached.text
+    for row in (-1, 3):
+        spoiled = columns | {"row": columns["row"].clone().index_fill_(0, torch.tensor([4]), row)}
+        save_file(spoiled, tmp_path / "t" / latents.TEXT, {"captions": json.dumps(captions)})
+        with pytest.raises(ValueError, match="its rows name captions that it doesn't hold"):
+            opened(tmp_path / "t")
     (tmp_path / "t" / latents.TEXT).unlink()
     with pytest.raises(ValueError, match="text.safetensors is missing"):
         opened(tmp_path / "t")

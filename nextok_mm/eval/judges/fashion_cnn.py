@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ...config import ModelConfig
-from ...contracts import Batch, Loss, Model
+from ...contracts import Batch, Loss, Model, check_labels
 from ...registry import register
 from ...rng import Rng
 
@@ -56,10 +56,13 @@ class FashionCNN(Model):
 
     def features(self, images: Tensor) -> Tensor:
         """Images [B, P, H, W] in [0, 1] -> pooled features [B, F], fp32."""
+        self._check_images(images)
+        return F.gelu(self.norm(self.maps(images)[-1])).mean(dim=(2, 3)).float()
+
+    def _check_images(self, images: Tensor) -> None:
         expected = (self.config.image_channels, *self.config.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [batch, {expected}]")
-        return F.gelu(self.norm(self.maps(images)[-1])).mean(dim=(2, 3)).float()
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Images [B, P, H, W] in [0, 1] -> feature maps of all stages [B, width, h, w], finest first."""
@@ -76,8 +79,18 @@ class FashionCNN(Model):
         """Features [B, F] -> class logits [B, K], fp32."""
         return self.head(features.to(self.head.weight.dtype)).float()
 
+    def check(self, batch: Batch) -> None:
+        """Labelled pictures in this model's shape."""
+        if not {"images", "labels"} <= batch.keys():
+            raise ValueError(
+                f"data: got {', '.join(sorted(batch))}, accepted: images with labels, a judge learns from both"
+            )
+        self._check_images(batch["images"])
+        check_labels(batch, self.config.classes)
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross entropy with label smoothing; the accuracy of the batch is logged beside it. Draws nothing."""
+        self.check(batch)
         logits = self.logits(batch["images"])
         loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.config.label_smoothing)
         return Loss(loss, {"accuracy": (logits.argmax(1) == batch["labels"]).float().mean()})
