@@ -201,8 +201,9 @@ class ELM(Generator):
     def check(self, batch: Batch) -> None:
         """Codes of this model's vocabulary, and labels of its classes, or captions in the shape that it reads."""
         tokens = batch.get("tokens")
-        ordered = tokens is not None and len(self.layout.grid) == 1
-        check_tokens(tokens[:, : self.layout.tokens] if ordered else tokens, [self.layout.tokens], self.codes)
+        if tokens is not None and len(self.layout.grid) == 1:  # of ordered ones there may be more
+            tokens = tokens[:, : self.layout.tokens]
+        check_tokens(tokens, [self.layout.tokens], self.codes)
         check_labels(batch, self.config.classes)
         text = self.config.text
         if text is None:

@@ -333,7 +333,7 @@ def check_numbers(name: str, numbers: Tensor, count: int, what: str) -> None:
         raise ValueError(f"{name}: got {numbers.dtype}, accepted: whole numbers from 0 to {count - 1}")
     if type(numbers) is not Tensor or numbers.is_meta or not numbers.numel() or torch.compiler.is_compiling():
         return
-    for number in map(int, numbers.long().aminmax()):
+    for number in torch.stack(numbers.long().aminmax()).tolist():
         if not 0 <= number < count:
             raise ValueError(f"{name}: got {number}, accepted: 0 to {count - 1}, the {what} of this model")
 

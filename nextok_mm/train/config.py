@@ -28,7 +28,7 @@ class ModelSpec(Config):
 
 
 class Optim(Config):
-    """AdamW and its learning rate: linear warm-up, then cosine down to `lr * final`, or constant.
+    """AdamW and its learning rate: linear warm-up, then cosine down to `lr * final`, or constant (no `final`).
 
     warmup: steps; a run that is shorter ends on the way up (a trial of two steps needs no other setting).
     weight_decay: of what `decay` says. `weights`: those of linear and convolution layers; no biases, no norms, no
@@ -180,8 +180,8 @@ def as_begun(config: TrainConfig) -> TrainConfig:
     stored, decay = Path(config.train.out).expanduser() / "config.json", "weights"
     if stored.is_file() and not config.train.overwrite:
         try:
-            decay = json.loads(stored.read_text(encoding="utf8"))["optim"].get("decay") or "matrices"
-        except (ValueError, LookupError, TypeError, AttributeError):
+            decay = json.loads(stored.read_text(encoding="utf8")).get("optim", {}).get("decay") or "matrices"
+        except (ValueError, AttributeError):
             return config  # `RunFolder.check` says what is wrong with it
     return config.model_copy(update={"optim": config.optim.model_copy(update={"decay": decay})})
 

@@ -46,7 +46,17 @@ def test_the_optimizer_takes_every_parameter_once(model, decay):
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(taken) == len(trained) and {id(p) for p in taken} == {id(p) for p in trained.values()}
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
-    tables = ("bias", "positions", "none", "token", "registers", "table.weight", "labels.weight", "vectors.weight")
+    tables = (
+        "bias",
+        "positions",
+        "positions_midway",
+        "none",
+        "token",
+        "registers",
+        "table.weight",
+        "labels.weight",
+        "vectors.weight",
+    )
     for name, parameter in trained.items():
         exempt = parameter.ndim < 2 or (decay == "weights" and name.endswith(tables))
         assert (id(parameter) in decayed) is not exempt, name

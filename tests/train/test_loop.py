@@ -36,7 +36,8 @@ def test_parts_of_a_batch_equal_the_batch(fields, tmp_path):
 def test_two_processes_equal_one(fields, tmp_path, launcher):
     fields["model"]["dropout"] = 0.0
     train(config(fields, tmp_path / "one", train__accumulate=1, train__log_every=1))
-    two = config(fields, tmp_path / "two", train__log_every=1, train__accumulate=1, train__processes=2)
+    cpu = launcher == "accelerate" or torch.accelerator.is_available()  # elsewhere nobody has to say so
+    two = config(fields, tmp_path / "two", train__log_every=1, train__accumulate=1, train__processes=2, train__cpu=cpu)
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(two.plain()))
     command = {

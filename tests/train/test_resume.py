@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from nextok_mm.train import snapshots, train
 from nextok_mm.train.torture import torture
@@ -188,6 +190,19 @@ def test_a_run_from_before_decay_was_a_choice_ends_as_it_would_have(fields, tmp_
     assert train(config(fields, out, **strong)).step == 12 and same(tmp_path / "old", out)
     train(config(fields, out, train__overwrite=True, **strong))
     assert same(tmp_path / "new", out)
+
+
+def test_a_tokenizer_s_run_that_was_given_a_tokenizer_goes_on_without(fields, tmp_path):
+    """It was accepted once, and looked at by nobody; now it is refused, and doesn't count as a difference."""
+    save_file({"images": torch.rand(24, 1, 8, 8)}, tmp_path / "data.safetensors")
+    fields["model"] = {"role": "tokenizer", "kind": "kl_vae", "size": "tiny"}
+    out = tmp_path / "run"
+    train(config(fields, out, train__max_minutes=1e-9))
+    stored = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(stored | {"tokenizer": "vae-fashion"}))
+    with pytest.raises(ValueError, match="tokenizer: got 'vae-fashion', accepted: none"):
+        train(config(fields, out, tokenizer="vae-fashion"))
+    assert train(config(fields, out)).step == 12
 
 
 def test_a_new_run_decays_the_weights_of_layers(fields, plain):
