@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import registry
-from ..checkpoint import Card, from_pretrained, read_card, resolve
+from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
 from ..contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
 from ..decoding.frames import Frames
@@ -217,8 +217,6 @@ class Pipeline:
 
     def detokenize(self, tokens: Tokens) -> Tensor:
         """Tokens to images [B, C, H, W] in [0, 1]; tokens of another tokenizer are refused."""
-        from ..checkpoint import fingerprint
-
         tokenizer = self._tokenizer()
         own = fingerprint(tokenizer)
         if tokens.source and tokens.source != own:
@@ -317,7 +315,8 @@ def load(
 ) -> Pipeline:
     """A pipeline from a shipped model's name, a checkpoint folder or a hub id (owner/name, with `revision`).
 
-    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one.
+    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one. ValueError
+    where the named one isn't there, or isn't the one that the generator was trained with.
     """
     folder = resolve(name, revision)
     model, card = from_pretrained(folder)
@@ -326,10 +325,16 @@ def load(
     target = _device(device)
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
-    wanted = tokenizer or card.tokenizer
-    speaks = None if wanted is None else from_pretrained(resolve(wanted, beside=folder), role="tokenizer")[0]
+    place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
+    speaks = None if place is None else from_pretrained(place, role="tokenizer")[0]
     if speaks is not None:
-        check_speaks(model, speaks, f"{wanted}", card.name)
+        known = "" if tokenizer is not None else card.tokenizer_fingerprint
+        if known and fingerprint(speaks) != known:
+            raise ValueError(
+                f"tokenizer: {place} is {fingerprint(speaks)}, accepted: {known}, with which {card.name} was trained; "
+                "tokenizer=... (--tokenizer) takes another one all the same"
+            )
+        check_speaks(model, speaks, f"{tokenizer or card.tokenizer}", card.name)
     return Pipeline(speaks, model, card).to(target)
 
 
@@ -337,8 +342,8 @@ def of_clips(name: str | Path) -> bool:
     """Whether a checkpoint is a tokenizer of clips, or a generator that speaks through one; loads no weights."""
     folder = resolve(name)
     card = read_card(folder)
-    if card.role == "generator" and card.tokenizer:
-        card = read_card(resolve(card.tokenizer, beside=folder))
+    if card.role == "generator" and (place := tokenizer_folder(card, folder)) is not None:
+        card = read_card(place)
     return card.role == "tokenizer" and issubclass(registry.get("tokenizer", card.kind), ClipTokenizer)
 
 
