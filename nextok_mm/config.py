@@ -24,6 +24,10 @@ Channels = Annotated[int, Field(gt=0, le=1 << 16)]
 MAX_BYTES = 1 << 20
 MAX_NODES = 1 << 18
 """Values of a YAML file, those counted again that an alias repeats."""
+MAX_LENGTH = 1 << 12
+"""Numbers of one field."""
+MAX_LINES = 5
+"""Mistakes that are told at once."""
 MAX_FLOAT = 3e38
 """What still is finite in single precision."""
 
@@ -61,7 +65,10 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            raise ValueError("; ".join(_line(cls, item, where) for item in error.errors())) from None
+            lines = [_line(cls, item, where) for item in error.errors()[:MAX_LINES]]
+            raise ValueError("; ".join(lines)) from None
+        except RecursionError:
+            raise ValueError(f"{where or cls.__name__}: nested too deeply") from None
 
 
 class ModelConfig(Config):
@@ -126,11 +133,13 @@ def _types(annotation: Any) -> frozenset[Any]:
 
 def _plain(value: Any, types: frozenset[Any], largest: int) -> Any:
     """A field's value, its numbers checked against the field's types; ValueError for one that isn't of its type."""
-    if isinstance(value, list | tuple):
-        return [_plain(part, types, largest) for part in value]
     numeric = bool(types & {int, float})
     if Any in types:
         return value
+    if isinstance(value, list | tuple):
+        if numeric and len(value) > MAX_LENGTH:
+            raise ValueError(f"Input should have at most {MAX_LENGTH} numbers, not {len(value)}")
+        return [_plain(part, types, largest) for part in value]
     if isinstance(value, Written):
         value = value if numeric or str not in types else value.text
     if isinstance(value, bool | str) and numeric and type(value) not in types:

@@ -32,7 +32,7 @@ from nextok_mm.quantizers.fsq import FSQ, usage
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.backbone import Backbone, BackboneConfig
-from nextok_mm.sequence.blocks import Norm
+from nextok_mm.sequence.blocks import MAX_HEAD_DIM, Norm
 from nextok_mm.sequence.masks import Mask, block_causal, causal, two_way
 from nextok_mm.sequence.packed import packed
 
@@ -76,8 +76,8 @@ class Trunk(Config):
     @classmethod
     def _divides(cls, heads: int, info: ValidationInfo) -> int:
         width = info.data.get("width", 2 * heads)
-        if width % heads or width // heads % 2:
-            raise ValueError(f"even width / heads is accepted, of width {width}")
+        if width % heads or width // heads % 2 or width // heads > MAX_HEAD_DIM:
+            raise ValueError(f"even width / heads of at most {MAX_HEAD_DIM} is accepted, of width {width}")
         return heads
 
 
@@ -153,7 +153,9 @@ class FlexTokConfig(ModelConfig):
     encoder: Trunk
     decoder: Trunk
     positions: Literal["sincos", "learned"] = "sincos"
-    condition: tuple[Literal["positions", "dropout", "null"], ...] = ("positions", "dropout", "null")
+    condition: tuple[Literal["positions", "dropout", "null"], ...] = Field(
+        default=("positions", "dropout", "null"), max_length=3
+    )
     null: Literal["token", "single", "zero"] = "token"
     head_ada: bool = True
     predict: Literal["velocity", "data"] = "velocity"

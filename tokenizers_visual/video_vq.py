@@ -69,7 +69,7 @@ class VideoVQConfig(ModelConfig):
     clip_size: tuple[int, int, int] = (17, 128, 128)
     patch: int = Field(1, ge=1, le=1 << 10)
     channels: tuple[Channels, ...] = Field((128, 256, 256, 512), min_length=1, max_length=16)
-    strides: tuple[Stride, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+    strides: tuple[Stride, ...] = Field(((1, 2, 2), (2, 2, 2), (2, 2, 2)), max_length=16)
     blocks: int = Field(4, ge=1, le=64)
     middle: int = Field(4, ge=0, le=64)
     up_kernel: Literal[1, 3] = 3

@@ -6,7 +6,7 @@ judged the same in any batch.
 Shapes: B batch, P picture channels, H W rows and columns, K classes, F features (the last width).
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -28,7 +28,7 @@ class FashionCNNConfig(ModelConfig):
     image_channels: int = Field(1, gt=0, le=1 << 10)
     image_size: tuple[int, int] = (32, 32)
     classes: int = Field(10, gt=1)
-    widths: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    widths: tuple[Annotated[Channels, Field(ge=8)], ...] = Field(min_length=1, max_length=16)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
 
 
