@@ -55,7 +55,7 @@ class Card(Config):
     fields: dict[str, Any] = Field(default_factory=dict)
     tokenizer: str | None = None
     tokenizer_fingerprint: str = Field("", max_length=100)
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = Field(None, fail_fast=True)
     license: str = ""
     about: dict[str, Any] = Field(default_factory=dict)
     sha256: str = ""
@@ -142,7 +142,9 @@ def tokenizer_folder(card: Card, folder: str | Path) -> Path | None:
     other = "another one is given by tokenizer=... (--tokenizer)"
     if _is_path(text):
         if not _is_folder(_place(folder, text)):
-            raise ValueError(f"tokenizer: checkpoint {folder} names the folder {shown(text)}, which isn't there; {other}")
+            raise ValueError(
+                f"tokenizer: checkpoint {folder} names the folder {shown(text)}, which isn't there; {other}"
+            )
         return _place(folder, text)
     if _shipped(text):
         return ZOO / text
@@ -162,10 +164,12 @@ def tokenizer_folder(card: Card, folder: str | Path) -> Path | None:
 
 
 def _referred(name: str | Path, folder: Path, known: str) -> dict[str, str]:
-    """`tokenizer` and `tokenizer_fingerprint` of a Card; the latter read from a tokenizer on this machine if unknown."""
+    """`tokenizer` and `tokenizer_fingerprint` of a Card; the latter by reading one on this machine, if not known."""
     text = reference(name, folder)
     if not known and (_shipped(text) or _is_path(text)):
-        known = fingerprint(from_pretrained(ZOO / text if _shipped(text) else _place(folder, text), role="tokenizer")[0])
+        known = fingerprint(
+            from_pretrained(ZOO / text if _shipped(text) else _place(folder, text), role="tokenizer")[0]
+        )
     return {"tokenizer": text, "tokenizer_fingerprint": known}
 
 

@@ -154,7 +154,7 @@ class FlexTokConfig(ModelConfig):
     decoder: Trunk
     positions: Literal["sincos", "learned"] = "sincos"
     condition: tuple[Literal["positions", "dropout", "null"], ...] = Field(
-        default=("positions", "dropout", "null"), max_length=3
+        default=("positions", "dropout", "null"), max_length=3, fail_fast=True
     )
     null: Literal["token", "single", "zero"] = "token"
     head_ada: bool = True

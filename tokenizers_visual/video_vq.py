@@ -25,7 +25,8 @@ from nextok_mm.contracts import Batch, ClipTokenizer, Loss, Tokens
 from nextok_mm.quantizers.fsq import FSQ, usage
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
-from tokenizers_visual.kl_vae import Adversarial, Perceptual, adversarial, perceive
+
+from .kl_vae import Adversarial, Perceptual, adversarial, perceive
 
 Stride = tuple[int, int, int]
 

@@ -19,7 +19,6 @@ from .cache import KVCache
 from .masks import Mask
 from .rope import rotate
 
-
 MAX_HEAD_DIM = 512  # a table of rotations has as many numbers a token
 
 

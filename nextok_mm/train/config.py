@@ -92,7 +92,7 @@ class Final(Config):
 
     name: str | None = Field(default=None, max_length=200)
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = Field(default=None, fail_fast=True)
     license: str = ""
     about: dict[str, Any] = Field(default_factory=dict)
 

@@ -140,7 +140,9 @@ def test_a_class_then_given_frames_is_what_the_official_network_computes():
     keep = Keep(codes, torch.arange(80) < 16)
     greedy = {"temperature": 0.0, "special": False}
     plain, uncached = (
-        list(decode(model, model.start(labels[:, 0], Rng([1, 2]), model.Sampling(**greedy, cache=cache), keep)))[-1].data
+        list(decode(model, model.start(labels[:, 0], Rng([1, 2]), model.Sampling(**greedy, cache=cache), keep)))[
+            -1
+        ].data
         for cache in (True, False)
     )
     assert torch.equal(plain, uncached) and torch.equal(plain[:, :16], codes[:, :16])
