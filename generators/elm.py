@@ -78,15 +78,15 @@ class ELMConfig(ModelConfig):
         "XXL": dict(width=1536, heads=24, depth=48, codes=2**24),
         "2B": dict(width=1792, heads=28, depth=48, codes=2**24),
     }
-    grid: tuple[int, ...] = (16, 16)
+    grid: tuple[int, ...] = Field(default=(16, 16), min_length=1, max_length=3)
     codes: int = Field(default=2**20, ge=2, le=2**62)
     groups: int = Field(default=2, ge=1, le=64)
     classes: int = Field(default=1000, ge=0)
     text: Text | None = None
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    mlp_hidden: int | None = Field(default=None, gt=0)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
+    depth: int = Field(gt=0, le=1 << 10)
+    mlp_hidden: int | None = Field(default=None, gt=0, le=1 << 18)
     objective: Literal["autoregressive", "masked"] = "autoregressive"
     head: Literal["independent", "chained"] = "independent"
     ada: bool = False

@@ -7,7 +7,7 @@ causal between blocks. Blocks of one token are plain next-token prediction. Ther
     hybrid  [condition] begin c0 c1 .. cK-2 | cK-1 filler .. filler | block 1 | block 2 ..
             one token after another up to the end of the first block; then its last code and K - 1 learned fillers
             make the first whole block of input, which predicts block 1. E - 1 + K steps.
-    given   block 0 | block 1 ..     the first blocks (frames) are known: video prediction.
+    given   [condition] block 0 | block 1 ..     the first blocks (frames) are known: video prediction.
 
 The vocabulary is [begin and fillers (hybrid: K, given: none) | condition ids | codes].
 
@@ -67,12 +67,12 @@ class NextBlockConfig(ModelConfig):
     block: tuple[int, int, int] = (1, 1, 16)
     start: Literal["hybrid", "given"] = "hybrid"
     classes: int = Field(0, ge=0)
-    condition: int = Field(1, ge=1)
+    condition: int = Field(1, ge=1, le=1 << 12)
     pad: int | None = Field(None, ge=0)
     positions: int | None = Field(None, gt=0)
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    depth: int = Field(gt=0)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
+    depth: int = Field(gt=0, le=1 << 10)
     drop: float = Field(0.1, ge=0, le=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     sampling: Sampling = Sampling()
@@ -91,7 +91,7 @@ class NextBlockConfig(ModelConfig):
     def length(self) -> int:
         """L, tokens of the longest input."""
         total, block = self.codes
-        return self.prefix + total if self.start == "hybrid" else total - block
+        return self.prefix + total - (0 if self.start == "hybrid" else block)
 
     @property
     def shift(self) -> int:
@@ -102,8 +102,8 @@ class NextBlockConfig(ModelConfig):
     def _consistent(self) -> "NextBlockConfig":
         if any(side < 1 or whole % side for side, whole in zip(self.block, self.grid)):
             raise ValueError(f"block: got {self.block}, accepted: divisors of the grid {self.grid} on each axis")
-        if self.start == "given" and (self.classes or self.codes[0] == self.codes[1]):
-            raise ValueError("start: got 'given', accepted with classes 0 and two blocks or more (else 'hybrid')")
+        if self.start == "given" and self.codes[0] == self.codes[1]:
+            raise ValueError("start: got 'given', accepted with two blocks or more (else 'hybrid')")
         if self.pad is not None and not (self.condition > 1 and self.pad < self.classes):
             raise ValueError(
                 f"pad: got {self.pad}, accepted with condition of two or more: below classes {self.classes}"
@@ -190,15 +190,14 @@ class NextBlock(Generator):
     @property
     def sizes(self) -> tuple[int, ...]:
         """How the input falls into parts that see themselves and what came before: their lengths, L in all."""
-        blocks = [self.block] * (self.layout.entities - 1)
-        if self.config.start == "given":
-            return tuple(blocks)
-        return (*([self.config.prefix] if self.config.prefix else []), *[1] * self.block, *blocks)
+        condition = [self.config.prefix] if self.config.prefix else []
+        first = [1] * self.block if self.config.start == "hybrid" else []
+        return (*condition, *first, *[self.block] * (self.layout.entities - 1))
 
     def _place(self, code: int) -> int:
         """Where a code of the sequence lies in the input. All that lies before it predicts it."""
         if self.config.start == "given":
-            return code
+            return self.config.prefix + code
         return self.config.prefix + 1 + code + (self.block - 1 if code >= self.block else 0)  # behind the fillers
 
     def ids(self, codes_BN: Tensor, condition_BP: Tensor | None) -> Tensor:

@@ -68,13 +68,13 @@ class XARConfig(ModelConfig):
         "H": dict(width=1280, heads=16, depth=40),
     }
     grid: tuple[int, int] = (16, 16)
-    channels: int = Field(default=16, gt=0)
+    channels: int = Field(default=16, gt=0, le=1 << 16)
     classes: int = Field(default=1000, ge=0)
     entity: Literal["patch", "cell", "subsample", "scale", "image"] = "cell"
     entity_size: int | tuple[int, ...] | None = 8
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    depth: int = Field(gt=1)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
+    depth: int = Field(gt=1, le=1 << 10)
     mlp: Literal["swiglu", "geglu"] = "geglu"
     path: Literal["linear", "cosine"] = "linear"
     times: Literal["logit_normal", "uniform"] = "logit_normal"

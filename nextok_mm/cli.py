@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,10 +89,9 @@ def generate(
     from .pipeline.conditions import listed
 
     refuse_existing(out, force)
-    if columns is not None and columns < 1:
-        raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     pipeline = load(name, tokenizer, device)
     pipeline.check_out(out, force, fps)
+    pipeline.check_sheet(n, columns)
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     given = {flag: value for flag, value in flags.items() if value is not None}
     settings = _settings(pipeline.generator, setting) | given
@@ -276,7 +276,8 @@ def convert(
     from importlib import import_module
 
     from . import adapters, registry
-    from .checkpoint import save_pretrained
+    from .checkpoint import fingerprint, from_pretrained, save_pretrained
+    from .contracts import check_speaks
     from .files import refuse_existing
 
     known = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
@@ -285,16 +286,24 @@ def convert(
     refuse_existing(folder, force)
     adapter = import_module(f"{adapters.__name__}.{kind}")
     inside = tokenizer is not None and getattr(adapter, "HOLDS_TOKENIZER", False)
-    fields, state = adapter.read(source, tokenizer) if inside else adapter.read(source)
     role = next(role for role in registry.ROLES if kind in registry.kinds(role))
+    speaks = None
+    if tokenizer is not None and not inside:
+        if role != "generator":
+            raise ValueError(f"tokenizer: got {tokenizer!r}, accepted: none, a {kind} is a tokenizer by itself")
+        speaks = from_pretrained(tokenizer, role="tokenizer")[0]
+    fields, state = adapter.read(source, tokenizer) if inside else adapter.read(source)
     model = registry.build(role, kind, fields)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{kind} checkpoint {source}: {' '.join(str(error).split())[:300]}") from None
     about = {"converted from": source.name} | ({"stands on": Path(tokenizer).name} if tokenizer and inside else {})
-    meta = {"name": folder.name, "license": adapter.LICENCE, "about": about}
-    print(save_pretrained(model, folder, tokenizer=None if inside else tokenizer, **meta))
+    meta: dict[str, Any] = {"name": folder.name, "license": adapter.LICENCE, "about": about}
+    if speaks is not None:
+        check_speaks(model, speaks, f"{tokenizer}", f"{source}")
+        meta |= {"tokenizer": tokenizer, "tokenizer_fingerprint": fingerprint(speaks)}
+    print(save_pretrained(model, folder, **meta))
     if said := getattr(adapter, "note", lambda _: None)(fields):
         print(f"note: {said}", file=sys.stderr)
 
@@ -383,12 +392,17 @@ def _numbers(text: str) -> list[int]:
 
 def main() -> None:
     """The `nextok` command."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that can't show a letter shows its number
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("NEXTOK_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        place = f"{error.filename!r:.200}: " if isinstance(error, OSError) and error.filename else ""
+        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        print(f"error: {place}{' '.join(said.split())}", file=sys.stderr)
         sys.exit(2)
 
 

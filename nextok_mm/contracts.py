@@ -348,7 +348,12 @@ def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str
     if tokenizer.codes is None and generator.codes is None:
         fields = (getattr(tokenizer.config, "latent_channels", None), getattr(generator.config, "channels", None))
         return compare("channels", *fields)
-    compare("codes", tokenizer.codes or "continuous tokens, no", generator.codes or "no")
+    if (tokenizer.codes is None) != (generator.codes is None):
+        theirs, ours = (
+            "continuous tokens" if codes is None else f"{codes} codes" for codes in (tokenizer.codes, generator.codes)
+        )
+        raise ValueError(f"tokenizer: {tokenizer_name} has {theirs}, accepted: the {ours} of {name}")
+    compare("codes", tokenizer.codes, generator.codes)
     ours = tuple(generator.layout.grid)
     theirs = None if tokenizer.size is None else tuple(tokenizer.grid(tokenizer.size))
     if theirs is None:

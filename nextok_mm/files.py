@@ -15,7 +15,11 @@ from typing import IO, Any
 
 def refuse_existing(path: str | Path, force: bool) -> None:
     """ValueError where a file is in the way and `force` isn't given: said before the work, not after it."""
-    if Path(path).exists() and not force:
+    try:
+        there = Path(path).exists()
+    except OSError as error:  # a name that no file can have
+        raise ValueError(f"out: {str(path)!r:.80} can't be written: {error.strerror}") from None
+    if there and not force:
         raise ValueError(f"out: {str(path)!r} exists; choose another name, or force=True (--force) replaces it")
 
 

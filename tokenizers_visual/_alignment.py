@@ -25,10 +25,10 @@ class AlignmentConfig(Config):
 
     net: str = "effnet-lite0-imagenet"
     resolution: int = Field(default=64, ge=32, le=1024)
-    map: int = -2
-    channels: int = Field(default=112, gt=0)
-    layer: int = Field(default=0, ge=0)
-    hidden: int = Field(default=256, gt=0)
+    map: int = Field(default=-2, ge=-64, le=64)
+    channels: int = Field(default=112, gt=0, le=1 << 16)
+    layer: int = Field(default=0, ge=0, le=1 << 10)
+    hidden: int = Field(default=256, gt=0, le=1 << 16)
     weight: float = Field(default=0.5, gt=0)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nextok_mm.config import ModelConfig
+from nextok_mm.config import Channels, ModelConfig
 from nextok_mm.contracts import Batch, Tokenizer
 from nextok_mm.rng import Rng
 
@@ -25,10 +25,10 @@ class ConvConfig(ModelConfig):
     last) with attention after every residual block; pixel: error of pictures in [0, 1].
     """
 
-    image_channels: int = Field(default=3, gt=0)
+    image_channels: int = Field(default=3, gt=0, le=1 << 10)
     image_size: tuple[int, int] = (256, 256)
-    block_channels: tuple[int, ...] = Field(min_length=1)
-    block_layers: int = Field(default=2, ge=1)
+    block_channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    block_layers: int = Field(default=2, ge=1, le=64)
     groups: int = Field(default=32, ge=1)
     attention: tuple[int, ...] = (-1,)
     pixel: Literal["l1", "l2"] = "l1"

@@ -48,7 +48,7 @@ class BAEConfig(ConvConfig):
         **{f"bae{bits}": dict(bits=bits, block_channels=(128, 128, 256, 256, 512)) for bits in (16, 20, 24)},
     }
     bits: int = Field(gt=0, le=62)
-    embed: int = Field(default=256, gt=0)
+    embed: int = Field(default=256, gt=0, le=1 << 16)
     norm_first: bool = False
     stochastic: bool = True
     bits_weight: float = Field(default=0.0, ge=0)

@@ -32,7 +32,7 @@ from nextok_mm.quantizers.fsq import FSQ, usage
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.backbone import Backbone, BackboneConfig
-from nextok_mm.sequence.blocks import Norm
+from nextok_mm.sequence.blocks import MAX_HEAD_DIM, Norm
 from nextok_mm.sequence.masks import Mask, block_causal, causal, two_way
 from nextok_mm.sequence.packed import packed
 
@@ -66,9 +66,9 @@ class Trunk(Config):
     causal among registers, which see all patches. ada: AdaLN weights for each group, for both together, or none.
     """
 
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    depth: int = Field(gt=0)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
+    depth: int = Field(gt=0, le=1 << 10)
     mask: Literal["two_way", "causal", "causal_last"] = "two_way"
     ada: Literal["group", "both", "none"] = "none"
 
@@ -76,8 +76,8 @@ class Trunk(Config):
     @classmethod
     def _divides(cls, heads: int, info: ValidationInfo) -> int:
         width = info.data.get("width", 2 * heads)
-        if width % heads or width // heads % 2:
-            raise ValueError(f"even width / heads is accepted, of width {width}")
+        if width % heads or width // heads % 2 or width // heads > MAX_HEAD_DIM:
+            raise ValueError(f"even width / heads of at most {MAX_HEAD_DIM} is accepted, of width {width}")
         return heads
 
 
@@ -142,18 +142,20 @@ class FlexTokConfig(ModelConfig):
             for first, second in ((12, 12), (18, 18), (18, 28))
         },
     }
-    image_channels: int = Field(default=3, gt=0)
+    image_channels: int = Field(default=3, gt=0, le=1 << 10)
     image_size: tuple[int, int] = (256, 256)
     vae: KLVAEConfig | None = None
-    latent_channels: int = Field(default=16, gt=0)
+    latent_channels: int = Field(default=16, gt=0, le=1 << 16)
     latent_size: tuple[int, int] = (32, 32)
-    patch: int = Field(default=2, gt=0)
-    registers: int = Field(default=256, gt=0)
-    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    patch: int = Field(default=2, gt=0, le=1 << 10)
+    registers: int = Field(default=256, gt=0, le=1 << 16)
+    levels: tuple[int, ...] = Field(default=(8, 8, 8, 5, 5, 5), min_length=1, max_length=62)
     encoder: Trunk
     decoder: Trunk
     positions: Literal["sincos", "learned"] = "sincos"
-    condition: tuple[Literal["positions", "dropout", "null"], ...] = ("positions", "dropout", "null")
+    condition: tuple[Literal["positions", "dropout", "null"], ...] = Field(
+        default=("positions", "dropout", "null"), max_length=3, fail_fast=True
+    )
     null: Literal["token", "single", "zero"] = "token"
     head_ada: bool = True
     predict: Literal["velocity", "data"] = "velocity"

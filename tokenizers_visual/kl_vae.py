@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nextok_mm.checkpoint import fingerprint
-from nextok_mm.config import Config, ModelConfig
+from nextok_mm.config import Channels, Config, ModelConfig
 from nextok_mm.contracts import Batch, Loss, Tokenizer, Tokens
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
@@ -29,7 +29,7 @@ class Adversarial(Config):
     """A patch discriminator (hinge loss): its weight in the VAE's loss, first width and number of halvings."""
 
     weight: float = Field(0.1, gt=0)
-    width: int = Field(32, gt=0, multiple_of=8)
+    width: int = Field(32, gt=0, le=1 << 12, multiple_of=8)
     depth: int = Field(2, ge=1, le=6)
 
 
@@ -66,11 +66,11 @@ class KLVAEConfig(ModelConfig):
         ),
         "kl16": dict(block_channels=(128, 128, 256, 256, 512), encoder_attention=(4,), scale=0.2325),
     }
-    image_channels: int = Field(3, gt=0)
+    image_channels: int = Field(3, gt=0, le=1 << 10)
     image_size: tuple[int, int] = (256, 256)
-    latent_channels: int = Field(16, gt=0)
-    block_channels: tuple[int, ...] = Field(min_length=1)
-    block_layers: int = Field(2, ge=1)
+    latent_channels: int = Field(16, gt=0, le=1 << 16)
+    block_channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    block_layers: int = Field(2, ge=1, le=64)
     groups: int = Field(32, ge=1)
     mid_attention: bool = True
     encoder_attention: tuple[int, ...] = ()

@@ -20,12 +20,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
-from nextok_mm.config import ModelConfig
+from nextok_mm.config import Channels, ModelConfig
 from nextok_mm.contracts import Batch, ClipTokenizer, Loss, Tokens
 from nextok_mm.quantizers.fsq import FSQ, usage
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
-from tokenizers_visual.kl_vae import Adversarial, Perceptual, adversarial, perceive
+
+from .kl_vae import Adversarial, Perceptual, adversarial, perceive
 
 Stride = tuple[int, int, int]
 
@@ -65,16 +66,16 @@ class VideoVQConfig(ModelConfig):
         ),
         "published": dict(bound="tan"),
     }
-    image_channels: int = Field(3, gt=0)
+    image_channels: int = Field(3, gt=0, le=1 << 10)
     clip_size: tuple[int, int, int] = (17, 128, 128)
-    patch: int = Field(1, ge=1)
-    channels: tuple[int, ...] = Field((128, 256, 256, 512), min_length=1)
-    strides: tuple[Stride, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
-    blocks: int = Field(4, ge=1)
-    middle: int = Field(4, ge=0)
+    patch: int = Field(1, ge=1, le=1 << 10)
+    channels: tuple[Channels, ...] = Field((128, 256, 256, 512), min_length=1, max_length=16)
+    strides: tuple[Stride, ...] = Field(((1, 2, 2), (2, 2, 2), (2, 2, 2)), max_length=16)
+    blocks: int = Field(4, ge=1, le=64)
+    middle: int = Field(4, ge=0, le=64)
     up_kernel: Literal[1, 3] = 3
     groups: int = Field(32, ge=1)
-    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    levels: tuple[int, ...] = Field((8, 8, 8, 5, 5, 5), min_length=1, max_length=62)
     bound: Literal["atanh", "tan"] = "atanh"
     pixel: Literal["l1", "l2"] = "l1"
     perceptual: Perceptual | None = None

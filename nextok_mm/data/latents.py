@@ -57,7 +57,7 @@ class Manifest(configs.Config):
     shard: int = Field(gt=0)
     flip: bool
     dtype: Literal["float32", "float16", "bfloat16"]
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = Field(None, fail_fast=True)
     text: Text | None = None
 
     @property
@@ -167,7 +167,7 @@ def build_cache(
     if text is not None and source.captions is None:
         raise ValueError(f"text: got {text.encoder!r}, accepted: none, {config.kind} pictures have no captions")
     sides = tuple(source.batch([0])["images"].shape[2:])
-    manifest = Manifest(
+    described = dict(
         tokenizer=fingerprint(tokenizer),
         source=config.model_dump(mode="json"),
         rows=len(source),
@@ -178,6 +178,7 @@ def build_cache(
         class_names=source.class_names,
         text=text,
     )
+    manifest = Manifest.parse(described, "cache")
     if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
         fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
         raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); accepted: another folder")

@@ -27,7 +27,7 @@ class Text(Config):
     """What a generator reads. encoder: `minilm`, a folder, a hub id; width: of its embeddings; length: most tokens."""
 
     encoder: str = MINILM
-    width: int = Field(384, gt=0)
+    width: int = Field(384, gt=0, le=1 << 16)
     length: int = Field(16, ge=1, le=512)
 
 

@@ -6,7 +6,7 @@ Images are float [B, C, H, W] in [0, 1].
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -48,6 +48,8 @@ def to_tensor(
 ) -> Tensor:
     """A Pillow picture as [1, channels, H, W]; see `read_image`."""
     height, width = size
+    if fit not in get_args(Fit):
+        raise ValueError(f"fit: got {fit!r:.80}, accepted: {', '.join(get_args(Fit))}")
     if fit == "exact" and picture.width * height != picture.height * width:
         raise ValueError(
             f"{what}: {picture.width} x {picture.height} (width x height), accepted: the aspect of {width} x {height};"

@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from .. import registry
-from ..checkpoint import Card, from_pretrained, read_card, resolve
+from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
+from ..config import shown
 from ..contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
 from ..decoding.frames import Frames
@@ -30,6 +31,10 @@ from ..rng import Rng, mix
 from . import conditions, ladder
 
 BATCH = 64
+MAX_ROWS = 1_000_000
+"""Samples of one call: more are made in several, with seeds of their own."""
+MAX_SHEET = 1 << 28
+"""Pixels of the picture that holds all samples, in memory three bytes each and more."""
 Progress = Callable[[int, int], None]
 
 
@@ -143,7 +148,7 @@ class Pipeline:
         ValueError in one line for a label, a setting or a size that isn't accepted.
         """
         parts = []
-        for first in range(0, _positive("n", n), _positive("batch", batch)):
+        for first in range(0, _positive("n", n, MAX_ROWS), _positive("batch", batch, MAX_ROWS)):
             size = min(batch, n - first)
 
             def count(done: int, entities: int, first: int = first) -> None:
@@ -177,9 +182,9 @@ class Pipeline:
         among many changes little.
         """
         generator, tokenizer = self._parts()
-        if not isinstance(seed, int):
+        if not isinstance(seed, int) or isinstance(seed, bool):
             raise ValueError(f"seed: got {seed!r}, accepted: a whole number")
-        rows = range(_positive("n", n)) if rows is None else rows
+        rows = range(_positive("n", n, MAX_ROWS)) if rows is None else rows
         settings = settings_of(generator, sampling)
         chosen = self._condition(labels, text, n)
         mine = None if chosen is None else chosen[rows.start : rows.stop]
@@ -217,8 +222,6 @@ class Pipeline:
 
     def detokenize(self, tokens: Tokens) -> Tensor:
         """Tokens to images [B, C, H, W] in [0, 1]; tokens of another tokenizer are refused."""
-        from ..checkpoint import fingerprint
-
         tokenizer = self._tokenizer()
         own = fingerprint(tokenizer)
         if tokens.source and tokens.source != own:
@@ -290,6 +293,21 @@ class Pipeline:
         else:
             media.check_png(path, force)
 
+    def check_sheet(self, n: int, columns: int | None = None) -> None:
+        """ValueError where n samples side by side make too large a picture, said before the work is done."""
+        size = None if self.tokenizer is None else self.tokenizer.size
+        if size is None:
+            return
+        across = _positive("n", n, MAX_ROWS) if columns is None else _positive("columns", columns, MAX_ROWS)
+        across = math.ceil(math.sqrt(n)) if columns is None else across
+        height, width = (side * max(1, math.ceil(96 / min(size[-2:]))) for side in size[-2:])
+        down = math.ceil(n / across) * height
+        if across * width * down > MAX_SHEET:
+            raise ValueError(
+                f"n, columns: {n} samples would make a picture of {across * width} x {down} pixels, accepted: "
+                f"{MAX_SHEET} in all; several calls with seeds of their own make several pictures"
+            )
+
     def _pictures(self, tokenizer: Tokenizer, generator: Generator, state: State) -> Tensor:
         data = state.data
         if isinstance(tokenizer, OrderedTokenizer) and state.entity < generator.layout.entities:
@@ -317,7 +335,8 @@ def load(
 ) -> Pipeline:
     """A pipeline from a shipped model's name, a checkpoint folder or a hub id (owner/name, with `revision`).
 
-    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one.
+    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one. ValueError
+    where the named one isn't there, or isn't the one that the generator was trained with.
     """
     folder = resolve(name, revision)
     model, card = from_pretrained(folder)
@@ -326,10 +345,16 @@ def load(
     target = _device(device)
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
-    wanted = tokenizer or card.tokenizer
-    speaks = None if wanted is None else from_pretrained(resolve(wanted, beside=folder), role="tokenizer")[0]
+    place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
+    speaks = None if place is None else from_pretrained(place, role="tokenizer")[0]
     if speaks is not None:
-        check_speaks(model, speaks, f"{wanted}", card.name)
+        known = "" if tokenizer is not None else card.tokenizer_fingerprint
+        if known and fingerprint(speaks) != known:
+            raise ValueError(
+                f"tokenizer: {place} is {fingerprint(speaks)}, accepted: {known}, with which {card.name} was trained; "
+                "tokenizer=... (--tokenizer) takes another one all the same"
+            )
+        check_speaks(model, speaks, f"{tokenizer or card.tokenizer}", card.name)
     return Pipeline(speaks, model, card).to(target)
 
 
@@ -337,8 +362,8 @@ def of_clips(name: str | Path) -> bool:
     """Whether a checkpoint is a tokenizer of clips, or a generator that speaks through one; loads no weights."""
     folder = resolve(name)
     card = read_card(folder)
-    if card.role == "generator" and card.tokenizer:
-        card = read_card(resolve(card.tokenizer, beside=folder))
+    if card.role == "generator" and (place := tokenizer_folder(card, folder)) is not None:
+        card = read_card(place)
     return card.role == "tokenizer" and issubclass(registry.get("tokenizer", card.kind), ClipTokenizer)
 
 
@@ -369,9 +394,10 @@ def _worth_showing(tokenizer: Tokenizer, entity: int) -> bool:
     return not isinstance(tokenizer, OrderedTokenizer) or entity & (entity - 1) == 0
 
 
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: got {value!r}, accepted: a whole number from 1")
+def _positive(name: str, value: int, most: int | None = None) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
+        upto = "" if most is None else f" to {most}"
+        raise ValueError(f"{name}: got {shown(value)}, accepted: a whole number from 1{upto}")
     return value
 
 

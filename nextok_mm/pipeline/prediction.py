@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import shown
 from ..contracts import ClipTokenizer, Keep
 from ..media import clips as video
 from ..media.pictures import Fit
 from ..rng import mix
 from .core import Pipeline, Result
+
+MAX_FRAMES = 100_000
+"""Of a clip that goes on: all of them are kept in memory."""
 
 
 def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, fit: Fit = "exact") -> Tensor:
@@ -55,8 +59,9 @@ def stream(
         )
     given = clips.shape[2]
     _check_given(tokenizer, given)
-    if not isinstance(wanted, int) or wanted <= given:
-        raise ValueError(f"frames: got {wanted!r}, accepted: a whole number above the {given} that are given")
+    if not isinstance(wanted, int) or not given < wanted <= MAX_FRAMES:
+        accepted = f"a whole number above the {given} that are given, up to {MAX_FRAMES}"
+        raise ValueError(f"frames: got {shown(wanted)}, accepted: {accepted}")
     if labels is None and pipeline.generator and pipeline.generator.conditioned_on == "labels":
         labels = "none"
     images, window, half = clips.cpu(), 0, _context(tokenizer, trained // 2 + 1)

@@ -21,7 +21,7 @@ class FSQConfig(Config):
     """levels: how many values each number of a vector has."""
 
     kind: Literal["fsq"] = "fsq"
-    levels: tuple[int, ...] = Field(min_length=1)
+    levels: tuple[int, ...] = Field(min_length=1, max_length=62)
 
     @property
     def width(self) -> int:

@@ -19,6 +19,8 @@ from .cache import KVCache
 from .masks import Mask
 from .rope import rotate
 
+MAX_HEAD_DIM = 512  # a table of rotations has as many numbers a token
+
 
 class BlockConfig(Config):
     """One block's shape.
@@ -28,10 +30,10 @@ class BlockConfig(Config):
     the rotation; score_scale: factor of query times key, head_dim ** -0.5 where None.
     """
 
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
     mlp: Literal["swiglu", "geglu", "gelu"] = "swiglu"
-    mlp_hidden: int = Field(gt=0)
+    mlp_hidden: int = Field(gt=0, le=1 << 18)
     norm: Literal["rms", "layer"] = "rms"
     norm_affine: bool = True
     norm_bias: bool = False
@@ -46,6 +48,10 @@ class BlockConfig(Config):
     def _heads_divide(self):
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"heads: got {self.heads} for width {self.width}, accepted: even width / heads")
+        if self.head_dim > MAX_HEAD_DIM:
+            raise ValueError(
+                f"heads: got {self.heads} for width {self.width}, accepted: width / heads of at most {MAX_HEAD_DIM}"
+            )
         return self
 
     @property

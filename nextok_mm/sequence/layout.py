@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_TOKENS = 1 << 17
+"""Of a grid: 512 x 256, or 32 x 64 x 64. Orders and positions are written out a row a token."""
 KINDS = ("token", "patch", "cell", "subsample", "scale", "image")
 EntitySize = int | Sequence[int] | None
 
@@ -120,6 +122,8 @@ def make_layout(kind: str, grid: Sequence[int], size: EntitySize = None) -> Layo
     grid = tuple(int(side) for side in grid)
     if not 1 <= len(grid) <= 3 or min(grid) < 1:
         raise ValueError(f"grid: got {grid}, accepted: one to three positive sides")
+    if math.prod(grid) > MAX_TOKENS:
+        raise ValueError(f"grid: got {grid}, accepted: at most {MAX_TOKENS} tokens in all")
     if kind in ("token", "patch", "image") and size is not None:
         raise ValueError(f"entity_size: got {size!r}, but entity {kind!r} takes none")
     return _make(kind, grid, tuple(size) if isinstance(size, Sequence) else size)

@@ -10,7 +10,7 @@ train: {out: runs/xar-fashion, steps: 20000, batch: 256}
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -27,6 +27,9 @@ class ModelSpec(Config):
     fields: SerializeAsAny[ModelConfig]
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optim(Config):
     """AdamW and its learning rate: linear warm-up, then cosine down to `lr * final`, or constant (no `final`).
 
@@ -37,7 +40,7 @@ class Optim(Config):
     """
 
     lr: float = Field(default=3e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     decay: Literal["weights", "matrices"] | None = None
@@ -68,16 +71,16 @@ class Train(Config):
     """
 
     out: str = Field(min_length=1)
-    steps: int = Field(gt=0)
-    batch: int = Field(gt=0)
-    accumulate: int = Field(default=1, gt=0)
-    processes: int | None = Field(default=None, gt=0)
+    steps: int = Field(gt=0, le=1_000_000_000)
+    batch: int = Field(gt=0, le=1 << 20)
+    accumulate: int = Field(default=1, gt=0, le=1 << 20)
+    processes: int | None = Field(default=None, gt=0, le=1 << 20)
     seed: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     gradient_checkpointing: bool = False
     cpu: bool = False
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1 << 10)
     log_every: int = Field(default=50, gt=0)
     save_every: int = Field(default=1000, gt=0)
     keep: int = Field(default=2, gt=0)
@@ -96,9 +99,9 @@ class Final(Config):
     Where the data names fewer, the other classes go by number.
     """
 
-    name: str | None = None
+    name: str | None = Field(default=None, max_length=200)
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = Field(default=None, fail_fast=True)
     license: str = ""
     about: dict[str, Any] = Field(default_factory=dict)
 

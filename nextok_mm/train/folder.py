@@ -28,7 +28,7 @@ class RunFolder:
         if self.config.train.overwrite or not stored.is_file():
             return
         try:
-            before = TrainConfig.parse(json.loads(stored.read_text())).decisive()
+            before = TrainConfig.parse(json.loads(stored.read_text(encoding="utf8"))).decisive()
         except (ValueError, TypeError) as error:
             raise ValueError(f"train.out: {stored} can't be read ({error}); {_ROADS}") from None
         difference = _difference(before, self.config.decisive())

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import registry
-from ..checkpoint import from_pretrained, save_pretrained
+from ..checkpoint import fingerprint, from_pretrained, save_pretrained
 from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
 from ..data.latents import Latents
@@ -304,6 +304,8 @@ class Run:
         name, labels = final.name or self.folder.path.name, final.labels or class_names(model, self.source)
         about = {"steps": self.step, "batch": config.train.batch, "seed": config.train.seed, **final.about}
         meta = dict(name=name, labels=labels, license=final.license, tokenizer=config.tokenizer, about=about)
+        if self.tokenizer is not None:
+            meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)
         save_pretrained(model, self.folder.final, dtype=dtype, without=model.training_only, **meta)
 

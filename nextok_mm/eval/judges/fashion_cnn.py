@@ -6,13 +6,13 @@ judged the same in any batch.
 Shapes: B batch, P picture channels, H W rows and columns, K classes, F features (the last width).
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...config import ModelConfig
+from ...config import Channels, ModelConfig
 from ...contracts import Batch, Loss, Model, check_labels
 from ...registry import register
 from ...rng import Rng
@@ -25,10 +25,10 @@ class FashionCNNConfig(ModelConfig):
         "tiny": dict(image_size=(8, 8), classes=3, widths=(8, 16)),
         "fashion": dict(image_size=(32, 32), classes=10, widths=(32, 64, 96)),
     }
-    image_channels: int = Field(1, gt=0)
+    image_channels: int = Field(1, gt=0, le=1 << 10)
     image_size: tuple[int, int] = (32, 32)
     classes: int = Field(10, gt=1)
-    widths: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[Annotated[Channels, Field(ge=8)], ...] = Field(min_length=1, max_length=16)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
 
 
