@@ -6,8 +6,8 @@ repeats the uninterrupted one, and N processes repeat one process.
 """
 
 import copy
+import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -38,6 +38,7 @@ from .log import Log
 from .optim import RunningMean, build_optimizer, learning_rate, set_learning_rate
 from .shards import gather, is_spread, spread, whole
 
+_logger = logging.getLogger(__name__)
 STOPPED = 75
 """Exit code of a run that was told to stop, saved, and can be resumed (EX_TEMPFAIL: try again)."""
 
@@ -59,14 +60,19 @@ class Summary:
         return 0 if self.status == "finished" else STOPPED
 
 
-def train(config: TrainConfig) -> Summary:
-    """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers."""
+def train(config: TrainConfig, progress: bool = False) -> Summary:
+    """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers.
+
+    progress: a bar, where there is a terminal. Nothing else is printed: the steps are logged under `nextok_mm.train`
+    (INFO, and WARNING for what is hardly meant).
+    """
     folder = RunFolder(config)
     folder.check()
     accelerator = _accelerator(config)
     try:
-        with Stop(config.train.max_minutes) as stop:
-            return Run(config, folder, accelerator, stop).go()
+        with folder.claimed() if accelerator.is_main_process else nullcontext():
+            with Stop(config.train.max_minutes) as stop:
+                return Run(config, folder, accelerator, stop).go(progress)
     finally:
         accelerator.end_training()
         AcceleratorState._reset_state(True)  # else a second training in this process is refused another precision
@@ -106,18 +112,18 @@ class Run:
         self.step, self.sums, self.summed = 0, {}, 0
         self.loss: float | None = None
 
-    def go(self) -> Summary:
-        """Train to the end, or until told to stop."""
+    def go(self, progress: bool = False) -> Summary:
+        """Train to the end, or until told to stop. progress: see `train`."""
         config, started = self.config.train, time.monotonic()
         if self.main:
             self.folder.prepare()
             for line in _warnings(self.config, self.accelerator.device):
-                print(f"warning: {line}", file=sys.stderr, flush=True)
+                _logger.warning(line)
         self.accelerator.wait_for_everyone()
         self._resume()
         log = Log(self.folder.path, self.step, config.tensorboard) if self.main else None
         stream = self._stream()
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main else True)
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main and progress else True)
         since, reason = (time.monotonic(), self.step), None
         while self.step < config.steps and reason is None:
             batches = [self._fetch(*next(stream)) for _ in range(config.accumulate)]
@@ -134,6 +140,8 @@ class Run:
             log.close()
         self._finish(reason)
         status = "finished" if self.step >= config.steps else "stopped"
+        if self.main:
+            _logger.info("%s at step %d (%s): %s", status, self.step, reason or "all steps done", self.folder.path)
         return Summary(status, reason, self.step, self.loss, time.monotonic() - started, self.folder.path)
 
     def _stream(self) -> Any:
@@ -216,7 +224,7 @@ class Run:
             log.write(self.step, numbers)
             shown = " ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name != "seconds_per_step")
             if bar.disable:
-                print(f"step {self.step}/{self.config.train.steps} {shown}", flush=True)
+                _logger.info("step %d/%d %s", self.step, self.config.train.steps, shown)
             else:
                 bar.set_postfix_str(shown)
         return now, self.step
@@ -257,7 +265,10 @@ class Run:
             if self.main:
                 from .samples import write_grid
 
-                write_grid(model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+                try:
+                    write_grid(model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+                except ValueError as error:  # a full disk must not end a run
+                    _logger.warning("the preview of step %d is left out: %s", self.step, error)
         self.accelerator.wait_for_everyone()
 
     @contextmanager
