@@ -8,8 +8,9 @@ installs them first. (tomllib: Python 3.11.)
 
 import re
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf8"))["project"]
 rows = [*project["dependencies"], *(row for extra in sys.argv[1:] for row in project["optional-dependencies"][extra])]

@@ -8,6 +8,7 @@ repeats the uninterrupted one, and N processes repeat one process.
 import copy
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -39,6 +40,7 @@ from .optim import RunningMean, build_optimizer, learning_rate, set_learning_rat
 from .shards import gather, is_spread, spread, whole
 
 _logger = logging.getLogger(__name__)
+_RUNNING = threading.Lock()
 STOPPED = 75
 """Exit code of a run that was told to stop, saved, and can be resumed (EX_TEMPFAIL: try again)."""
 
@@ -66,6 +68,17 @@ def train(config: TrainConfig, progress: bool = False) -> Summary:
     progress: a bar, where there is a terminal. Nothing else is printed: the steps are logged under `nextok_mm.train`
     (INFO, and WARNING for what is hardly meant).
     """
+    if not _RUNNING.acquire(blocking=False):  # Accelerate's state, torch's seed and the signals are the process's
+        raise ValueError(
+            "train: another training runs in this process, accepted: one at a time (or a process of its own)"
+        )
+    try:
+        return _train(config, progress)
+    finally:
+        _RUNNING.release()
+
+
+def _train(config: TrainConfig, progress: bool) -> Summary:
     folder = RunFolder(config)
     folder.check()
     accelerator = _accelerator(config)
