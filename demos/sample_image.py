@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 import nextok_mm as nx
+from nextok_mm import console
 from nextok_mm.config import override
-from nextok_mm.files import write_files
+from nextok_mm.files import write_json
 from nextok_mm.media.pictures import save_png, to_pil
 from nextok_mm.pipeline import settings_of
 from nextok_mm.pipeline.conditions import captions, listed
@@ -120,7 +121,7 @@ def _claim(given: argparse.Namespace, pipeline: nx.Pipeline, sampling: Sequence[
         differing = [name for name in settings if not isinstance(there, dict) or there.get(name) != settings[name]]
         raise ValueError(f"out: {given.out} holds another run ({', '.join(differing)} differ); choose another folder")
     if not path.exists():
-        write_files(given.out, {SETTINGS: json.dumps(settings, indent=2).encode() + b"\n"})
+        write_json(path, settings)
 
 
 def _device() -> str | None:
@@ -128,11 +129,12 @@ def _device() -> str | None:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else None
 
 
+def main() -> None:
+    """The command."""
+    here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    options = arguments()
+    print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new pictures in {options.out}")
+
+
 if __name__ == "__main__":
-    try:
-        here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        options = arguments()
-        print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new pictures in {options.out}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(console.run(main))

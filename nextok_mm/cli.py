@@ -4,15 +4,15 @@ Heavy imports stay inside the commands, so that `nextok --help` answers at once.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from . import console
 
 app = typer.Typer(
     help="Next-X generation of images: tokenizers and autoregressive generators.",
@@ -188,9 +188,7 @@ def train(
     from .train import load
     from .train import train as run
 
-    summary = run(load(bundled.config(config), overrides or []))
-    print(f"{summary.status} at step {summary.step} ({summary.reason or 'all steps done'}): {summary.folder}")
-    raise typer.Exit(summary.exit_code)
+    raise typer.Exit(run(load(bundled.config(config), overrides or []), progress=True).exit_code)
 
 
 @app.command("eval")
@@ -214,10 +212,10 @@ def evaluate(
     from .checkpoint import read_card, resolve
     from .config import override
     from .eval import quality
-    from .files import refuse_existing, write_files
+    from .files import check_out, write_json
 
     if out is not None:
-        refuse_existing(out, force)
+        check_out(out, force)
     options: dict[str, Any] = {"judges": judge} if judge else {}
     if given:
         options["test"] = override({}, given) | {"split": "test"}
@@ -230,7 +228,7 @@ def evaluate(
     result = quality.evaluate(name, **options)
     print(quality.report(result))
     if out is not None:
-        write_files(out.parent, {out.name: json.dumps(result, indent=2).encode() + b"\n"})
+        write_json(out, result)
 
 
 @app.command()
@@ -278,12 +276,12 @@ def convert(
     from . import adapters, registry
     from .checkpoint import fingerprint, from_pretrained, save_pretrained
     from .contracts import check_speaks
-    from .files import refuse_existing
+    from .files import check_out
 
     known = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
     if kind not in known:
         raise ValueError(f"kind: got {kind!r}, accepted: {', '.join(known)}")
-    refuse_existing(folder, force)
+    check_out(folder, force)
     adapter = import_module(f"{adapters.__name__}.{kind}")
     inside = tokenizer is not None and getattr(adapter, "HOLDS_TOKENIZER", False)
     role = next(role for role in registry.ROLES if kind in registry.kinds(role))
@@ -392,18 +390,7 @@ def _numbers(text: str) -> list[int]:
 
 def main() -> None:
     """The `nextok` command."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that can't show a letter shows its number
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app(standalone_mode=True)
-    except (ValueError, OSError) as error:
-        if os.environ.get("NEXTOK_DEBUG"):
-            raise
-        place = f"{error.filename!r:.200}: " if isinstance(error, OSError) and error.filename else ""
-        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        print(f"error: {place}{' '.join(said.split())}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(console.run(lambda: app(standalone_mode=True)))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 """
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from .config import Config, ModelConfig
 from .rng import Rng
 from .sequence.layout import Layout
+
+if hasattr(os, "register_at_fork"):  # OpenMP's threads don't survive a fork, and a child that waits for them hangs:
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # it computes alone; `spawn` has threads
 
 
 @dataclass(frozen=True)

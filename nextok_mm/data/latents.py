@@ -24,7 +24,7 @@ from .. import config as configs
 from ..checkpoint import fingerprint, read_weights
 from ..contracts import Batch, Tokenizer
 from ..features.text import Text, load_text
-from ..files import write_files
+from ..files import only_writer, write_files
 from ..rng import Rng
 from .source import Source, SourceConfig
 
@@ -154,12 +154,14 @@ def build_cache(
     shard: int = 8192,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     text: Text | None = None,
+    progress: bool = True,
 ) -> Path:
     """Encode a data set into `folder` and return it; one that was interrupted goes on, a whole one is left as it is.
 
-    config: of the pictures; its `flip` makes the cache hold both orientations; text: keep the captions too, encoded so.
-    ValueError where the folder holds another cache, the pictures are cropped at random (which can't be cached), or
-    there are no captions.
+    config: of the pictures; its `flip` makes the cache hold both orientations; text: keep the captions too, encoded so;
+    progress: a bar, where there is a terminal. ValueError where the folder holds another cache, somebody else is just
+    building one there, the disk is full (the next call goes on), the pictures are cropped at random (which can't be
+    cached), or there are no captions.
     """
     folder, source = Path(folder).expanduser(), config.open()
     if source.draws - {"flip"}:
@@ -182,19 +184,27 @@ def build_cache(
     if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
         fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
         raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); accepted: another folder")
-    if text is not None and source.captions is not None and not (folder / TEXT).is_file():
-        columns, captions = _encode_text(text, source.captions)
-        write_files(folder, {TEXT: lambda path: save_file(columns, path, {"captions": json.dumps(captions)})})
+    names = [MANIFEST, *manifest.files, *([TEXT] if text is not None else [])]
+    if not all((folder / name).is_file() for name in names):
+        with only_writer(folder, "cache", "`nextok cache`"):
+            _build(tokenizer, source, folder, manifest, batch, progress)
+    return folder
+
+
+def _build(tokenizer: Tokenizer, source: Source, folder: Path, manifest: Manifest, batch: int, progress: bool) -> None:
+    """Write what is missing."""
+    if manifest.text is not None and source.captions is not None and not (folder / TEXT).is_file():
+        encoded, captions = _encode_text(manifest.text, source.captions)
+        write_files(folder, {TEXT: lambda path: save_file(encoded, path, {"captions": json.dumps(captions)})})
     write_files(folder, {MANIFEST: manifest.model_dump_json(indent=1).encode()})
-    with tqdm(total=manifest.rows, unit="picture", desc="encoding", disable=None) as bar:
+    with tqdm(total=manifest.rows, unit="picture", desc="encoding", disable=None if progress else True) as bar:
         for index, name in enumerate(manifest.files):
-            rows = range(index * shard, min((index + 1) * shard, manifest.rows))
+            rows = range(index * manifest.shard, min((index + 1) * manifest.shard, manifest.rows))
             if not (folder / name).is_file():
                 columns = _encode(tokenizer, source, rows, batch, manifest, bar)
                 write_files(folder, {name: lambda path, columns=columns: save_file(columns, path)})
             else:
                 bar.update(len(rows))
-    return folder
 
 
 def read_manifest(folder: Path) -> Manifest:

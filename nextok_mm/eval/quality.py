@@ -128,13 +128,14 @@ def evaluate_generator(
     pipeline = load(name, tokenizer)
     if pipeline.generator is None or pipeline.tokenizer is None:
         raise ValueError(f"{name}: a generator with a tokenizer is accepted here, got {pipeline.card.kind}")
+    real = data.parse(train).open() if baselines else None  # what is missing is said before minutes of sampling
     rulers, runs = [Ruler(judge, test) for judge in _judges(judges, test)], []
     pictures = samples.generated(pipeline, n, batch, seed, sampling or {}, runs)
     measured = measure(rulers, _bar(pictures, n, progress))
     figures = {pipeline.card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
-    if baselines:
+    if real is not None:
         classes = getattr(pipeline.generator.config, "classes", 0)
-        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, test, train, classes)
+        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, data.parse(test).open(), real, classes)
     protocol = {
         "samples": n,
         "seed": seed,
@@ -241,12 +242,11 @@ def _baselines(
     tokenizer: Tokenizer,
     n: int,
     seed: int,
-    test: Mapping[str, Any],
-    train: Mapping[str, Any],
+    held_out: data.Source,
+    real: data.Source,
     classes: int,
 ) -> dict[str, Figures]:
     """What a generator's figures are read against; kept on disk, since they don't depend on it."""
-    real, held_out = data.parse(train).open(), data.parse(test).open()
     n_held_out, made_by = min(n, len(held_out)), fingerprint(tokenizer)
     seen, unseen = samples.identity(real), samples.identity(held_out)
     sets: dict[str, tuple[tuple[object, ...], Callable[[], samples.Pictures]]] = {

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from .. import data, registry
+from .. import console, data, registry
 from ..checkpoint import from_pretrained, save_pretrained
 from ..config import override
+from ..files import check_out
 from .quality import BATCH, TRAIN
 from .samples import latent_moments
 
@@ -38,13 +39,16 @@ def standardise(source: str | Path, folder: str | Path, train: Mapping[str, Any]
     return save_pretrained(scaled, folder, dtype=torch.float16, **meta)
 
 
+def main() -> None:
+    """The command."""
+    source, folder, *given = sys.argv[1:]
+    check_out(folder, force=True)
+    print(standardise(source, folder, {"split": "train"} | override({}, given) if given else TRAIN))
+
+
 def _short(values: torch.Tensor) -> tuple[float, ...]:
     return tuple(round(value, 5) for value in values.tolist())
 
 
 if __name__ == "__main__":
-    try:
-        source, folder, *given = sys.argv[1:]
-        print(standardise(source, folder, {"split": "train"} | override({}, given) if given else TRAIN))
-    except ValueError as error:
-        sys.exit(f"error: {error}" if len(sys.argv) >= 3 else __doc__)
+    sys.exit(console.run(main) if len(sys.argv) >= 3 else __doc__)

@@ -7,7 +7,8 @@ data carries them ready (`text`, `text_length`), so that the encoder doesn't run
 Shapes: n captions, P places, W width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,16 +74,33 @@ def load_text(name: str) -> TextEncoder:
     if find_spec("transformers") is None:
         raise ValueError("text: transformers is not installed; pip install 'nextok_mm[text]'")
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     place = _minilm() if name == MINILM else name
     try:
-        words = AutoTokenizer.from_pretrained(place)
-        network = AutoModel.from_pretrained(place, use_safetensors=True)  # a checkpoint's config may name any hub id
+        with _without_bars():
+            words = AutoTokenizer.from_pretrained(place)
+            network = AutoModel.from_pretrained(place, use_safetensors=True)  # a config may name any hub id
     except (OSError, ValueError) as error:
         raise ValueError(f"text.encoder: got {name!r}, accepted: {MINILM}, a folder or a hub id ({error})") from None
     return TextEncoder(name, words, network)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers loads without its progress bars, and afterwards shows them where it did before."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    shown, hub_hidden = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # the hub's as well, by the way
+        if shown and hub_hidden:
+            disable_progress_bars()
 
 
 def _minilm() -> str:

@@ -7,8 +7,9 @@ repeats the uninterrupted one, and N processes repeat one process.
 
 import copy
 import itertools
+import logging
 import os
-import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -40,6 +41,8 @@ from .log import Log
 from .optim import RunningMean, build_optimizer, learning_rate, set_learning_rate
 from .shards import gather, is_spread, spread, whole
 
+_logger = logging.getLogger(__name__)
+_RUNNING = threading.Lock()
 STOPPED = 75
 """Exit code of a run that was told to stop, saved, and can be resumed (EX_TEMPFAIL: try again)."""
 
@@ -61,15 +64,30 @@ class Summary:
         return 0 if self.status == "finished" else STOPPED
 
 
-def train(config: TrainConfig) -> Summary:
-    """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers."""
-    config = as_begun(config)
+def train(config: TrainConfig, progress: bool = False) -> Summary:
+    """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers.
+
+    progress: a bar, where there is a terminal. Nothing else is printed: the steps are logged under `nextok_mm.train`
+    (INFO, and WARNING for what is hardly meant).
+    """
+    if not _RUNNING.acquire(blocking=False):  # Accelerate's state, torch's seed and the signals are the process's
+        raise ValueError(
+            "train: another training runs in this process, accepted: one at a time (or a process of its own)"
+        )
+    try:
+        return _train(as_begun(config), progress)
+    finally:
+        _RUNNING.release()
+
+
+def _train(config: TrainConfig, progress: bool) -> Summary:
     folder = RunFolder(config)
     folder.check()
     accelerator = _accelerator(config)
     try:
-        with Stop(config.train.max_minutes) as stop:
-            return Run(config, folder, accelerator, stop).go()
+        with folder.claimed() if accelerator.is_main_process else nullcontext():
+            with Stop(config.train.max_minutes) as stop:
+                return Run(config, folder, accelerator, stop).go(progress)
     finally:
         accelerator.end_training()
         AcceleratorState._reset_state(True)  # else a second training in this process is refused another precision
@@ -110,8 +128,8 @@ class Run:
         self.step, self.sums, self.summed = 0, {}, 0
         self.loss: float | None = None
 
-    def go(self) -> Summary:
-        """Train to the end, or until told to stop."""
+    def go(self, progress: bool = False) -> Summary:
+        """Train to the end, or until told to stop. progress: see `train`."""
         config, started = self.config.train, time.monotonic()
         if self.main:
             self.folder.prepare()
@@ -120,12 +138,12 @@ class Run:
                 data_warnings(self.config, self.model, self.source),
             )
             for line in itertools.chain(*doubts):
-                print(f"warning: {line}", file=sys.stderr, flush=True)
+                _logger.warning(line)
         self.accelerator.wait_for_everyone()
         self._resume()
         log = Log(self.folder.path, self.step, config.tensorboard) if self.main else None
         stream = self._stream()
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main else True)
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main and progress else True)
         since, reason = (time.monotonic(), self.step), None
         while self.step < config.steps and reason is None:
             batches = [self._fetch(*next(stream)) for _ in range(config.accumulate)]
@@ -142,6 +160,8 @@ class Run:
             log.close()
         self._finish(reason)
         status = "finished" if self.step >= config.steps else "stopped"
+        if self.main:
+            _logger.info("%s at step %d (%s): %s", status, self.step, reason or "all steps done", self.folder.path)
         return Summary(status, reason, self.step, self.loss, time.monotonic() - started, self.folder.path)
 
     def _stream(self) -> Any:
@@ -224,7 +244,7 @@ class Run:
             log.write(self.step, numbers)
             shown = " ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name != "seconds_per_step")
             if bar.disable:
-                print(f"step {self.step}/{self.config.train.steps} {shown}", flush=True)
+                _logger.info("step %d/%d %s", self.step, self.config.train.steps, shown)
             else:
                 bar.set_postfix_str(shown)
         return now, self.step
@@ -262,15 +282,15 @@ class Run:
     def _sample(self) -> None:
         """Write a grid of pictures, by the first process, with the averaged weights. A run never ends by them: what
         goes wrong is a warning."""
-        try:
-            with self._averaged() as model:
-                if self.main:
-                    from .samples import write_grid
+        with self._averaged() as model:
+            if self.main:
+                from .samples import write_grid
 
+                try:
                     write_grid(model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"warning: no pictures at step {self.step} ({reason[:300]})", file=sys.stderr, flush=True)
+                except Exception as error:  # whatever it is, the run is worth more than its preview
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())
+                    _logger.warning("no pictures at step %d (%s)", self.step, reason[:300])
         self.accelerator.wait_for_everyone()
 
     @contextmanager

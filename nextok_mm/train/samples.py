@@ -9,13 +9,17 @@ from ..contracts import Condition, Generator, Keep, Tokens
 from ..data import Source
 from ..data.latents import Latents
 from ..decoding import decode
+from ..files import write_whole
 from ..rng import Rng, mix
 from .config import TrainConfig
 
 
 @torch.no_grad()
 def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, folder: Path, step: int) -> None:
-    """`folder/step-00001000.png`: pairs (picture, reconstruction), or samples, of classes or captions in turn."""
+    """`folder/step-00001000.png`: pairs (picture, reconstruction), or samples, of classes or captions in turn.
+
+    ValueError in one line where the disk is full.
+    """
     from torchvision.utils import save_image
 
     count, seed = config.train.samples, config.train.seed
@@ -39,8 +43,9 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
     if pictures.dim() == 5:  # a clip is a row of its frames
         columns = pictures.shape[2]
         pictures = pictures.transpose(1, 2).flatten(0, 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_image(pictures.cpu().clamp(0, 1), folder / f"step-{step:08d}.png", nrow=columns)
+    pictures = pictures.cpu().clamp(0, 1)
+    name = f"step-{step:08d}.png"
+    write_whole(folder / name, lambda file: save_image(pictures, file, format="png", nrow=columns), force=True)
 
 
 def _pictures(model: Any, source: Source, count: int, device: torch.device) -> torch.Tensor:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from nextok_mm import data, registry
@@ -70,6 +71,49 @@ def test_an_interrupted_build_goes_on(tokenizer, source, cache, monkeypatch):
     monkeypatch.setattr(latents, "_encode", lambda *a: encoded.append(a[2]) or plain(*a))
     build_cache(tokenizer, source, cache, batch=3, shard=4)
     assert encoded == [range(4, 8)] and {path.name: path.read_bytes() for path in cache.iterdir()} == whole
+
+
+def test_a_full_disk_keeps_the_shards_that_are_done(tokenizer, source, cache, tmp_path, monkeypatch):
+    """The error is the safetensors library's own, which is no OSError."""
+    folder, plain, calls = tmp_path / "full", latents.save_file, []
+
+    def full(columns, path, *more):
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        plain(columns, path, *more)
+
+    monkeypatch.setattr(latents, "save_file", full)
+    with pytest.raises(ValueError, match="No space left on device.*; what was there before is kept") as error:
+        build_cache(tokenizer, source, folder, batch=3, shard=4)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "shard-00000.safetensors"]
+    build_cache(tokenizer, source, folder, batch=3, shard=4)
+    assert len(calls) == 4
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in cache.iterdir()
+    }
+
+
+def test_two_builds_in_one_folder_are_one_too_many(tokenizer, source, tmp_path, monkeypatch):
+    plain, refused = latents._encode, []
+
+    def meanwhile(*arguments):
+        with pytest.raises(ValueError, match=r"cache: another `nextok cache`, pid \d+, writes here") as error:
+            build_cache(tokenizer, source, tmp_path / "two", batch=3, shard=4)
+        refused.append(error)
+        return plain(*arguments)
+
+    monkeypatch.setattr(latents, "_encode", meanwhile)
+    opened(build_cache(tokenizer, source, tmp_path / "two", batch=3, shard=4))
+    assert len(refused) == 3 and not (tmp_path / "two" / ".lock").exists()
+
+
+def test_a_whole_cache_needs_no_right_to_write(tokenizer, source, cache, monkeypatch):
+    monkeypatch.setattr(latents, "write_files", lambda *more: pytest.fail("written to"))
+    monkeypatch.setattr(latents, "only_writer", lambda *more: pytest.fail("locked"))
+    assert build_cache(tokenizer, source, cache, batch=3, shard=4) == cache
 
 
 def test_half_precision_caches_stay_close(tokenizer, source, cache, tmp_path):

@@ -227,3 +227,19 @@ def test_the_readmes_command(tmp_path: Path) -> None:
     with Image.open(tmp_path / "grid.png") as grid:
         low, high = grid.convert("L").getextrema()
     assert low < 50 and high > 200
+
+
+def test_a_report_that_can_not_be_written_is_refused_before_the_work(nextok, tiny: Path, tmp_path: Path, monkeypatch):
+    from nextok_mm.eval import quality
+
+    monkeypatch.setattr(quality, "evaluate", lambda *more, **named: pytest.fail("measured first"))
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "x.json"):
+        code, _, error = nextok("eval", tiny / "xar", "--out", out)
+        assert code == 2 and error.startswith("error: out: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["nextok_mm.bench", "nextok_mm.eval.scale", "nextok_mm.train"])
+def test_every_command_says_a_mistake_in_one_line_and_exits_2(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "nothing", "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr

@@ -1,5 +1,7 @@
 """The frozen text encoder: MiniLM from its wheel, captions of any length up to a limit, rows that don't touch."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -31,6 +33,23 @@ def test_a_caption_that_says_nothing_is_refused(caption, accepted):
         load_text("minilm").encode(["a red apple", "", caption], 12)
     assert repr(caption) in str(error.value) and "\n" not in str(error.value)
     assert load_text("minilm").encode(["red 🍎"], 12)[1].tolist() == [4]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("name", ["minilm", "/no/such/folder"])
+def test_progress_bars_of_others_stay_as_they_were(shown, name):
+    from huggingface_hub import utils
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        load_text.cache_clear()
+        with suppress(ValueError):
+            load_text(name)
+        assert logging.is_progress_bar_enabled() is shown and utils.are_progress_bars_disabled() is not shown
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
 
 
 def test_mistakes_are_one_line():

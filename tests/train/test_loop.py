@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nextok_mm import checkpoint, registry
+from nextok_mm import checkpoint, console, registry
 from nextok_mm.train import load, train
 from nextok_mm.train.log import read_log
 
@@ -55,6 +55,7 @@ def test_two_processes_equal_one(fields, tmp_path, launcher):
         [*command, "-m", "nextok_mm.train", str(path)], capture_output=True, text=True, env=environment, timeout=300
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished at step 12") == 1, done.stdout
     assert_same_losses(tmp_path / "one", tmp_path / "two")
     one, two = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "two"))
     for name in one:
@@ -209,7 +210,8 @@ def test_a_wrong_config_is_one_line(fields, changes, words):
 
 def test_a_run_shorter_than_its_warmup_ends_on_the_way_up(fields, tmp_path, capsys):
     for name, warmup in (("short", 99), ("whole", 12)):
-        train(config(fields, tmp_path / name, optim__warmup=warmup))
+        with console.speaking():
+            train(config(fields, tmp_path / name, optim__warmup=warmup))
     said = capsys.readouterr().err.splitlines()
     warnings = [line for line in said if line.startswith("warning: ")]
     assert warnings == ["warning: optim.warmup 99 is longer than train.steps 12: the rate never reaches optim.lr"]
@@ -221,7 +223,8 @@ def test_a_run_shorter_than_its_warmup_ends_on_the_way_up(fields, tmp_path, caps
 def test_bf16_on_a_cpu_that_lacks_it_is_warned_of(fields, monkeypatch, capsys, precision, bf16, warned):
     rates = {torch.float32: 1e11, torch.bfloat16: bf16}
     monkeypatch.setattr("nextok_mm.machine.matmul_rate", lambda dtype, **settings: rates[dtype])
-    train(config(fields, train__precision=precision, train__steps=1))
+    with console.speaking():
+        train(config(fields, train__precision=precision, train__steps=1))
     line = "matmul on this CPU: fp32 100 GFLOP/s, bf16 1 GFLOP/s; bf16 is slower here, take train.precision=fp32"
     assert (line in capsys.readouterr().err) is warned
 
@@ -253,4 +256,4 @@ def test_the_command_line_overrides_and_says_mistakes_in_one_line(fields, tmp_pa
     done = subprocess.run(
         [sys.executable, "-m", "nextok_mm.train", str(path), "optim.lrr=1"], capture_output=True, text=True
     )
-    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: optim.lrr: unknown key")
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: optim.lrr: unknown key")

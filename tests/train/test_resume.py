@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from nextok_mm.train import snapshots, train
+from nextok_mm.train import loop, snapshots, train
 from nextok_mm.train.torture import torture
 
 from .conftest import config, losses, weights
@@ -104,8 +104,63 @@ def test_a_disk_that_is_really_full_leaves_the_snapshot_before(fields, tmp_path)
         "from nextok_mm.train.__main__ import main; sys.exit(main())"
     )
     done = subprocess.run([sys.executable, "-c", code, write(fields, out)], capture_output=True, text=True)
-    assert done.returncode == 1 and "can't be written" in done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "can't be written" in done.stderr.splitlines()[-1]
     assert snapshots.newest(out / "snapshots")[0] == 1 and not list(out.rglob(".*"))
+
+
+def test_a_second_training_in_the_same_process_is_refused(fields, tmp_path, monkeypatch):
+    """They would share Accelerate's state and torch's seed; the first one ends as if nothing had happened."""
+    plain, refused = loop.Run._save, []
+
+    def meanwhile(self):
+        plain(self)
+        with pytest.raises(ValueError, match="train: another training runs in this process") as error:
+            train(config(fields, tmp_path / "other"))
+        refused.append(error)
+
+    train(config(fields, tmp_path / "plain"))
+    monkeypatch.setattr(loop.Run, "_save", meanwhile)
+    assert train(config(fields, tmp_path / "run")).status == "finished"
+    assert len(refused) == 3 and same(tmp_path / "plain", tmp_path / "run") and not (tmp_path / "other").exists()
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_a_killed_one_resumed_at_once(fields, tmp_path):
+    """Refused whatever it was told, before it touches anything. The lock dies with its owner, not with its workers."""
+    out = tmp_path / "killed"
+    fields["optim"]["schedule"] = "constant"
+    command = [sys.executable, "-m", "nextok_mm.train", write(fields, out), "train.workers=2", "train.steps=100000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not snapshots.steps(out / "snapshots"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    before = (out / "config.json").read_bytes()
+    for changes in ({}, {"train__overwrite": True}, {"optim__lr": 1e-2, "train__overwrite": True}):
+        with pytest.raises(ValueError, match=f"train.out: another training, pid {process.pid}, writes here") as error:
+            train(config(fields, out, **changes))
+        assert "\n" not in str(error.value)
+    assert (out / "config.json").read_bytes() == before and snapshots.steps(out / "snapshots")
+    process.kill()
+    process.wait()
+    assert (out / ".lock").is_file()
+    summary = train(config(fields, out, train__max_minutes=1e-9))
+    assert summary.step >= 5 and not (out / ".lock").exists()
+
+
+def test_a_snapshot_that_somebody_reads_is_pruned_later(fields, plain, tmp_path, monkeypatch):
+    """Windows lets nobody move a folder with an open file; imitated by a rename that fails."""
+    out, rename = tmp_path / "read", Path.rename
+
+    def refuse(self, target):
+        if self.name == "step-00000005":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        train(config(fields, out, train__keep=1))
+    assert same(plain, out) and snapshots.steps(out / "snapshots") == [5, 12]
+    snapshots.write(out / "snapshots", 13, {}, {}, 1)
+    assert snapshots.steps(out / "snapshots") == [13]
 
 
 def write(fields, out: Path) -> str:
