@@ -30,19 +30,28 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an existing file."
 Speaks = Annotated[str | None, typer.Option("--tokenizer", help="Another tokenizer than the checkpoint names.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps ...; else a GPU where there is one.")]
 Fps = Annotated[float, typer.Option(help="Frames a second of a written clip.")]
+Fitting = Annotated[
+    str | None,
+    typer.Option("--fit", help="Of another aspect: crop (default) to the middle, pad with white, or exact: refuse."),
+]
+Crop = Annotated[bool, typer.Option("--crop", help="The same as --fit crop.")]
+FITS = ("crop", "pad", "exact")
 Sets = Annotated[list[str] | None, typer.Option("--set", help="A sampling setting, name=value; repeatable.")]
 
 
 @app.command("list")
 def list_() -> None:
-    """The shipped checkpoints, and the kinds that can be trained or converted."""
-    from . import registry
+    """The shipped checkpoints, the kinds that can be trained or converted, and the kinds of data to train on."""
+    from . import data, registry
     from .zoo import list_models
 
     for name, card in list_models().items():
         print(f"{name:16s} {card.role} ({card.kind})  {card.about.get('summary', '')}")
     for role in registry.ROLES:
         print(f"{role} kinds: {', '.join(registry.kinds(role))}")
+    print("data kinds (own pictures and clips: docs/own-data.md, configs/tokenizers/vae-own.yaml):")
+    for kind, what in data.KINDS.items():
+        print(f"  {kind:14s} {what}")
 
 
 @app.command()
@@ -110,7 +119,8 @@ def reconstruct(
     tokens: Annotated[str, typer.Option(help="Use the first 1,4,16 ... tokens in turn, where they are ordered.")] = "",
     seed: Annotated[int, typer.Option(help="Of the noise that --tokens starts from.")] = 0,
     setting: Sets = None,
-    crop: Annotated[bool, typer.Option("--crop", help="Take the middle of a picture of another aspect.")] = False,
+    fit: Fitting = None,
+    crop: Crop = False,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     device: Device = None,
     force: Force = False,
@@ -123,9 +133,10 @@ def reconstruct(
     from .pipeline import load
 
     refuse_existing(out, force)
+    how = _fit(fit, crop)
     pipeline = load(name, device=device)
     pipeline.check_out(out, force)
-    images = torch.cat([pipeline.read(picture, "crop" if crop else "exact") for picture in pictures])
+    images = torch.cat([_fitted(pipeline, picture, how, pipeline.read) for picture in pictures])
     settings = _settings(pipeline.tokenizer, setting)
     if settings and not tokens:
         raise ValueError("set: got a setting, accepted: beside --tokens, of ordered tokens")
@@ -154,7 +165,8 @@ def predict(
         int | None, typer.Option(help="Frames in the end; beyond the trained length it slides on.")
     ] = None,
     labels: Annotated[str, typer.Option(help="What it shows, taken in turn; else no condition.")] = "",
-    crop: Annotated[bool, typer.Option("--crop", help="Take the middle of a clip of another aspect.")] = False,
+    fit: Fitting = None,
+    crop: Crop = False,
     seed: Annotated[int, typer.Option(help="The same seed draws the same clips.")] = 0,
     setting: Sets = None,
     fps: Fps = 8.0,
@@ -169,10 +181,15 @@ def predict(
     from .pipeline.conditions import listed
 
     refuse_existing(out, force)
+    how = _fit(fit, crop)
     pipeline = load(name, device=device)
     pipeline.check_out(out, force, fps)
     settings = _settings(pipeline.generator, setting)
-    start = torch.cat([prediction.read_given(pipeline, clip, given, "crop" if crop else "exact") for clip in clips])
+
+    def read(clip: Path, fit: Any) -> Any:
+        return prediction.read_given(pipeline, clip, given, fit)
+
+    start = torch.cat([_fitted(pipeline, clip, how, read) for clip in clips])
     result = prediction.predict(pipeline, start, frames, seed, listed(labels), **settings)
     path = result.save(out, force, fps=fps)
     print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.images.shape[2]}, seed {seed}")
@@ -378,6 +395,23 @@ def _settings(model: Any, given: list[str] | None) -> dict[str, Any]:
     elif settings:
         raise ValueError(f"set: got {', '.join(settings)}, accepted: none, this model has no settings")
     return settings
+
+
+def _fit(fit: str | None, crop: bool) -> str:
+    """What --fit and --crop say together."""
+    if fit is not None and fit not in FITS:
+        raise ValueError(f"fit: got {fit!r}, accepted: {', '.join(FITS)}")
+    if crop and fit not in (None, "crop"):
+        raise ValueError(f"fit: got {fit!r} and --crop, accepted: one of them")
+    return fit or "crop"
+
+
+def _fitted(pipeline: Any, path: Path, fit: str, read: Callable[[Path, Any], Any]) -> Any:
+    """A file, read; said in a line where it was of another aspect."""
+    images = read(path, fit)
+    if said := pipeline.fitted(path, fit):
+        print(f"note: {path}: {said} (--fit {', '.join(FITS)})", file=sys.stderr)
+    return images
 
 
 def _numbers(text: str) -> list[int]:

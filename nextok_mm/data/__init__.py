@@ -1,7 +1,7 @@
 """Where training rows come from: one file per kind of source, all saying the same two things, `len` and `batch`.
 
 `parse({"kind": "fashion_mnist", "split": "train"}).open()` is a source. A new kind is one file with a `Config` and a
-name in `KINDS`.
+line in `KINDS`.
 """
 
 import difflib
@@ -13,7 +13,16 @@ from .source import Source, SourceConfig
 
 __all__ = ["KINDS", "Source", "SourceConfig", "parse"]
 
-KINDS = ("clips", "emoji", "fashion_mnist", "image_folder", "latents", "moving", "tensors")
+KINDS = {
+    "clips": "video files of a folder, every subfolder a class (path, size; fps, start, flip, channels)",
+    "emoji": "emoji drawn from the Noto font, with their names as captions (split, size, flip)",
+    "fashion_mnist": "70,000 grey pictures of clothes in ten classes, 32 x 32 (split, flip, limit)",
+    "image_folder": "picture files of a folder, every subfolder a class (path, size; crop, flip, channels)",
+    "latents": "what `nextok cache` made of one of the others (folder)",
+    "moving": "clips of two items of Fashion-MNIST that move (split, frames, rows)",
+    "tensors": "a .safetensors file of images, tokens and labels (path)",
+}
+"""What each kind is, and the fields that matter most; all are in the Config of its file."""
 
 
 def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:

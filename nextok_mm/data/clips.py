@@ -1,7 +1,7 @@
 """A folder of video files: every subfolder is a class, or none is. PyAV decodes them, every file is distrusted.
 
 A clip is so many frames of a file, `fps` a second, from its beginning or from a random moment, scaled so that they
-cover the wanted size, and cropped to its middle.
+cover the wanted size, and cropped to its middle. Which files and classes there are: see image_folder.scan.
 """
 
 from collections.abc import Iterable, Sequence
@@ -67,14 +67,20 @@ class Clips(Source):
         moments = [0.0] * len(indices)
         if config.start == "random" and seeds is not None:
             moments = Rng([mix(seed, "start") for seed in seeds]).uniform().tolist()
-        clips = [
-            video.read_clip(self.paths[i], config.channels, config.size, "crop", config.fps, self._start(i, moment))
-            for i, moment in zip(indices, moments)
-        ]
+        clips = [self._clip(i, self._start(i, moment)) for i, moment in zip(indices, moments)]
         batch = {"images": flipped(torch.cat(clips), seeds if config.flip else None)}
         if self.labels is not None:
             batch["labels"] = self.labels.index_select(0, torch.tensor(indices))
         return batch
+
+    def _clip(self, index: int, start: float) -> Tensor:
+        config = self.config
+        try:
+            return video.read_clip(self.paths[index], config.channels, config.size, "crop", config.fps, start)
+        except ValueError:
+            if start == 0:
+                raise
+            return self._clip(index, 0.0)  # a file that ends before it says it does, or shows its frames unevenly
 
     def _start(self, index: int, moment: float) -> float:
         """Seconds into a file at which a clip begins, such that all of it is there."""

@@ -275,11 +275,21 @@ class Pipeline:
         return ladder.Ladder(tensor.cpu(), found, numbers, self.card.name, seed, settings.model_dump(mode="json"))
 
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
-        """A picture file in the tokenizer's channels and size, [1, C, H, W], or the first frames of a video file."""
+        """A picture file in the tokenizer's channels and size, [1, C, H, W], or the first frames of a video file.
+
+        fit: of another aspect, `exact` refuses it, `crop` takes its middle, `pad` keeps it all between white borders.
+        """
         config: Any = self._tokenizer().config
         if self.moving:
             return video.read_clip(path, config.image_channels, self._tokenizer().size or (), fit)
         return media.read_image(path, config.image_channels, tuple(config.image_size), fit)
+
+    def fitted(self, path: str | Path, fit: Fit) -> str:
+        """What `read` does to a file of another aspect, in words; empty where its aspect is the tokenizer's."""
+        tokenizer: Any = self._tokenizer()
+        rows, columns = tokenizer.size[1:] if self.moving else tokenizer.config.image_size
+        shown = video.size(path) if self.moving else media.size(path)
+        return media.changed(shown, (columns, rows), fit)
 
     @property
     def moving(self) -> bool:

@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
-from nextok_mm import cli, registry
+from nextok_mm import cli, data, registry
 from nextok_mm.checkpoint import ZOO, save_pretrained
 
 REFERENCE = Path(__file__).parents[1] / "parity" / "reference" / "xar_tiny.safetensors"
@@ -23,6 +23,7 @@ REFERENCE = Path(__file__).parents[1] / "parity" / "reference" / "xar_tiny.safet
 def test_list_and_info(nextok, tiny: Path) -> None:
     code, out, _ = nextok("list")
     assert code == 0 and "vae-fashion" in out and "generator kinds: " in out and "xar" in out
+    assert all(f"\n  {kind} " in out for kind in data.KINDS)
     code, out, _ = nextok("info", tiny / "xar")
     assert code == 0
     for part in ("tiny-xar", "generator", "parameters", "1 bag", "config.sampling", "not stated"):
@@ -79,9 +80,26 @@ def test_reconstruct(nextok, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "both.png"
     code, said, _ = nextok("reconstruct", tiny / "vae", picture, picture, "--out", out)
     assert code == 0 and "2 pictures" in said and "PSNR" in said and out.is_file()
-    code, _, error = nextok("reconstruct", tiny / "vae", wide, "--out", tmp_path / "other.png")
+    code, _, error = nextok("reconstruct", tiny / "vae", wide, "--fit", "exact", "--out", tmp_path / "other.png")
     assert code == 2 and "20 x 10" in error and "--crop" in error
     assert nextok("reconstruct", tiny / "vae", wide, "--crop", "--out", tmp_path / "other.png")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "wide.png: 20 x 10 cropped to its middle 10 x 10"),
+        (("--fit", "pad"), "wide.png: 20 x 10 padded with white to 20 x 20"),
+    ],
+)
+def test_a_picture_of_another_aspect_is_fitted_and_that_is_said(nextok, tiny, tmp_path, options, said) -> None:
+    wide, square = tmp_path / "wide.png", tmp_path / "square.png"
+    Image.new("L", (20, 10), 0).save(wide)
+    Image.new("L", (16, 16), 0).save(square)
+    code, _, error = nextok("reconstruct", tiny / "vae", wide, square, *options, "--out", tmp_path / "both.png")
+    assert code == 0 and error.count("\n") == 1 and said in error
+    with Image.open(tmp_path / "both.png") as both:
+        assert both.getpixel((48, 0)) == (255 if options else 0) and both.getpixel((48, 48)) == 0
 
 
 def test_reconstruct_from_a_few_tokens(nextok, tiny: Path, tmp_path: Path) -> None:
@@ -151,8 +169,8 @@ def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> N
         path = tmp_path / "pictures" / ("cat", "dog")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((8, 8), 10 * number).save(path)
-    data = (f"path={tmp_path / 'pictures'}", "kind=image_folder", "size=8", "channels=1")
-    cache = ("cache", tiny / "vae", tmp_path / "cache", *(part for field in data for part in ("--data", field)))
+    fields = (f"path={tmp_path / 'pictures'}", "kind=image_folder", "size=8", "channels=1")
+    cache = ("cache", tiny / "vae", tmp_path / "cache", *(part for field in fields for part in ("--data", field)))
     code, said, error = nextok(*cache)
     assert code == 0 and str(tmp_path / "cache") in said, error
     fields = {
@@ -193,6 +211,11 @@ def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> N
         ("generate {tiny}/vae --out {tmp}/o.png", "accepted: a generator"),
         ("generate no-such-model --out {tmp}/o.png", "no-such-model"),
         ("info {tmp}", "config.json"),
+        (
+            "reconstruct {tiny}/vae {tmp}/p.png --fit foo --out {tmp}/o.png",
+            "fit: got 'foo', accepted: crop, pad, exact",
+        ),
+        ("reconstruct {tiny}/vae {tmp}/p.png --fit pad --crop --out {tmp}/o.png", "got 'pad' and --crop"),
         ("reconstruct {tiny}/vae {tmp}/none.png --out {tmp}/o.png", "no file"),
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 0 --out {tmp}/o.png", "tokens: got 0, accepted: "),
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1,9 --out {tmp}/o.png", "tokens: got 9, accepted: "),
