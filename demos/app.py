@@ -17,8 +17,11 @@ from nextok_mm.pipeline import of_clips
 from . import image_tab, video_tab
 
 QUEUE = 16
+KEPT = (300, 1800)
+"""Seconds between two looks for files of results, and after which such a file is deleted. All go when the app ends."""
 CSS = """
-.gradio-container {max-width: 1080px !important; margin: 0 auto !important}
+.gradio-container {width: 100% !important; max-width: 1080px !important; margin: 0 auto !important}
+@media (max-width: 700px) {#pictures {height: min(100vw, 560px) !important}}
 #pictures img, #clips img, #frames img {image-rendering: pixelated}
 footer {display: none !important}
 """
@@ -28,7 +31,7 @@ THEME = Soft(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "Conso
 
 def build(models: Sequence[str]) -> gr.Blocks:
     """The page; `models` are the only generators that a visitor can ask for. ValueError where one can't be loaded."""
-    with gr.Blocks(title="nextok_mm", analytics_enabled=False) as page:
+    with gr.Blocks(title="nextok_mm", analytics_enabled=False, delete_cache=KEPT) as page:
         gr.Markdown("# nextok_mm\nNext-X prediction: pictures that grow one entity at a time.")
         clips = [name for name in models if of_clips(name)]
         if len(clips) < len(models) or not models:

@@ -64,7 +64,7 @@ def _number(label: Any, names: Sequence[str], classes: int) -> int:
                 return known.index(name)
             near += difflib.get_close_matches(name, known, n=1)
     try:
-        number = int(label) if isinstance(label, str) else operator.index(label)
+        number = -1 if isinstance(label, bool) else int(label) if isinstance(label, str) else operator.index(label)
     except (TypeError, ValueError):
         number = -1
     if 0 <= number < classes:

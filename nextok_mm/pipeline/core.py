@@ -20,7 +20,6 @@ from torch import Tensor
 
 from .. import registry
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
-from ..config import shown
 from ..contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
 from ..decoding.frames import Frames
@@ -28,7 +27,8 @@ from ..media import clips as video
 from ..media import pictures as media
 from ..media.pictures import Fit
 from ..rng import Rng, mix
-from . import conditions, ladder
+from . import conditions, inputs, ladder
+from .inputs import Images
 
 BATCH = 64
 MAX_ROWS = 1_000_000
@@ -79,6 +79,7 @@ class Result:
 
     def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
         """All of them in one picture, clips as rows of their frames."""
+        columns, zoom = inputs.sides(columns, zoom)
         return video.strip(self.images, zoom) if self.moving else media.grid(self.images, columns, zoom)
 
     def save(
@@ -93,6 +94,7 @@ class Result:
 
         An existing file is kept unless `force`.
         """
+        columns, zoom = inputs.sides(columns, zoom)
         return video.save(self.images, path, self.settings(), force, columns, zoom, fps)
 
     def _repr_png_(self) -> bytes:
@@ -148,7 +150,9 @@ class Pipeline:
         ValueError in one line for a label, a setting or a size that isn't accepted.
         """
         parts = []
-        for first in range(0, _positive("n", n, MAX_ROWS), _positive("batch", batch, MAX_ROWS)):
+        n, batch = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("batch", batch, 1, MAX_ROWS)
+        seed = inputs.whole("seed", seed)
+        for first in range(0, n, batch):
             size = min(batch, n - first)
 
             def count(done: int, entities: int, first: int = first) -> None:
@@ -182,9 +186,8 @@ class Pipeline:
         among many changes little.
         """
         generator, tokenizer = self._parts()
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise ValueError(f"seed: got {seed!r}, accepted: a whole number")
-        rows = range(_positive("n", n, MAX_ROWS)) if rows is None else rows
+        n, seed = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("seed", seed)
+        rows = range(n) if rows is None else rows
         settings = settings_of(generator, sampling)
         chosen = self._condition(labels, text, n)
         mine = None if chosen is None else chosen[rows.start : rows.stop]
@@ -214,29 +217,30 @@ class Pipeline:
             )
             started = time.perf_counter()  # what the caller does with a partial result is not ours
 
-    def tokenize(self, images: Tensor) -> Tokens:
-        """Images [B, C, H, W] or clips [B, C, T, H, W] in [0, 1] to tokens."""
+    def tokenize(self, images: Images, fit: Fit = "exact") -> Tokens:
+        """Pictures or clips in any form that `inputs.images` takes, such as [B, C, H, W] in [0, 1], to tokens."""
         tokenizer = self._tokenizer()
         with torch.no_grad():
-            return tokenizer.encode(_checked(images).to(tokenizer.device))
+            return tokenizer.encode(inputs.images(images, tokenizer, fit).to(tokenizer.device))
 
-    def detokenize(self, tokens: Tokens) -> Tensor:
-        """Tokens to images [B, C, H, W] in [0, 1]; tokens of another tokenizer are refused."""
+    def detokenize(self, tokens: Tokens | Tensor | Any) -> Tensor:
+        """Tokens (or latents, or codes: a tensor, an array, a list) to images [B, C, H, W] in [0, 1].
+
+        ValueError in one line for tokens of another tokenizer, or that don't fit its grid, channels or codes.
+        """
         tokenizer = self._tokenizer()
         own = fingerprint(tokenizer)
-        if tokens.source and tokens.source != own:
+        if isinstance(tokens, Tokens) and tokens.source and tokens.source != own:
             raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {self.card.name} ({own})")
-        if not tokens.data.numel():
-            raise ValueError(f"tokens: got shape {tuple(tokens.data.shape)}, accepted: those of one picture or more")
         with torch.no_grad():
-            return tokenizer.decode(tokens)
+            return tokenizer.decode(inputs.tokens(tokens, tokenizer))
 
     @overload
-    def reconstruct(self, images: Tensor | str | Path, fit: Fit = "exact") -> Tensor: ...
+    def reconstruct(self, images: Images, fit: Fit = "exact") -> Tensor: ...
     @overload
     def reconstruct(
         self,
-        images: Tensor | str | Path,
+        images: Images,
         fit: Fit = "exact",
         *,
         tokens: Sequence[int] | int,
@@ -247,7 +251,7 @@ class Pipeline:
     ) -> ladder.Ladder: ...
     def reconstruct(
         self,
-        images: Tensor | str | Path,
+        images: Images,
         fit: Fit = "exact",
         *,
         tokens: Sequence[int] | int | None = None,
@@ -256,22 +260,23 @@ class Pipeline:
         progress: Progress | None = None,
         **sampling: Any,
     ) -> Tensor | ladder.Ladder:
-        """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or a file's name.
+        """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or any other form that `inputs.images` takes.
 
         tokens: how many leading tokens to use, each number in turn, which gives a Ladder; seed: of the noise that all
         of a picture's start from; progress(done, all) counts solver steps; sampling: settings that replace the
         tokenizer's own. ValueError in one line for a number or a setting that isn't accepted, and for tokens without
         an order.
         """
-        tensor = images if isinstance(images, Tensor) else self.read(images, fit)
+        if tokens is None and sampling:
+            raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
+        batch, seed = inputs.whole("batch", batch, 1), inputs.whole("seed", seed)
+        tensor = inputs.images(images, self._tokenizer(), fit)
         if tokens is None:
-            if sampling:
-                raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
             return self.detokenize(self.tokenize(tensor)).cpu()
         tokenizer = ladder.ordered(self._tokenizer(), self.card.name)
-        numbers = ladder.check(conditions.each(tokens), math.prod(tokenizer.grid(_checked(tensor).shape[-2:])))
+        numbers = ladder.check(conditions.each(tokens), math.prod(tokenizer.grid(tensor.shape[-2:])))
         settings = settings_of(tokenizer, sampling)
-        found = ladder.climb(tokenizer, tensor, numbers, seed, settings, _positive("batch", batch), progress)
+        found = ladder.climb(tokenizer, tensor, numbers, seed, settings, batch, progress)
         return ladder.Ladder(tensor.cpu(), found, numbers, self.card.name, seed, settings.model_dump(mode="json"))
 
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
@@ -279,10 +284,7 @@ class Pipeline:
 
         fit: of another aspect, `exact` refuses it, `crop` takes its middle, `pad` keeps it all between white borders.
         """
-        config: Any = self._tokenizer().config
-        if self.moving:
-            return video.read_clip(path, config.image_channels, self._tokenizer().size or (), fit)
-        return media.read_image(path, config.image_channels, tuple(config.image_size), fit)
+        return inputs.read(path, self._tokenizer(), fit)
 
     def fitted(self, path: str | Path, fit: Fit) -> str:
         """What `read` does to a file of another aspect, in words; empty where its aspect is the tokenizer's."""
@@ -332,7 +334,7 @@ class Pipeline:
                 f"tokenizer: {self.card.name} names none; load it with tokenizer=FOLDER (--tokenizer), "
                 "for a converted checkpoint the converted VAE"
             )
-        return self.tokenizer
+        return inputs.check_pictures(self.tokenizer, self.card.name)
 
     def _parts(self) -> tuple[Generator, Tokenizer]:
         if self.generator is None:
@@ -402,23 +404,6 @@ def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
 def _worth_showing(tokenizer: Tokenizer, entity: int) -> bool:
     """Whether a partial picture is decoded after this entity: always, of ordered tokens at powers of two."""
     return not isinstance(tokenizer, OrderedTokenizer) or entity & (entity - 1) == 0
-
-
-def _positive(name: str, value: int, most: int | None = None) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
-        upto = "" if most is None else f" to {most}"
-        raise ValueError(f"{name}: got {shown(value)}, accepted: a whole number from 1{upto}")
-    return value
-
-
-def _checked(images: Tensor) -> Tensor:
-    """The pictures or clips; ValueError in one line where they are none, not floating point, or not finite."""
-    if not isinstance(images, Tensor) or not images.is_floating_point() or not images.numel():
-        got = f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: got {got}, accepted: one or more in floating point, of numbers in [0, 1]")
-    if not bool(images.isfinite().all()):
-        raise ValueError("images: got NaN or infinity, accepted: numbers in [0, 1]")
-    return images
 
 
 def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:

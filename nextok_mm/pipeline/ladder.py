@@ -18,6 +18,7 @@ from ..config import Config
 from ..contracts import OrderedTokenizer, Tokenizer, Tokens
 from ..media import pictures as media
 from ..rng import Rng, mix
+from .inputs import sides, whole
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Ladder:
 
     def grid(self, zoom: int | None = None) -> Image.Image:
         """One row a picture: as it was given, then each k, named above its column."""
+        _, zoom = sides(None, zoom)
         rows = torch.cat((self.pictures[:, None], self.images), dim=1)
         return media.grid(rows.flatten(0, 1), rows.shape[1], zoom, heads=["given", *map(str, self.tokens)])
 
@@ -99,9 +101,11 @@ def ordered(tokenizer: Tokenizer, name: str) -> OrderedTokenizer:
 
 def check(tokens: Sequence[int], most: int) -> tuple[int, ...]:
     """The numbers, if each is one from 1 to `most`; ValueError in one line if not."""
-    for k in tokens:
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
-            raise ValueError(f"tokens: got {k!r}, accepted: whole numbers from 1 to {most}")
-    if not tokens:
-        raise ValueError(f"tokens: got none in the list, accepted: whole numbers from 1 to {most}")
-    return tuple(tokens)
+    accepted = f"whole numbers from 1 to {most}"
+    found = tuple(whole("tokens", k, 1, accepted=accepted) for k in tokens)
+    for k in found:
+        if k > most:
+            raise ValueError(f"tokens: got {k}, accepted: {accepted}")
+    if not found:
+        raise ValueError(f"tokens: got none in the list, accepted: {accepted}")
+    return found

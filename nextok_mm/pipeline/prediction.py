@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import shown
 from ..contracts import ClipTokenizer, Keep
 from ..media import clips as video
 from ..media.pictures import Fit
 from ..rng import mix
+from . import inputs
 from .core import Pipeline, Result
 
 MAX_FRAMES = 100_000
@@ -29,7 +29,7 @@ def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, f
     tokenizer = _tokenizer(pipeline)
     frames, *sides = tokenizer.size
     config: Any = tokenizer.config
-    count = _context(tokenizer, 2 * frames // 5) or 1 if given is None else given
+    count = _context(tokenizer, 2 * frames // 5) or 1 if given is None else inputs.whole("given", given)
     _check_given(tokenizer, count)
     return video.read_clip(path, config.image_channels, (count, *sides), fit)
 
@@ -52,19 +52,19 @@ def stream(
     """The same, handed out after every window: `images` holds the frames so far."""
     tokenizer = _tokenizer(pipeline)
     trained, *sides = tokenizer.size
-    wanted = trained if frames is None else frames
+    clips = clips if isinstance(clips, Tensor) else inputs.images(clips, tokenizer)
     if clips.dim() != 5 or list(clips.shape[3:]) != sides or not clips.numel():
         raise ValueError(
             f"clips: got shape {tuple(clips.shape)}, accepted: [n, channels, 1 or more frames, {sides[0]}, {sides[1]}]"
         )
     given = clips.shape[2]
     _check_given(tokenizer, given)
-    if not isinstance(wanted, int) or not given < wanted <= MAX_FRAMES:
-        accepted = f"a whole number above the {given} that are given, up to {MAX_FRAMES}"
-        raise ValueError(f"frames: got {shown(wanted)}, accepted: {accepted}")
+    above = f"a whole number above the {given} that are given, up to {MAX_FRAMES}"
+    wanted = inputs.whole("frames", trained if frames is None else frames, given + 1, MAX_FRAMES, above)
+    seed = inputs.whole("seed", seed)
     if labels is None and pipeline.generator and pipeline.generator.conditioned_on == "labels":
         labels = "none"
-    images, window, half = clips.cpu(), 0, _context(tokenizer, trained // 2 + 1)
+    images, window, half = inputs.images(clips, tokenizer).cpu(), 0, _context(tokenizer, trained // 2 + 1)
     context = given if given < trained else half  # all that is given, where it leaves room for new frames
     while images.shape[2] < wanted:
         tokens = pipeline.tokenize(images[:, :, -context:])

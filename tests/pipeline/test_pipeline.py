@@ -154,11 +154,13 @@ def test_a_tokenizer_by_itself(tiny: Path, tmp_path: Path) -> None:
         (lambda images: images / 0 - images / 0, "images: got NaN or infinity"),
         (lambda images: images / 0, "images: got NaN or infinity"),
         (
-            lambda images: (images * 255).byte(),
-            r"images: got torch.uint8 of shape \(1, 1, .*\), accepted: .* in floating",
+            lambda images: (images * 255).long(),
+            "images: got torch.int64, accepted: floating point of numbers in \\[0, 1\\], or bytes",
         ),
         (lambda images: images[:0], r"images: got torch.float32 of shape \(0, 1, .*\), accepted: one or more"),
-        (lambda images: images.numpy(), "images: got ndarray"),
+        (lambda images: images.tolist()[0][0], "images: got list, accepted: a tensor, an array, a Pillow picture"),
+        (lambda images: images * 255, r"images: got numbers from .* to .*, accepted: numbers in \[0, 1\]; divide"),
+        (lambda images: images * 2 - 1.1, r"images: got numbers from -.*, accepted: numbers in \[0, 1\]"),
     ],
 )
 @pytest.mark.parametrize("name", ["vae", "flextok", "video"])
