@@ -26,6 +26,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import registry
 from .config import Config, shown
@@ -426,7 +427,7 @@ def _without_weights(held: tuple[int, int]) -> Iterator[None]:
         _hook()
         _BUILDING.left = [2 * held[0] + 64, 64 * held[1] + (1 << 24)]
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _NoDraws():
                 yield
         finally:
             _BUILDING.left = None
@@ -470,3 +471,20 @@ def _readme(card: Card, numbers: int) -> str:
     lines += ['model, card = from_pretrained("this/folder")', "```"]
     lines += ["", *(f"- {key}: {value}" for key, value in card.about.items())] if card.about else []
     return "\n".join(lines) + "\n"
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves out random initial values on the meta device, where they are nothing but torch importing its compiler.
+
+    That import takes as long as torch's own.
+    """
+
+    DRAWS = ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function's result, or the tensor as it is."""
+        if getattr(func, "__name__", "") in self.DRAWS:
+            tensor = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **(kwargs or {}))

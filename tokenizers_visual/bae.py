@@ -2,8 +2,8 @@
 
 Every place of the grid has n bits, each drawn from its own Bernoulli distribution (or its likelier value), with the
 gradient passed straight through; the decoder sees the sum of one learned vector for every bit that is 1. Encoder and
-decoder are those of a VAE (diffusers' parts). A code is its bits read as a number, the first bit counting most.
-Loss: pixels, and by choice p (1 - p) of the bits, a perceptual and an adversarial term as in kl_vae.
+decoder are those of a VAE. A code is its bits read as a number, the first bit counting most.
+Loss: pixels, and by choice p (1 - p) of the bits, a perceptual and an adversarial term (see _losses).
 
 Shapes: B batch, P picture channels, H W picture rows and columns, h w grid rows and columns, N = h * w tokens, n bits.
 Sources: Wang et al., Binary Latent Diffusion (arXiv 2304.04820); Wu et al. (arXiv 2410.16257), section 3.1.
@@ -21,6 +21,7 @@ from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 
 from ._conv import ConvConfig, ConvTokenizer
+from ._losses import patch_discriminator
 
 
 class BAEConfig(ConvConfig):
@@ -68,9 +69,11 @@ class BAE(ConvTokenizer):
     config: BAEConfig  # type: ignore[assignment]
 
     def __init__(self, config: BAEConfig):
-        super().__init__(config, config.embed)
+        super().__init__(config)
+        self.encoder, self.decoder = config.halves(config.embed)
         # The published networks have no activation before their last convolutions.
         self.encoder.conv_act, self.decoder.conv_act = nn.Identity(), nn.Identity()
+        self.discriminator = patch_discriminator(config.image_channels, config.adversarial)
         self.quantizer = BinaryQuantizer(config.bits, config.embed)
         self.norm_first = nn.GroupNorm(config.groups, config.embed, eps=1e-6) if config.norm_first else nn.Identity()
 
@@ -81,7 +84,7 @@ class BAE(ConvTokenizer):
 
     def chances(self, images: Tensor) -> Tensor:
         """Images [B, P, H, W] in [0, 1] -> how likely each bit is 1, [B, n, h, w] in fp32."""
-        return self.quantizer.chances(self.hidden(images))
+        return self.quantizer.chances(self.encoder(self.checked(images)))
 
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
         """Images [B, P, H, W] in [0, 1] -> Tokens [B, N]; the likelier value of every bit, drawn bits with an `rng`
@@ -106,7 +109,7 @@ class BAE(ConvTokenizer):
         chances = self.chances(target)
         bits = self.quantizer.bits(chances, rng if self.config.stochastic else None)
         pictures = self._decode(bits + chances - chances.detach()).float()  # straight through
-        total, parts = self.compare(pictures, target)
+        total, parts = self.picture_loss(pictures, target, self.discriminator)
         parts["undecided"] = (chances * (1 - chances)).mean()
         total = total + self.config.bits_weight * parts["undecided"]
         parts["entropy"] = self.quantizer.entropy(bits)

@@ -290,8 +290,8 @@ class Pipeline:
         """What `read` does to a file of another aspect, in words; empty where its aspect is the tokenizer's."""
         tokenizer: Any = self._tokenizer()
         rows, columns = tokenizer.size[1:] if self.moving else tokenizer.config.image_size
-        shown = video.size(path) if self.moving else media.size(path)
-        return media.changed(shown, (columns, rows), fit)
+        own = video.size(path) if self.moving else media.size(path)
+        return media.changed(own, (columns, rows), fit)
 
     @property
     def moving(self) -> bool:
@@ -310,7 +310,7 @@ class Pipeline:
         size = None if self.tokenizer is None else self.tokenizer.size
         if size is None:
             return
-        across = _positive("n", n, MAX_ROWS) if columns is None else _positive("columns", columns, MAX_ROWS)
+        across = inputs.whole("n", n, 1, MAX_ROWS) if columns is None else inputs.whole("columns", columns, 1, MAX_ROWS)
         across = math.ceil(math.sqrt(n)) if columns is None else across
         height, width = (side * max(1, math.ceil(96 / min(size[-2:]))) for side in size[-2:])
         down = math.ceil(n / across) * height

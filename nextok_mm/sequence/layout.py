@@ -111,7 +111,7 @@ def _make(kind: str, grid: tuple[int, ...], size: int | tuple[int, ...] | None) 
             raster[tuple(slice(i * c, (i + 1) * c) for i, c in zip(corner, cells))] for corner in _corners(counts)
         ]
     order = torch.cat([group.reshape(-1) for group in groups])
-    positions = torch.stack(torch.unravel_index(order, grid), dim=-1).float()
+    positions = _coordinates(grid)[order].float()
     return Layout(kind, grid, tuple(group.numel() for group in groups), order, positions)
 
 
@@ -150,10 +150,16 @@ def _scale(grid: tuple[int, ...], sides: int | tuple[int, ...] | None) -> Layout
     scales = tuple(tuple(max(1, round(g * side / longest)) for g in grid) for side in sides)
     positions = []
     for scale in scales:  # a coarse token sits at the centre of what it covers
-        index = torch.unravel_index(torch.arange(math.prod(scale)), scale)
+        index = _coordinates(scale).unbind(1)
         positions.append(torch.stack([(i + 0.5) * g / s - 0.5 for i, g, s in zip(index, grid, scale)], dim=-1))
     sizes = tuple(math.prod(scale) for scale in scales)
     return Layout("scale", grid, sizes, torch.arange(sum(sizes)), torch.cat(positions), scales)
+
+
+def _coordinates(grid: tuple[int, ...]) -> Tensor:
+    """The index of every token of a grid in raster order, [N, axes]."""
+    # Not torch.unravel_index, which imports sympy for half a second.
+    return torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing="ij"), dim=-1).flatten(0, -2)
 
 
 def _corners(counts: Sequence[int]) -> list[tuple[int, ...]]:

@@ -19,7 +19,7 @@ from nextok_mm.decoding import decode
 from nextok_mm.quantizers.fsq import FSQ
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.masks import block_causal
-from tokenizers_visual.video_vq import CausalConv3d, FrameNorm, ResidualUnit, Swish, unfold
+from tokenizers_visual._causal3d import CausalConv3d, FrameNorm, ResidualUnit, Swish, unfold
 
 
 def load(path: Path) -> tuple[NextBlock, dict[str, torch.Tensor]]:

@@ -7,6 +7,7 @@ from nextok_mm import registry
 from nextok_mm.contracts import Tokens
 from nextok_mm.quantizers.binary import BinaryQuantizer
 from nextok_mm.rng import Rng
+from tokenizers_visual._losses import FrozenFeatures
 
 
 def build(**fields):
@@ -57,7 +58,7 @@ def test_a_model_that_is_not_stochastic_draws_nothing():
 
 def test_every_term_of_the_loss(monkeypatch):
     model = build(bits_weight=1.0, adversarial={"width": 8, "depth": 1}, perceptual={"net": "none"}).train()
-    monkeypatch.setattr(type(model), "_features", lambda self, device: type("Net", (), {"maps": lambda _, x: [x]})())
+    monkeypatch.setattr(FrozenFeatures, "on", lambda self, device: type("Net", (), {"maps": lambda _, x: [x]})())
     loss = model.loss(model.example(2, Rng([1, 2])), Rng([1, 2]))
     assert set(loss.parts) == {"pixel", "undecided", "perceptual", "adversarial", "discriminator", "entropy"}
     loss.total.backward()
