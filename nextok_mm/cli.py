@@ -328,11 +328,7 @@ def bench(context: typer.Context) -> None:
     """Speed and claims, side by side in one run; without a name: which there are (each with --help)."""
     from .bench import BENCHES, main
 
-    if context.args and context.args[0] not in ("-h", "--help"):
-        main(context.args)
-    else:
-        for name, what in BENCHES.items():
-            print(f"nextok bench {name:10s} {what}")
+    _run_or_list(context, BENCHES, main)
 
 
 @app.command(context_settings=PASSED_ON)
@@ -340,11 +336,7 @@ def study(context: typer.Context) -> None:
     """A paper's analysis at small scale, as one JSON and plots: elm (with --help)."""
     from .study import STUDIES, main
 
-    if context.args and context.args[0] not in ("-h", "--help"):
-        main(context.args)
-    else:
-        for name, what in STUDIES.items():
-            print(f"nextok study {name:10s} {what}")
+    _run_or_list(context, STUDIES, main)
 
 
 @app.command()
@@ -368,6 +360,15 @@ def demo(
     from . import bundled
 
     bundled.demo("app").launch(model or SHOWN, host, port)
+
+
+def _run_or_list(context: typer.Context, names: dict[str, str], run: Callable[[list[str]], None]) -> None:
+    """Pass the arguments on to one of several commands with options of their own; without a name, list them."""
+    if context.args and context.args[0] not in ("-h", "--help"):
+        run(context.args)
+        return
+    for name, what in names.items():
+        print(f"nextok {context.info_name} {name:10s} {what}")
 
 
 @contextmanager

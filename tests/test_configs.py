@@ -29,7 +29,7 @@ def test_every_launch_file_is_what_accelerate_takes(path) -> None:
 
     assert path.read_text().startswith("# ") and "accelerate" in path.read_text()
     config = load_config_from_file(str(path))
-    meant = {"ddp": "MULTI_GPU", "ddp_cpu": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed": "DEEPSPEED"}
+    meant = {"ddp": "MULTI_GPU", "ddp_cpu": "MULTI_GPU", "fsdp2": "FSDP"}
     assert config.distributed_type == meant[path.stem] and config.num_processes > 1
     assert config.mixed_precision == "no"  # train.precision decides
     if path.stem == "fsdp2":
