@@ -45,6 +45,9 @@ def _short(values: torch.Tensor) -> tuple[float, ...]:
 if __name__ == "__main__":
     try:
         source, folder, *given = sys.argv[1:]
-        print(standardise(source, folder, {"split": "train"} | override({}, given) if given else TRAIN))
+        train = override({}, given)
+        if train.get("kind") not in ("clips", "image_folder", "latents", "tensors"):  # these have no splits
+            train = {"split": "train"} | train
+        print(standardise(source, folder, train if given else TRAIN))
     except ValueError as error:
         sys.exit(f"error: {error}" if len(sys.argv) >= 3 else __doc__)
