@@ -218,7 +218,8 @@ def evaluate(
     setting: Sets = None,
     tokens: Annotated[str, typer.Option(help="A tokenizer with an order: how many tokens, 1,4,16.")] = "",
     given: Annotated[
-        list[str] | None, typer.Option("--data", help="Other data, name=value; splits train, test.")
+        list[str] | None,
+        typer.Option("--data", help="Other data, name=value: kind=image_folder, path=FOLDER."),
     ] = None,
     judge: Annotated[list[str] | None, typer.Option(help="Feature space; repeatable. Default: both.")] = None,
     baselines: Annotated[bool, typer.Option(help="Measure the baselines beside it.")] = True,
@@ -235,12 +236,12 @@ def evaluate(
         check_out(out, force)
     options: dict[str, Any] = {"judges": judge} if judge else {}
     if given:
-        options["test"] = override({}, given) | {"split": "test"}
+        options["data"] = override({}, given)
     if (role := read_card(resolve(name)).role) != "judge":
         options |= {"seed": seed, "sampling": override({}, setting or [])} | ({"n": n} if n is not None else {})
     if role == "generator":
-        options |= {"baselines": baselines} | ({"train": options["test"] | {"split": "train"}} if given else {})
-    elif tokens:
+        options["baselines"] = baselines
+    if tokens:
         options["tokens"] = _numbers(tokens)
     result = quality.evaluate(name, **options)
     print(quality.report(result))

@@ -26,6 +26,14 @@ def run(command: Callable[[], int | None]) -> int:
     try:
         with speaking():
             return command() or 0
+    except ModuleNotFoundError as error:
+        from .doctor import OPTIONAL
+
+        module = (error.name or "").partition(".")[0]
+        if module not in OPTIONAL or os.environ.get("NEXTOK_DEBUG"):
+            raise
+        print(f"error: {module} is not installed; pip install 'nextok_mm[{OPTIONAL[module]}]'", file=sys.stderr)
+        return MISTAKE
     except (ValueError, OSError) as error:
         if os.environ.get("NEXTOK_DEBUG"):
             raise

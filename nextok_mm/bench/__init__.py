@@ -19,6 +19,8 @@ BENCHES = {
     "table": "writes the Markdown table of a bench's JSON into docs/benchmarks, or prints it",
     "sampling": "a shipped or tiny xAR: cached against uncached, attention backends, images a second, training",
 }
+PLOTTED = ("blocks", "claims", "ladder", "steps")
+"""Those that end with a plot: what draws it is asked for before the work, not after it."""
 
 
 def main(arguments: list[str]) -> None:
@@ -26,4 +28,6 @@ def main(arguments: list[str]) -> None:
     name = arguments[0] if arguments else ""
     if name not in BENCHES:
         raise ValueError(f"bench: got {name!r}, accepted: {', '.join(BENCHES)}")
+    if name in PLOTTED and not {"-h", "--help"} & set(arguments):
+        import_module("matplotlib")
     import_module("nextok_mm.machine" if name == "machine" else f"{__name__}.{name}").main(arguments[1:])

@@ -11,7 +11,7 @@ from typing import Any
 
 from .source import Source, SourceConfig
 
-__all__ = ["KINDS", "Source", "SourceConfig", "parse"]
+__all__ = ["KINDS", "Source", "SourceConfig", "config_class", "parse"]
 
 KINDS = {
     "clips": "video files of a folder, every subfolder a class (path, size; fps, start, flip, channels)",
@@ -27,9 +27,13 @@ KINDS = {
 
 def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:
     """The config of a source from plain fields; `kind` says which. ValueError in one line for a mistake."""
-    kind = fields.get("kind")
+    return config_class(fields.get("kind"), where).parse(fields, where)
+
+
+def config_class(kind: Any, where: str = "data") -> type[SourceConfig]:
+    """The config class of a kind; ValueError in one line for a kind that there isn't."""
     if kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{where}.kind: got {kind!r}, accepted: {', '.join(KINDS)}{hint}")
-    return importlib.import_module(f"{__name__}.{kind}").Config.parse(fields, where)
+    return importlib.import_module(f"{__name__}.{kind}").Config

@@ -22,6 +22,7 @@ from ..checkpoint import fingerprint
 from ..features.pictures import LITE0, load_features
 from ..features.text import MINILM, load_text
 from ..pipeline import load
+from ..pipeline.inputs import whole
 from ..rng import mix
 from . import samples
 from .cache import remembered
@@ -110,7 +111,7 @@ def evaluate(
     """
     if judges is not None:
         raise ValueError(f"judge: got {list(judges)}, accepted: none for captions, the scorer is fitted here")
-    started = time.monotonic()
+    started, seed, n = time.monotonic(), whole("seed", seed), None if n is None else whole("n", n)
     pipeline, space = load(name, tokenizer), "caption ranks"
     if pipeline.generator is None or pipeline.generator.conditioned_on != "text":
         raise ValueError(f"{name}: a generator that reads captions is accepted here, got {pipeline.card.kind}")
@@ -139,6 +140,7 @@ def evaluate(
         "scorer": f"{LITE0} at {net.config.resolution} and {MINILM}, linear maps to {WIDTH}, {len(seen)} pairs",
         "generator": fingerprint(pipeline.generator),
         "tokenizer": fingerprint(pipeline.tokenizer),
+        "images": samples.VALUES,
         "reference": dict(test),
         "seconds": round(time.monotonic() - started, 1),
     }

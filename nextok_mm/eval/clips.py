@@ -24,7 +24,8 @@ from ..checkpoint import fingerprint
 from ..contracts import ClipTokenizer
 from ..features.pictures import LITE0, load_features
 from ..pipeline import Pipeline, prediction
-from . import metrics
+from ..pipeline.inputs import whole
+from . import metrics, samples
 
 SPACE = "effnet-lite0-temporal"
 JUDGE = "fashion-judge"
@@ -35,7 +36,7 @@ LIT, SMALLEST, ITEM = 0.2, 40, 28
 
 def evaluate(
     pipeline: Pipeline,
-    n: int = 200,
+    n: int | None = None,
     seed: int = 0,
     sampling: Mapping[str, Any] | None = None,
     test: Mapping[str, Any] = TEST,
@@ -44,6 +45,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Figures of n clips: generated ones where the pipeline has a generator, else reconstructed ones.
 
+    n: None is 200, or half of the data.
     Beside them stand the real test clips (other ones than those that distances are taken to) and their reconstructions.
     sampling: settings that replace the checkpoint's own; test: source of real clips. ValueError for anything else.
     """
@@ -51,7 +53,14 @@ def evaluate(
         raise ValueError(f"judge: got {list(judges)}, accepted: none for clips, their space is {SPACE}")
     started, tokenizer = time.monotonic(), pipeline.tokenizer
     assert isinstance(tokenizer, ClipTokenizer)
-    source = data.parse(test).open()
+    source = samples.opened(test, tokenizer, clips=True)
+    if (got := tuple(source.batch([0])["images"].shape[2:])) != tuple(tokenizer.size):
+        raise ValueError(f"data: got clips of {got}, accepted: the {tuple(tokenizer.size)} of {pipeline.card.name}")
+    if len(source) < 20:
+        raise ValueError(
+            f"data: got {len(source)} clips, accepted: 20 or more, half to be compared with the other half"
+        )
+    n, seed = min(200, len(source) // 2) if n is None else whole("n", n), whole("seed", seed)
     if not 10 <= n <= len(source) // 2:
         raise ValueError(f"n: got {n}, accepted: 10 to {len(source) // 2}")
     truth, other = (_rows(source, range(first, first + n)) for first in (0, n))
@@ -73,7 +82,8 @@ def evaluate(
     if pipeline.generator is not None:
         figures |= _predicted(pipeline, truth, seed, sampling or {}, baselines)
     protocol = {"samples": n, "reference_samples": n, **drawn}
-    protocol |= {"reference": dict(test), "space": f"{LITE0} at 64 x 64, mean and mean absolute change over frames"}
+    protocol |= {"images": samples.VALUES, "reference": dict(test)}
+    protocol |= {"space": f"{LITE0} at 64 x 64, mean and mean absolute change over frames"}
     protocol |= {"tokenizer": fingerprint(tokenizer), "seconds": round(time.monotonic() - started, 1)}
     card = pipeline.card
     return {"name": card.name, "role": card.role, "kind": card.kind, "figures": figures, "protocol": protocol}

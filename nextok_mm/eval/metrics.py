@@ -60,7 +60,7 @@ def ssim(images: Tensor, target: Tensor) -> Tensor:
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError:
-        raise ValueError("SSIM needs torchmetrics: pip install nextok_mm[eval]") from None
+        raise ValueError("SSIM needs torchmetrics: pip install 'nextok_mm[eval]'") from None
     similarity = structural_similarity_index_measure(images, target, reduction="none", data_range=1.0)
     assert isinstance(similarity, Tensor)  # a pair only where its gradient is asked for
     return similarity

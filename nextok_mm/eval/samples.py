@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import data
 from ..config import Config
 from ..contracts import OrderedTokenizer, Tokenizer, Tokens
 from ..data import Source
@@ -20,6 +21,34 @@ from ..pipeline import Pipeline, Result
 from ..rng import Rng, mix
 
 Pictures = Iterator[tuple[Tensor, Tensor | None]]
+VALUES = "unrounded floats in [0, 1], not 8-bit files; each space says how it resizes them"
+"""What every distance is of, as protocols say it: 8-bit copies of the same pictures lie elsewhere."""
+
+
+def splits(given: Mapping[str, Any], **own: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a test source and of a training source; the same ones where the kind has no splits.
+
+    given: a kind and its fields, where `split` is that of the test source; own: what `size` and `channels` are where
+    the kind asks for them and they are not given. ValueError in one line for a kind that there isn't.
+    """
+    known = data.config_class(given.get("kind")).model_fields
+    wanted = {"size"} & {name for name, field in known.items() if field.is_required()} | {"channels"} & known.keys()
+    filled = {name: value for name, value in own.items() if name in wanted and value is not None}
+    test = {**filled, **given}
+    return ({"split": "test", **test}, {**test, "split": "train"}) if "split" in known else (test, dict(test))
+
+
+def opened(fields: Mapping[str, Any], tokenizer: Tokenizer | None = None, clips: bool = False) -> Source:
+    """A source of pictures, or of clips, that the tokenizer (where one is given) can read; ValueError in one line."""
+    source, what = data.parse(fields).open(), ("pictures", "clips")
+    images = source.batch([0]).get("images")
+    if images is None or images.dim() != (5 if clips else 4):
+        holds = "no pictures" if images is None else what[images.dim() == 5]
+        raise ValueError(f"data: {fields['kind']} holds {holds} here, accepted: {what[clips]}")
+    if tokenizer is not None:
+        with torch.no_grad():
+            tokenizer.encode(images.to(tokenizer.device))
+    return source
 
 
 def real(source: Source, n: int, batch: int, seed: int | None = None) -> Pictures:
@@ -92,7 +121,9 @@ def latent_moments(tokenizer: Tokenizer, source: Source, batch: int, classes: in
         tokens = tokenizer.encode(found["images"].to(tokenizer.device), rng)
         data = tokens.data.double().cpu()
         groups = {"all": torch.ones(1, len(rows)).double()}  # [groups, B]: who belongs where
-        if classes:
+        if classes and "labels" in found:
+            if int(found["labels"].max()) >= classes:
+                raise ValueError(f"data: got label {int(found['labels'].max())}, accepted: 0 to {classes - 1}")
             groups["class"] = torch.nn.functional.one_hot(found["labels"], classes).T.double()
         for name, member in groups.items():
             powers = {"0": torch.ones_like(data[:, :1, :1]), "1": data, "2": data.square()}

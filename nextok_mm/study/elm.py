@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from .. import bundled
 from ..bench.harness import Results, by_name, options, plot, shown, slug, trained
 from . import entropy, locality
 
@@ -74,6 +75,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise ValueError(f"parts: got {wrong[0]!r}, accepted: {', '.join(_PARTS)}")
     if not all(part.isdigit() for part in given.splits.split(",") if given.splits):
         raise ValueError(f"splits: got {given.splits!r}, accepted: numbers of groups, such as 2,3")
+    given.config = bundled.config(given.config)
     given.splits = [int(part) for part in given.splits.split(",") if part]
     return given
 
