@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -212,12 +212,8 @@ def from_pretrained(name: str | Path, revision: str | None = None, role: str | N
     try:
         with _without_weights(_header(path)):
             model = registry.build(card.role, card.kind, card.fields)
-    except (
-        TypeError,
-        RuntimeError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:  # sizes that pass for numbers, not for torch
+    except (TypeError, RuntimeError, ArithmeticError, MemoryError, ValidationError) as error:
+        # sizes that pass for numbers, not for torch
         raise ValueError(f"checkpoint {folder}: {CONFIG} describes no possible model ({_first_line(error)})") from None
     _fill(model, read_weights(path), f"checkpoint {folder}")
     return model.eval(), card

@@ -50,9 +50,11 @@ class Config(BaseModel):
         for name, field in cls.model_fields.items():
             if name in fields:
                 try:
-                    fields[name] = _plain(fields[name], _types(field.annotation), cls.LARGEST)
+                    bounded = any(hasattr(bound, "le") or hasattr(bound, "lt") for bound in field.metadata)
+                    largest = Config.LARGEST if bounded else cls.LARGEST
+                    fields[name] = _plain(fields[name], _types(field.annotation), largest)
                 except ValueError as error:
-                    found = {"field": name, "given": fields[name], "reason": str(error)}
+                    found = {"field": name, "given": shown(fields[name]), "reason": str(error)}
                     raise PydanticCustomError("own_type", "{field}: {reason}", found) from None
         return fields
 
@@ -96,7 +98,7 @@ def _line(cls: type[BaseModel], item: Any, where: str) -> str:
     """One mistake as `group.field: got this, accepted: that`."""
     if item["type"] == "own_type":
         found = item["ctx"]
-        return f"{_name(where, (*item['loc'], found['field']))}: got {shown(found['given'])}; {found['reason']}"
+        return f"{_name(where, (*item['loc'], found['field']))}: got {found['given']}; {found['reason']}"
     path = _name(where, item["loc"])
     reason = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "extra_forbidden":

@@ -92,7 +92,7 @@ def get(role: str, kind: str) -> type:
             raise ValueError(f"{role} kind: got {kind!r}, accepted: {', '.join(known)}{hint}")
         try:
             importlib.import_module(known[kind])
-        except (ImportError, TypeError) as error:  # TypeError: `.name`, which is relative to nothing
+        except (ImportError, TypeError, ValueError) as error:  # of the name: `.name` and `` are none
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"{role} kind {kind!r}: its module {known[kind]!r} can't be imported ({reason})"
