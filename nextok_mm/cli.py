@@ -278,7 +278,7 @@ def cache(
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(help="bae, elm, flextok, kl_vae, next_block, video_vq or xar.")],
+    kind: Annotated[str, typer.Argument(help="The family that it belongs to.")],
     source: Annotated[Path, typer.Argument(help="The published file or folder.")],
     folder: Annotated[Path, typer.Argument(help="Where our checkpoint goes.")],
     tokenizer: Annotated[
@@ -287,7 +287,10 @@ def convert(
     ] = None,
     force: Force = False,
 ) -> None:
-    """A published checkpoint as a folder that `load` takes. Nothing in the source is run."""
+    """A published checkpoint as a folder that `load` takes; KIND: bae, elm, flextok, kl_vae, next_block, video_vq, xar.
+
+    Nothing in the source is run.
+    """
     import pkgutil
     from importlib import import_module
 

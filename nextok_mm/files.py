@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
@@ -68,7 +68,7 @@ def check_out(path: str | Path, force: bool) -> None:
         ) from None
 
 
-def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any], force: bool = False) -> Path:
+def write_whole(path: str | Path, write: Callable[[BinaryIO], Any], force: bool = False) -> Path:
     """A file in one move: what `write` puts into the open file appears under its name when all of it is on the disk.
 
     ValueError in one line where it can't be written, or the name is taken and `force` isn't given. What is finished is

@@ -152,16 +152,15 @@ def evaluate_generator(
     if pipeline.generator is None or pipeline.tokenizer is None:
         raise ValueError(f"{name}: a generator with a tokenizer is accepted here, got {pipeline.card.kind}")
     # What is missing, or can't be read, is said before minutes of sampling.
-    held_out, real = (
-        (samples.opened(fields, pipeline.tokenizer) for fields in (test, train)) if baselines else (None, None)
-    )
+    sources = [samples.opened(fields, pipeline.tokenizer) for fields in (test, train)] if baselines else []
+    split = dict(train) != dict(test)
     rulers, runs = _rulers(judges, test), []
     pictures = samples.generated(pipeline, n, batch, seed, sampling or {}, runs)
     measured = measure(rulers, _bar(pictures, n, progress))
     figures = {pipeline.card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
-    if held_out is not None and real is not None:
+    if sources:
         classes = getattr(pipeline.generator.config, "classes", 0)
-        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, held_out, real, classes)
+        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, *sources, classes, split)
     protocol = {
         "samples": n,
         "seed": seed,
@@ -174,7 +173,7 @@ def evaluate_generator(
         "generator": fingerprint(pipeline.generator),
         "tokenizer": fingerprint(pipeline.tokenizer),
     }
-    if baselines and dict(train) == dict(test):
+    if baselines and not split:
         protocol["splits"] = "the data has none: the Gaussians are of the reference itself, and nothing is a floor"
     return _result(pipeline.card, figures, rulers, {**protocol, "reference": dict(test)}, started)
 
@@ -277,11 +276,15 @@ def _baselines(
     tokenizer: Tokenizer,
     n: int,
     seed: int,
-    held_out: data.Source,
-    real: data.Source,
+    held_out: Source,
+    real: Source,
     classes: int,
+    split: bool,
 ) -> dict[str, Figures]:
-    """What a generator's figures are read against; kept on disk, since they don't depend on it."""
+    """What a generator's figures are read against; kept on disk, since they don't depend on it.
+
+    split: whether `held_out` and `real` are different pictures; else there is no floor.
+    """
     n_held_out, made_by = min(n, len(held_out)), fingerprint(tokenizer)
     seen, unseen = samples.identity(real), samples.identity(held_out)
     sets: dict[str, tuple[tuple[object, ...], Callable[[], samples.Pictures]]] = {
@@ -291,7 +294,7 @@ def _baselines(
             lambda: samples.reconstructed(tokenizer, held_out, n_held_out, BATCH),
         ),
     }
-    if dict(train) == dict(test):
+    if not split:
         del sets["real train"]  # a set beside itself
     if not hasattr(tokenizer, "posterior"):  # codes have no Gaussian
         return _kept(rulers, sets)

@@ -31,11 +31,12 @@ class Log:
         line = json.dumps({"step": step, **{name: _short(value) for name, value in numbers.items()}}) + "\n"
         self.waiting += line.encode()
         self._flush()
-        try:
-            for name, value in numbers.items() if self.board is not None else ():
-                self.board.add_scalar(name, value, step)
-        except OSError as error:
-            self._drop_board(error)
+        if self.board is not None:
+            try:
+                for name, value in numbers.items():
+                    self.board.add_scalar(name, value, step)
+            except OSError as error:
+                self._drop_board(error)
 
     def close(self) -> None:
         """Flush and close."""
