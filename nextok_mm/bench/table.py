@@ -77,7 +77,7 @@ def _parts(file: str, figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """File, or file/part where figures are those of a study, whose rows are another level down -> figures by name."""
     if "checkpoints" in figures:
         figures = {name: row.get("figures", {}) for name, row in figures["checkpoints"].items()}
-    nested = {f"{file}/{part}": rows for part, rows in figures.items() if isinstance(rows, dict)}
+    nested = {f"{file}/{part}": rows for part, rows in figures.items() if isinstance(rows, dict) and _flat(rows)}
     return {file: figures} | nested
 
 

@@ -1,6 +1,7 @@
 """`nextok bench zoo`: the same checkpoint is the same, one bit elsewhere in its weights is seen."""
 
 import json
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from nextok_mm import bench, pipeline
 from nextok_mm.bench import zoo
 from nextok_mm.checkpoint import read_card
 from nextok_mm.eval import quality
+from nextok_mm.zoo import list_models
 
 
 @pytest.fixture
@@ -98,6 +100,27 @@ def test_figures_are_those_of_the_own_evaluation(shipped, tmp_path, capsys, monk
     run("--n", 7, "--seed", 3, "--against", tmp_path / "before.json", "--exact", "--only", "vae")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "psnr" in line]
     assert line.split()[-4:] == ["1.25", "before", "1", "+0.25"]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monkeypatch):
+    """Nothing is measured: the arguments are held against the real functions."""
+    asked = {}
+    for module, function in (
+        (quality, "evaluate_generator"),
+        (quality, "evaluate_tokenizer"),
+        (quality, "evaluate_judge"),
+        (quality.captions, "evaluate"),
+        (quality.clips, "evaluate"),
+    ):
+        fake = create_autospec(getattr(module, function), return_value={"figures": {"it": {"space": {"psnr": 1.0}}}})
+        monkeypatch.setattr(module, function, fake)
+        asked[fake] = f"{module.__name__.split('.')[-1]}.{function}"
+    monkeypatch.setattr(quality, "load", lambda name: name)
+    assert zoo.figures(name, list_models()[name], 50, 1) == {"it: psnr (space)": 1.0}
+    (function,) = [name for fake, name in asked.items() if fake.called]
+    wanted = {"elm-emoji": "captions.evaluate", "video-moving": "clips.evaluate", "next-block-moving": "clips.evaluate"}
+    assert function == wanted.get(name, f"quality.evaluate_{list_models()[name].role}")
 
 
 @settings(deadline=None, max_examples=20)
