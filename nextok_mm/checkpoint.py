@@ -84,6 +84,7 @@ def save_pretrained(
     return folder
 
 
+@torch.inference_mode(False)  # or the weights could be neither trained nor written to elsewhere
 def from_pretrained(name: str | Path, revision: str | None = None, role: str | None = None) -> tuple[Any, Card]:
     """The model (eval mode, fp32, on the CPU) and its Card, from a folder, a zoo name or a hub id.
 

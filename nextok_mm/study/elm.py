@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from ..bench.claims import by_name
+from ..inference import inferring
 from . import entropy, locality
 
 SMALL = ("model.width=128", "model.heads=4", "model.depth=6")
@@ -200,7 +201,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace, Book], None]] = {
 }
 
 
-@torch.no_grad()
+@inferring
 def _test_codes(tokenizer: Any, n: int = 2000) -> dict[str, torch.Tensor]:
     """Codes and labels of the first pictures of the test split."""
     from .. import data
