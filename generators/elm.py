@@ -37,6 +37,7 @@ from nextok_mm.features.text import Text, TextEncoder, load_text
 from nextok_mm.flow.guidance import Guidance, Schedule, guide
 from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, group_vocabulary, join, split
 from nextok_mm.heads.masked import MaskedHead
+from nextok_mm.inference import inferring
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
@@ -111,14 +112,14 @@ class ELMConfig(ModelConfig):
 @dataclass
 class State(contracts.State):
     """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes `keep` gave, and of a masked
-    model what it is sure of; given: at which places it gave those of all rows; prefix, cond: of the R rows; calls:
+    model what it is sure of; drawing: of each place, which rows draw its code; prefix, cond: of the R rows; calls:
     network calls so far."""
 
     codes_BNG: Tensor
     rng: Rng
     sampling: Sampling
     known_BN: Tensor
-    given: list[bool]
+    drawing: list[list[bool]]
     prefix_RPD: Tensor
     cond_R1D: Tensor
     cache: KVCache | None
@@ -304,6 +305,7 @@ class ELM(Generator):
         """The attention backend of sampling on this device."""
         return choose_backend(self.backbone.backend, two_way(1), self.device)
 
+    @inferring
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples; condition: labels [n], captions, or None; `keep` holds known codes, raster order."""
         settings: Sampling = sampling or self.config.sampling
@@ -323,7 +325,7 @@ class ELM(Generator):
             rng=rng,
             sampling=settings,
             known_BN=known,
-            given=[] if keep is None else known.all(0).tolist(),
+            drawing=[[True] * rows] * places if keep is None else (~known).T.tolist(),
             prefix_RPD=prefix,
             cond_R1D=cond,
             cache=cache,
@@ -336,10 +338,13 @@ class ELM(Generator):
     def _next(self, state: State) -> State:
         """Draw the next code, where it isn't known in every row."""
         at = state.entity
-        if not state.given[at : at + 1] == [True]:
+        if any(state.drawing[at]):
             known_B1 = state.known_BN[:, at, None]
+            rng = state.rng.only(state.drawing[at])  # a row that knows its code draws none, as it would alone
             hidden_R1D = self._take_in(state)
-            chosen_B1G = self.head.choose(hidden_R1D, lambda logits: draw(*self._guided(state, logits)))
+            chosen_B1G = self.head.choose(
+                hidden_R1D, lambda logits: draw(self._guided(state, logits), state.sampling, rng)
+            )
             kept = state.codes_BNG[:, at : at + 1]
             state.codes_BNG[:, at : at + 1] = torch.where(known_B1[..., None], kept, chosen_B1G)
         state.entity += 1
@@ -362,8 +367,8 @@ class ELM(Generator):
             state.cache.commit(end - cached)
         return hidden[:, -1:]
 
-    def _guided(self, state: State, logits_RNGV: Tensor) -> tuple[Tensor, Drawing, Rng]:
-        """What `draw` takes: the logits of the B samples, guided with this step's weight."""
+    def _guided(self, state: State, logits_RNGV: Tensor) -> Tensor:
+        """The logits of the B samples, guided with this step's weight."""
         s = state.sampling
         logits = logits_RNGV.float()
         if s.cfg != 1.0:
@@ -373,7 +378,7 @@ class ELM(Generator):
             weight = Guidance(weight=s.cfg, schedule=s.cfg_schedule).grown(done / total)
             with_condition, without = logits.chunk(2)
             logits = guide(with_condition, without, weight)
-        return logits, s, state.rng
+        return logits
 
     def _unmask(self, state: State) -> State:
         """Guess every hidden code, keep the surest."""
@@ -381,7 +386,7 @@ class ELM(Generator):
         guided = len(state.prefix_RPD) // len(hidden_BN)
         state.calls += 1
         seen = state.codes_BNG.repeat(guided, 1, 1), state.prefix_RPD, state.cond_R1D, hidden_BN.repeat(guided, 1)
-        logits_BNGV = self._guided(state, self.logits(*seen))[0]
+        logits_BNGV = self._guided(state, self.logits(*seen))
         guess_BNG = draw(logits_BNGV, s, state.rng)
         fading = s.noise * (1 - (state.entity + 1) / s.passes)
         sure_BN = confidence(logits_BNGV, guess_BNG, fading, state.rng)
@@ -430,7 +435,7 @@ class ELM(Generator):
             codes = torch.zeros(rows, places, groups, dtype=torch.long, device=self.device)
             return codes, torch.zeros(rows, places, dtype=torch.bool, device=self.device)
         data, mask = keep.expanded("codes", rows, places)
-        mask = mask.to(self.device, torch.bool)
+        mask = mask.to(self.device)
         data = torch.where(mask, data.to(self.device), 0)
         if not 0 <= int(data.min()) <= int(data.max()) < self.codes:
             raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {self.codes - 1}")

@@ -30,6 +30,7 @@ from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_l
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.flow.guidance import Guidance, Schedule, guide
 from nextok_mm.heads.categorical import CategoricalHead, CodeEmbedding
+from nextok_mm.inference import inferring
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
@@ -289,6 +290,7 @@ class NextBlock(Generator):
         """The attention backend of sampling on this device: one block against all before it."""
         return choose_backend(self.backbone.backend, continued(self.block, [self.block]), self.device)
 
+    @inferring
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) clips; condition: labels [n], condition ids [n, P], or None; `keep` holds known raster codes.
 
@@ -306,7 +308,7 @@ class NextBlock(Generator):
         embedded, hidden, guided = None, None, settings.cfg != 1.0 and condition is not None
         if condition_BP is not None and without_B is not None:
             embedded = self._embed_condition(condition_BP, without_B)
-            hidden = self._hidden(condition_BP)
+            hidden = None if condition is None else self._hidden(condition_BP)  # no condition has no padding
             if guided:
                 hidden = None if hidden is None else hidden.repeat(2, 1)
                 embedded = torch.cat((embedded, self._embed_condition(condition_BP, torch.ones_like(without_B))))
@@ -352,7 +354,9 @@ class NextBlock(Generator):
                 conditional, without = logits_RKV.chunk(2)
                 logits_RKV = guide(conditional, without, self._weight(state, start))
             first = 0 if state.sampling.special else shift
-            codes_BK = draw(logits_RKV, state.sampling, state.rng) + (first - shift)
+            # A row that knows the block whole draws nothing for it, as it would alone.
+            rng = state.rng if known is None else state.rng.only(~known[1].all(1))
+            codes_BK = draw(logits_RKV, state.sampling, rng) + (first - shift)
             codes_BK = codes_BK if known is None else torch.where(known[1], known[0], codes_BK)
         state.ids_BM[:, self.places[start:stop]] = codes_BK + shift
 
@@ -405,7 +409,7 @@ class NextBlock(Generator):
             return None
         tokens, vocabulary = self.layout.tokens, self.config.vocabulary
         data, mask = keep.expanded("codes", rows, tokens)
-        data, mask = data.to(self.device), mask.to(self.device, torch.bool)
+        data, mask = data.to(self.device), mask.to(self.device)
         known = data[mask]
         if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
             raise ValueError(

@@ -23,6 +23,7 @@ from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_l
 from nextok_mm.flow import PATHS, Guidance, sample_times, solve, time_grid
 from nextok_mm.flow.guidance import guide, ordered
 from nextok_mm.heads.flow import FlowHead, TimeEmbedding
+from nextok_mm.inference import inferring
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
@@ -203,6 +204,7 @@ class XAR(Generator):
         mask = block_causal(self.layout.sizes).last(self.layout.sizes[-1])
         return choose_backend(self.backbone.backend, mask, self.device)
 
+    @inferring
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples; condition: labels [n] or None; `keep` holds known raster latents."""
         settings: Sampling = sampling or self.config.sampling
@@ -228,7 +230,7 @@ class XAR(Generator):
         )
 
     def step(self, state: State) -> State:  # type: ignore[override]
-        """Generate one entity: integrate its velocity from noise to data. Entities that are kept whole are copied."""
+        """Generate one entity: integrate its velocity from noise to data. One that all rows know whole is copied."""
         start, stop = self.layout.span(state.entity)
         known = None if state.keep is None else tuple(part[:, start:stop] for part in state.keep)
         if known is not None and bool(known[1].all()):
@@ -244,7 +246,9 @@ class XAR(Generator):
         s = state.sampling
         times = time_grid(s.solver, s.steps, s.last)
         like = state.sequence_BSC
-        eps_BKC = state.rng.normal(tokens, self.config.channels, like=like)
+        # A row that knows the entity whole draws nothing for it, as it would alone.
+        rng = state.rng if known is None else state.rng.only(~known[1].flatten(1).all(1))
+        eps_BKC = rng.normal(tokens, self.config.channels, like=like)
 
         def hold(x: Tensor, t: float) -> Tensor:  # put the known tokens of a half-known entity back, at this noise
             return x if known is None else torch.where(known[1], self.path.mix(known[0], eps_BKC, t), x)
@@ -254,7 +258,7 @@ class XAR(Generator):
             self._velocity_at(state),
             hold(eps_BKC, 1.0),
             times,
-            noise=lambda: state.rng.normal(tokens, self.config.channels, like=like),
+            noise=lambda: rng.normal(tokens, self.config.channels, like=like),
             path=self.path,
             project=hold,
         )
@@ -316,7 +320,7 @@ class XAR(Generator):
             return None
         tokens = self.config.grid[0] * self.config.grid[1]
         data, mask = keep.expanded("latents", rows, tokens, self.config.channels)
-        data = data.to(self.device).float()
+        data = data.to(self.device)
         # A coarse token of the `scale` layout is known where all that it covers is.
         known = self.layout.to_sequence(mask.to(self.device, torch.float32)[..., None]) > 1 - 1e-6
         return self.layout.to_sequence(data), known

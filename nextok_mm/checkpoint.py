@@ -194,6 +194,7 @@ def _shipped(text: str) -> bool:
     return Path(text).name == text and _is_folder(ZOO / text) and (ZOO / text / CONFIG).is_file()
 
 
+@torch.inference_mode(False)  # or the weights could be neither trained nor written to elsewhere
 def from_pretrained(name: str | Path, revision: str | None = None, role: str | None = None) -> tuple[Any, Card]:
     """The model (eval mode, fp32, on the CPU) and its Card, from a folder, a zoo name or a hub id.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ if hasattr(os, "register_at_fork"):  # OpenMP's threads don't survive a fork, an
 class Tokens:
     """An encoded batch.
 
-    data: latents [B, N, C] (floating) or codes [B, N] (int64), raster order over `grid`.
+    data: latents [B, N, C] (floating) or codes [B, N] (whole numbers), raster order over `grid`.
     grid: (H, W), (T, H, W) or (N,); its product is N.
     source: fingerprint of the tokenizer that made them; "" where unknown.
     """
@@ -197,26 +198,45 @@ class ClipTokenizer(Tokenizer):
 class Keep:
     """Known tokens that stay as they are: in-painting, continuation, video prediction.
 
-    data: like `Tokens.data` for n samples (or 1, shared); mask: bool [N] or [n, N], True = known.
+    data: like `Tokens.data` for n samples (or 1, shared), or the `Tokens`; mask: bool [N] or [n, N], True = known, or
+    whole numbers 0 and 1. Arrays and lists become tensors; ValueError in one line for what is none.
     """
 
     data: Tensor
     mask: Tensor
 
+    def __post_init__(self) -> None:
+        data = _tensor("data", self.data.data if isinstance(self.data, Tokens) else self.data)
+        mask = _tensor("mask", self.mask)
+        if mask.is_floating_point() or mask.is_complex() or not torch.equal(mask.bool().to(mask.dtype), mask):
+            raise ValueError(f"keep: got a mask of {mask.dtype}, accepted: bool, True where a token is known")
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "mask", mask.bool())
+
     def expanded(self, what: Literal["codes", "latents"], rows: int, *shape: int) -> tuple[Tensor, Tensor]:
         """Data [rows, *shape] and mask [rows, N], where N = shape[0]; ValueError in one line where they don't fit.
 
-        what: codes are whole numbers, latents floating point.
+        what: codes are whole numbers of any dtype, and come as int64; latents floating point, and come in fp32.
         """
         data, mask = self.data, self.mask.expand(rows, -1) if self.mask.dim() == 1 else self.mask
         fits = mask.shape == (rows, shape[0]) and data.shape in ((1, *shape), (rows, *shape))
-        if not fits or data.is_floating_point() != (what == "latents"):
+        numbers = "latents" if data.is_floating_point() else "codes"
+        if not fits or numbers != what or data.is_complex() or data.dtype == torch.bool:
             sides = ", ".join(map(str, shape))
             raise ValueError(
                 f"keep: got data {tuple(data.shape)} of {data.dtype} and mask {tuple(self.mask.shape)}, accepted: "
                 f"{what} [{rows} or 1, {sides}] and mask [{shape[0]}] or [{rows}, {shape[0]}]"
             )
-        return data.expand(rows, *shape), mask
+        return (data.long() if what == "codes" else data.float()).expand(rows, *shape), mask
+
+
+def _tensor(what: str, given: Any) -> Tensor:
+    """What `Keep` was given, as a tensor."""
+    try:
+        return given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        got = type(given).__name__
+        raise ValueError(f"keep: got {got} as its {what}, accepted: a tensor, an array or a list of numbers") from None
 
 
 @dataclass
@@ -268,11 +288,15 @@ class Generator(Model):
     @abstractmethod
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples. condition: labels [n] int64, a list of n captions for generators that read text, or
-        None; sampling: a `Sampling`, or the config's."""
+        None; sampling: a `Sampling`, or the config's.
+
+        A row depends on its stream of `rng`, its condition and what it keeps, on nothing else: implementations wear
+        `inference.inferring`, and a row that knows all of an entity draws nothing for it (`Rng.only`).
+        """
 
     @abstractmethod
     def step(self, state: State) -> State:
-        """Generate one more entity."""
+        """Generate one more entity; `decoding.decode` calls it in eval mode and without gradients."""
 
     @property
     @abstractmethod

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
 from nextok_mm.contracts import Batch, Loss, Tokens
+from nextok_mm.quantizers import check_codes
 from nextok_mm.quantizers.binary import BinaryQuantizer
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
@@ -95,13 +96,8 @@ class BAE(ConvTokenizer):
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens [B, N] -> images [B, P, H, W] in [0, 1], fp32. ValueError for codes out of range."""
-        codes = tokens.data
-        if codes.is_floating_point():
-            raise ValueError(f"codes: got {codes.dtype}, accepted: whole numbers from 0 to {self.codes - 1}")
-        if not tokens.source and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
-            got = f"{int(codes.min())} to {int(codes.max())}"
-            raise ValueError(f"codes: got {got}, accepted: 0 to {self.codes - 1}")
-        return self._decode(self.quantizer.to_bits(codes.unflatten(1, tokens.grid))).float().clamp(0, 1)
+        check_codes(tokens.data, self.codes)
+        return self._decode(self.quantizer.to_bits(tokens.data.unflatten(1, tokens.grid))).float().clamp(0, 1)
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Pixel error, and p (1 - p), the perceptual and the adversarial terms where the config has them."""

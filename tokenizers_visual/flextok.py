@@ -107,7 +107,7 @@ class FlexTok(Networks, OrderedTokenizer):
             got = f"{tuple(codes.shape)} of {codes.dtype}"
             raise ValueError(f"codes: got {got}, accepted: whole numbers [1 or more, 1 to {self.config.registers}]")
         check_codes(codes, self.fsq.size)  # before the padding joins them
-        quants_BRF = self.fsq.dequantise(F.pad(codes, (0, self.config.registers - codes.shape[1])))
+        quants_BRF = self.fsq.dequantise(F.pad(codes.long(), (0, self.config.registers - codes.shape[1])))
         rng = rng or Rng([0] * len(codes))
         noise = rng.normal(self.config.latent_channels, *self.config.latent_size, like=quants_BRF)
         return self.to_images(self.sample(quants_BRF, self._kept(keep, codes), noise, sampling, progress))
@@ -118,15 +118,15 @@ class FlexTok(Networks, OrderedTokenizer):
         given = most if keep is None else keep
         wrong = None
         if isinstance(given, Tensor):
-            if given.shape != (rows,) or given.is_floating_point():
+            if given.shape != (rows,) or given.is_floating_point() or given.dtype == torch.bool:
                 wrong = f"{tuple(given.shape)} of {given.dtype}"
-            elif not 1 <= int(given.min()) <= int(given.max()) <= most:
-                wrong = f"{int(given.min())} to {int(given.max())}"
+            elif not 1 <= int(given.long().min()) <= int(given.long().max()) <= most:
+                wrong = f"{int(given.long().min())} to {int(given.long().max())}"
         elif isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
             wrong = repr(given)
         if wrong is not None:
             raise ValueError(f"keep: got {wrong}, accepted: whole numbers from 1 to {most}, one or a tensor [{rows}]")
-        return given.to(codes.device) if isinstance(given, Tensor) else torch.full((rows,), given, device=codes.device)
+        return torch.as_tensor(given, device=codes.device).long().expand(rows)
 
     # Decoding
 

@@ -25,6 +25,7 @@ from ..checkpoint import fingerprint, read_weights
 from ..contracts import Batch, Tokenizer
 from ..features.text import Text, load_text
 from ..files import only_writer, write_files
+from ..inference import inferring
 from ..rng import Rng
 from .source import Source, SourceConfig
 
@@ -144,7 +145,7 @@ class Latents(Source):
         return rows.float() if rows.is_floating_point() else rows.long()
 
 
-@torch.no_grad()
+@inferring
 def build_cache(
     tokenizer: Tokenizer,
     config: SourceConfig,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import ClipTokenizer, Generator, State
+from ..inference import inference
 
 
 class Frames:
@@ -25,7 +26,8 @@ class Frames:
         done = int((last < state.entity).long().cumprod(0).sum())
         codes = state.data.unflatten(1, self.layout.grid)
         if done > self.decoded:
-            self.parts.append(self.tokenizer.decode_more(codes[:, self.decoded : done], self.carry).cpu())
+            with inference(self.tokenizer):
+                self.parts.append(self.tokenizer.decode_more(codes[:, self.decoded : done], self.carry).cpu())
             self.decoded = done
         if not self.parts:
             config: Any = self.tokenizer.config

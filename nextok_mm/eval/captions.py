@@ -198,7 +198,7 @@ def _images(source: data.Source, parts: Iterable[list[int]]) -> Iterator[Tensor]
 def _there_and_back(pipeline: Any, source: data.Source, rows: Sequence[int]) -> Iterator[Tensor]:
     """Pictures through the generator's tokenizer."""
     for images in _images(source, _parts(rows)):
-        yield pipeline.tokenizer.decode(pipeline.tokenizer.encode(images.to(pipeline.tokenizer.device)))
+        yield pipeline.detokenize(pipeline.tokenize(images)).cpu()
 
 
 @torch.no_grad()

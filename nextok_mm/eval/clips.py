@@ -23,6 +23,7 @@ from .. import data
 from ..checkpoint import fingerprint
 from ..contracts import ClipTokenizer
 from ..features.pictures import LITE0, load_features
+from ..inference import inferring
 from ..pipeline import Pipeline, prediction
 from ..pipeline.inputs import whole
 from . import metrics, samples
@@ -179,6 +180,7 @@ def _rows(source: data.Source, rows: range) -> Tensor:
     return torch.cat([source.batch(rows[i : i + BATCH])["images"] for i in range(0, len(rows), BATCH)])
 
 
-@torch.no_grad()
+@inferring
 def _reconstructed(tokenizer: ClipTokenizer, clips: Tensor) -> Tensor:
-    return torch.cat([tokenizer.decode(tokenizer.encode(part)) for part in clips.split(BATCH)])
+    parts = [tokenizer.decode(tokenizer.encode(part.to(tokenizer.device))) for part in clips.split(BATCH)]
+    return torch.cat(parts).cpu()

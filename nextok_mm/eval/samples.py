@@ -17,6 +17,7 @@ from .. import data
 from ..config import Config
 from ..contracts import OrderedTokenizer, Tokenizer, Tokens
 from ..data import Source
+from ..inference import inference, inferring
 from ..pipeline import Pipeline, Result
 from ..rng import Rng, mix
 
@@ -77,12 +78,14 @@ def reconstructed(
     """
     first = 0
     for images, labels in real(source, n, batch):
-        tokens = tokenizer.encode(images.to(tokenizer.device))
-        if isinstance(tokenizer, OrderedTokenizer):
-            rng = Rng([mix(seed, "reconstructed", first + row) for row in range(len(images))])
-            yield tokenizer.decode(tokens, keep, rng, sampling), labels
-        else:
-            yield tokenizer.decode(tokens), labels
+        with inference(tokenizer):
+            tokens = tokenizer.encode(images.to(tokenizer.device))
+            if isinstance(tokenizer, OrderedTokenizer):
+                rng = Rng([mix(seed, "reconstructed", first + row) for row in range(len(images))])
+                pictures = tokenizer.decode(tokens, keep, rng, sampling)
+            else:
+                pictures = tokenizer.decode(tokens)
+        yield pictures, labels
         first += len(images)
 
 
@@ -107,11 +110,12 @@ def gaussian(tokenizer: Tokenizer, moments: dict[str, Tensor], n: int, batch: in
         labels = indices % classes
         noise = Rng([mix(seed, "gaussian", int(index)) for index in indices]).normal(*moments["mean"].shape[1:])
         data = moments["mean"][labels] + moments["std"][labels] * noise
-        pictures = tokenizer.decode(Tokens(data.to(tokenizer.device), tuple(moments["grid"].tolist())))
+        with inference(tokenizer):
+            pictures = tokenizer.decode(Tokens(data.to(tokenizer.device), tuple(moments["grid"].tolist())))
         yield pictures, labels if classes > 1 else None
 
 
-@torch.inference_mode()
+@inferring
 def latent_moments(tokenizer: Tokenizer, source: Source, batch: int, classes: int = 0) -> dict[str, Tensor]:
     """Mean and std of sampled training tokens: `all.*` [1, N, C], by class `class.*` [K, N, C], and the `grid`."""
     sums: dict[str, Tensor] = {}
@@ -119,7 +123,7 @@ def latent_moments(tokenizer: Tokenizer, source: Source, batch: int, classes: in
         found = source.batch(rows.tolist())
         rng = Rng([mix("moments", int(row)) for row in rows])
         tokens = tokenizer.encode(found["images"].to(tokenizer.device), rng)
-        data = tokens.data.double().cpu()
+        data = tokens.data.cpu().double()
         groups = {"all": torch.ones(1, len(rows)).double()}  # [groups, B]: who belongs where
         if classes and "labels" in found:
             if int(found["labels"].max()) >= classes:

@@ -39,6 +39,7 @@ class TextEncoder:
         self.name, self.words, self.network = name, words, network.eval().requires_grad_(False)
         self.width = int(network.config.hidden_size)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def encode(self, captions: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """n captions -> embeddings [n, P, W] in fp32, zeros behind their end, and the lengths [n]; "" has length 0.
@@ -69,6 +70,7 @@ class TextEncoder:
 
 
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)  # remembered, so its weights must serve everywhere
 def load_text(name: str) -> TextEncoder:
     """The encoder of a name; ValueError in one line where it isn't installed or isn't there."""
     if find_spec("transformers") is None:

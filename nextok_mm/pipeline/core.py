@@ -23,6 +23,7 @@ from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve,
 from ..contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
 from ..decoding.frames import Frames
+from ..inference import inference
 from ..media import clips as video
 from ..media import pictures as media
 from ..media.pictures import Fit
@@ -112,9 +113,10 @@ class Pipeline:
 
     def to(self, device: str | torch.device) -> "Pipeline":
         """Move both; returns self."""
-        for part in (self.tokenizer, self.generator):
-            if part is not None:
-                part.to(device)
+        with torch.inference_mode(False):  # weights that moved inside it would be of no use outside
+            for part in (self.tokenizer, self.generator):
+                if part is not None:
+                    part.to(device)
         return self
 
     def labels(self, given: Any, n: int) -> Tensor | None:
@@ -220,7 +222,7 @@ class Pipeline:
     def tokenize(self, images: Images, fit: Fit = "exact") -> Tokens:
         """Pictures or clips in any form that `inputs.images` takes, such as [B, C, H, W] in [0, 1], to tokens."""
         tokenizer = self._tokenizer()
-        with torch.no_grad():
+        with inference(tokenizer):
             return tokenizer.encode(inputs.images(images, tokenizer, fit).to(tokenizer.device))
 
     def detokenize(self, tokens: Tokens | Tensor | Any) -> Tensor:
@@ -232,7 +234,7 @@ class Pipeline:
         own = fingerprint(tokenizer)
         if isinstance(tokens, Tokens) and tokens.source and tokens.source != own:
             raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {self.card.name} ({own})")
-        with torch.no_grad():
+        with inference(tokenizer):
             return tokenizer.decode(inputs.tokens(tokens, tokenizer))
 
     @overload
@@ -325,7 +327,7 @@ class Pipeline:
         if isinstance(tokenizer, OrderedTokenizer) and state.entity < generator.layout.entities:
             # An unfinished token is none, not code 0.
             data = data[:, : generator.layout.span(state.entity - 1)[1]]
-        with torch.no_grad():
+        with inference(tokenizer):
             return tokenizer.decode(Tokens(data, tuple(generator.layout.grid))).cpu()
 
     def _tokenizer(self) -> Tokenizer:
@@ -410,6 +412,9 @@ def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
     """The part of `keep` that belongs to these rows, where it has one for each of the n."""
     if keep is None:
         return None
+    if not isinstance(keep, Keep):
+        got, accepted = type(keep).__name__, "nextok_mm.contracts.Keep(data, mask), tokens and which of them are known"
+        raise ValueError(f"keep: got {got}, accepted: {accepted}")
     if keep.data.shape[:1] not in ((1,), (n,)) or (keep.mask.dim() == 2 and len(keep.mask) != n):
         got = f"data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}"
         raise ValueError(f"keep: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")

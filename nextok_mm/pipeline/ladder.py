@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..contracts import OrderedTokenizer, Tokenizer, Tokens
+from ..inference import inferring
 from ..media import pictures as media
 from ..rng import Rng, mix
 from .inputs import sides, whole
@@ -58,7 +59,7 @@ class Ladder:
         return buffer.getvalue()
 
 
-@torch.no_grad()
+@inferring
 def climb(
     tokenizer: OrderedTokenizer,
     pictures: Tensor,

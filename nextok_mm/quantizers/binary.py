@@ -43,7 +43,7 @@ class BinaryQuantizer(nn.Module):
 
     def to_bits(self, codes: Tensor) -> Tensor:
         """The inverse: [B, h, w] -> bits 0.0 or 1.0 [B, n, h, w]."""
-        return (codes[:, None] // self.powers[:, None, None] % 2).float()
+        return (codes.long()[:, None] // self.powers[:, None, None] % 2).float()
 
     def entropy(self, bits: Tensor) -> Tensor:
         """How evenly the bits of a batch are used, a mean over bits: 1 (as often 0 as 1) to 0 (always the same)."""

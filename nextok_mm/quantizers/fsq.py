@@ -75,7 +75,7 @@ class FSQ(nn.Module):
     def dequantise(self, codes: Tensor) -> Tensor:
         """Codes [...] -> quantised [..., F]. ValueError for codes out of range."""
         check_codes(codes, self.size)
-        steps = codes[..., None] // self.basis % self.levels
+        steps = codes.long()[..., None] // self.basis % self.levels
         return (steps - self.levels // 2).float() / (self.levels // 2)
 
 

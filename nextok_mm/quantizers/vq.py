@@ -96,7 +96,7 @@ class VQ(nn.Module):
     def dequantise(self, codes: Tensor) -> Tensor:
         """Codes [...] -> vectors [..., F]. ValueError for codes out of range."""
         check_codes(codes, self.size)
-        return F.embedding(codes, self.codebook).float()
+        return F.embedding(codes.long(), self.codebook).float()
 
     @torch.no_grad()
     def after_step(self, rng: Rng) -> None:

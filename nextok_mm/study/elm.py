@@ -22,6 +22,7 @@ import torch
 
 from .. import bundled
 from ..bench.harness import Results, by_name, options, plot, shown, slug, trained
+from ..inference import inferring
 from . import entropy, locality
 
 SMALL = ("model.width=128", "model.heads=4", "model.depth=6")
@@ -182,7 +183,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace, Results], None]] = {
 }
 
 
-@torch.no_grad()
+@inferring
 def _test_codes(tokenizer: Any, n: int = 2000) -> dict[str, torch.Tensor]:
     """Codes and labels of the first pictures of the test split."""
     from .. import data
