@@ -32,15 +32,16 @@ def test_what_is_no_number_is_refused(dtype, what):
 def test_arrays_lists_and_tokens(give):
     known = Keep(give([[1, 2, 3]]), np.array([True, False, True]))  # type: ignore[arg-type]
     data, mask = known.expanded("codes", 1, 3)
+    assert mask.dtype == torch.bool
     assert data.tolist() == [[1, 2, 3]] and mask.tolist() == [[True, False, True]]
     reversed_view = Keep(np.arange(3)[None, ::-1], [1, 0, 1])  # type: ignore[arg-type]
-    assert reversed_view.data.tolist() == [[2, 1, 0]] and reversed_view.mask.tolist() == [True, False, True]
+    assert reversed_view.data.tolist() == [[2, 1, 0]] and reversed_view.known().tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("mask", [[0.3, 1.0, 0.0], [1.0, 0.0, 1.0], [0, 1, 2], [-1, 0, 1]], ids=str)
 def test_a_mask_that_would_be_cut_is_refused(mask):
     with pytest.raises(ValueError, match=r"keep: got a mask of torch\.\w+, accepted: bool, True where") as error:
-        Keep(torch.zeros(1, 3, dtype=torch.long), torch.tensor(mask))
+        Keep(torch.zeros(1, 3, dtype=torch.long), torch.tensor(mask)).expanded("codes", 1, 3)
     assert "\n" not in str(error.value)
 
 

@@ -125,7 +125,7 @@ def test_the_inverse_is_that_of_exact_fractions(codes):
         bound = int(at.item() * 2**24) * sum(exact)
         if not sum(exact):
             continue
-        for wanted, share in enumerate(exact):
+        for wanted, share in enumerate(exact):  # noqa: B007, it is read below
             below += share << 24
             if below > bound:
                 break
