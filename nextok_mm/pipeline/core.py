@@ -418,9 +418,10 @@ def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
     if keep.data.shape[:1] not in ((1,), (n,)) or (keep.mask.dim() == 2 and len(keep.mask) != n):
         got = f"data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}"
         raise ValueError(f"keep: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
+    mask = keep.known()
     data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
-    each = keep.mask.dim() == 2 and len(keep.mask) == n
-    return Keep(data, keep.mask[rows.start : rows.stop] if each else keep.mask)
+    each = mask.dim() == 2 and len(mask) == n
+    return Keep(data, mask[rows.start : rows.stop] if each else mask)
 
 
 def _joined(parts: list[Result]) -> Result:
