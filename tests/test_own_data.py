@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_clips_are_a_training_each(tmp_path: Path) -> None:
     assert tokenizer.codes == generator.config.vocabulary and tokenizer.config.image_channels == found[0].data.channels
     assert tuple(tokenizer.size) == tuple(found[0].data.size)
     [cache] = [words for words in commands("Clips") if words[1] == "cache"]
-    given = [word for before, word in zip(cache, cache[1:]) if before == "--data"]
+    given = [word for before, word in pairwise(cache) if before == "--data"]
     from nextok_mm.config import override
 
     config = sources.parse(override({}, given))
