@@ -52,7 +52,8 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int], fit: Fit 
 def size(path: str | Path) -> tuple[int, int]:
     """(width, height) of a picture file as it is shown, from its header alone; ValueError as of `read_image`."""
     with opened(path) as picture:
-        return picture.size[::-1] if orientation(picture) > 4 else picture.size
+        width, height = picture.size
+        return (height, width) if orientation(picture) > 4 else (width, height)
 
 
 @contextmanager
@@ -73,7 +74,9 @@ def opened(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
             Image.init()
-            with Image.open(path, formats=[name for name in formats if name in Image.OPEN]) as picture:
+            known = [name for name in formats if name in Image.OPEN]
+            # An open file, not its name: Pillow maps a named one, and then garbles turned TIFFs (12.3).
+            with path.open("rb") as file, Image.open(file, formats=known) as picture:
                 bounded(*picture.size, most, limit)
                 yield picture
     except UnidentifiedImageError:
@@ -186,7 +189,7 @@ def flat(picture: Image.Image) -> Image.Image:
 def _to_srgb(profile: bytes) -> tuple[str, Any] | None:
     """(the mode that it takes, the transform) of an ICC profile; None of sRGB itself, and of what is no profile."""
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(source.profile.xcolor_space.strip())
         if mode is None or "srgb" in ImageCms.getProfileDescription(source).lower():
             return None
