@@ -233,7 +233,7 @@ def test_the_readmes_command(tmp_path: Path) -> None:
     "line, words",
     [
         (("generate", "{xar}", "--n", 10**12), "n: got 1000000000000, accepted: a whole number from 1 to 1000000"),
-        (("generate", "{xar}", "--n", 2, "--columns", 100_000), "would make a picture of 9800000 x 98 pixels"),
+        (("generate", "{xar}", "--n", 2, "--columns", 100_000), "would make a picture of 9600000 x 96 pixels"),
         (("generate", "{xar}", "--out", "x" * 256 + ".png"), "can't be written: File name too long"),
         (("generate", "x" * 256), "File name too long"),
         (("cache", "{vae}", "x" * 256), "File name too long"),
