@@ -32,6 +32,9 @@ from .inputs import Images
 
 BATCH = 64
 Progress = Callable[[int, int], None]
+MEANT = {"label": "labels", "class_labels": "labels", "classes": "labels", "prompt": "text", "caption": "text"}
+MEANT |= {"captions": "text", "num_images": "n", "count": "n", "generator": "seed", "batch_size": "batch"}
+"""What other libraries call arguments of ours."""
 
 
 @dataclass
@@ -107,7 +110,8 @@ class Pipeline:
         self.tokenizer, self.generator, self.card = tokenizer, generator, card
 
     def to(self, device: str | torch.device) -> "Pipeline":
-        """Move both; returns self."""
+        """Move both; returns self. ValueError for a device that isn't here."""
+        device = _device(str(device))
         for part in (self.tokenizer, self.generator):
             if part is not None:
                 part.to(device)
@@ -183,6 +187,10 @@ class Pipeline:
         generator, tokenizer = self._parts()
         n, seed = inputs.whole("n", n, 1), inputs.whole("seed", seed)
         rows = range(n) if rows is None else rows
+        if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
+            raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
+        for name in sampling.keys() & MEANT.keys():
+            raise ValueError(f"{name}: no such argument, accepted: {MEANT[name]}=... (or a sampling setting)")
         settings = settings_of(generator, sampling)
         chosen = self._condition(labels, text, n)
         mine = None if chosen is None else chosen[rows.start : rows.stop]
