@@ -47,8 +47,13 @@ def opened(fields: Mapping[str, Any], tokenizer: Tokenizer | None = None, clips:
         holds = "no pictures" if images is None else what[images.dim() == 5]
         raise ValueError(f"data: {fields['kind']} holds {holds} here, accepted: {what[clips]}")
     if tokenizer is not None:
-        with torch.no_grad():
-            tokenizer.encode(images.to(tokenizer.device))
+        try:
+            with torch.no_grad():
+                tokenizer.encode(images.to(tokenizer.device))
+        except ValueError as error:
+            raise ValueError(
+                f"data: {fields['kind']} doesn't fit: {error}; --data kind=... chooses other data"
+            ) from None
     return source
 
 

@@ -37,6 +37,9 @@ MAX_ROWS = 1_000_000
 MAX_SHEET = 1 << 28
 """Pixels of the picture that holds all samples, in memory three bytes each and more."""
 Progress = Callable[[int, int], None]
+MEANT = {"label": "labels", "class_labels": "labels", "classes": "labels", "prompt": "text", "caption": "text"}
+MEANT |= {"captions": "text", "num_images": "n", "count": "n", "generator": "seed", "batch_size": "batch"}
+"""What other libraries call arguments of ours."""
 
 
 @dataclass
@@ -112,11 +115,12 @@ class Pipeline:
         self.tokenizer, self.generator, self.card = tokenizer, generator, card
 
     def to(self, device: str | torch.device) -> "Pipeline":
-        """Move both; returns self."""
+        """Move both; returns self. ValueError for a device that isn't here."""
+        target = _device(str(device))
         with torch.inference_mode(False):  # weights that moved inside it would be of no use outside
             for part in (self.tokenizer, self.generator):
                 if part is not None:
-                    part.to(device)
+                    part.to(target)
         return self
 
     def labels(self, given: Any, n: int) -> Tensor | None:
@@ -190,6 +194,10 @@ class Pipeline:
         generator, tokenizer = self._parts()
         n, seed = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("seed", seed)
         rows = range(n) if rows is None else rows
+        if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
+            raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
+        for name in sampling.keys() & MEANT.keys():
+            raise ValueError(f"{name}: no such argument, accepted: {MEANT[name]}=... (or a sampling setting)")
         settings = settings_of(generator, sampling)
         chosen = self._condition(labels, text, n)
         mine = None if chosen is None else chosen[rows.start : rows.stop]

@@ -135,6 +135,8 @@ def _images(given: Any, tokenizer: Tokenizer, fit: Fit) -> Tensor:
     if isinstance(given, str | Path):
         return read(given, tokenizer, fit)
     if isinstance(given, Image.Image):
+        if 0 in given.size:
+            raise ValueError(f"picture: got {given.width} x {given.height} pixels, accepted: one pixel or more")
         if moving:
             raise ValueError("images: got a picture, accepted: clips, as an array [frames, height, width, channels]")
         try:
@@ -224,6 +226,8 @@ def _accepted(tokenizer: Tokenizer, grid: tuple[int, ...] | None) -> str:
 
 def _tensor(what: str, given: Any) -> Tensor:
     """A tensor, an array or a list of numbers as a tensor."""
+    if isinstance(given, Tensor) and (given.layout != torch.strided or given.is_meta):
+        raise ValueError(f"{what}: got a {given.layout} tensor on {given.device}, accepted: a plain one with numbers")
     try:
         return given.detach() if isinstance(given, Tensor) else torch.from_numpy(np.array(given, order="C"))
     except (TypeError, ValueError, RuntimeError):
