@@ -163,6 +163,7 @@ def test_a_published_file_that_would_run_code_is_refused(nextok, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["xAR-B.pth"]
 
 
+@pytest.mark.slow
 def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> None:
     """The whole way of a user with pictures: encode them, train, stop half-way, go on, draw."""
     for number in range(8):
@@ -241,6 +242,7 @@ def test_doctor_and_bench_answer(nextok) -> None:
     assert "nextok bench" in nextok("bench")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ZOO / "xar-fashion").is_dir(), reason="this checkout has no xar-fashion")
 def test_the_readmes_command(tmp_path: Path) -> None:
     command = shutil.which("nextok", path=str(Path(sys.executable).parent)) or "nextok"
