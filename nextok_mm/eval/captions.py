@@ -113,7 +113,7 @@ def evaluate(
         raise ValueError(f"judge: got {list(judges)}, accepted: none for captions, the scorer is fitted here")
     started, seed, n = time.monotonic(), whole("seed", seed), None if n is None else whole("n", n)
     pipeline, space = load(name, tokenizer), "caption ranks"
-    if pipeline.generator is None or pipeline.generator.conditioned_on != "text":
+    if pipeline.generator is None or "text" not in pipeline.generator.takes:
         raise ValueError(f"{name}: a generator that reads captions is accepted here, got {pipeline.card.kind}")
     held_out, seen = _captioned(test), _captioned({**test, "split": "train"} if train is None else train)
     size = min(len(held_out) if n is None else n, len(held_out), len(seen))
@@ -188,7 +188,7 @@ def _drawn(
         rows = range(first, min(first + BATCH, len(names)))
         *_, last = pipeline.stream(n=len(names), seed=seed, text=names, rows=rows, decode_all=False, **(sampling or {}))
         runs.append(last)
-        yield last.images
+        yield last.data
 
 
 def _images(source: data.Source, parts: Iterable[list[int]]) -> Iterator[Tensor]:
@@ -198,7 +198,7 @@ def _images(source: data.Source, parts: Iterable[list[int]]) -> Iterator[Tensor]
 def _there_and_back(pipeline: Any, source: data.Source, rows: Sequence[int]) -> Iterator[Tensor]:
     """Pictures through the generator's tokenizer."""
     for images in _images(source, _parts(rows)):
-        yield pipeline.detokenize(pipeline.tokenize(images)).cpu()
+        yield pipeline.reconstruct(images).data
 
 
 @torch.no_grad()
