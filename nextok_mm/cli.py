@@ -237,7 +237,10 @@ def evaluate(
     from .config import override
     from .eval import quality
     from .files import check_out, write_json
+    from .pipeline.core import MAX_ROWS
 
+    if n is not None and not 0 < n <= MAX_ROWS:
+        raise ValueError(f"n: got {n}, accepted: a whole number from 1 to {MAX_ROWS}")
     if out is not None:
         check_out(out, force)
     options: dict[str, Any] = {"judges": judge} if judge else {}
@@ -245,6 +248,8 @@ def evaluate(
         options["data"] = override({}, given)
     if (role := read_card(resolve(name)).role) != "judge":
         options |= {"seed": seed, "sampling": override({}, setting or [])} | ({"n": n} if n is not None else {})
+    if tokens and role != "tokenizer":
+        raise ValueError(f"tokens: got {tokens!r}, accepted: for a tokenizer with an order, {name} is a {role}")
     if role == "generator":
         options["baselines"] = baselines
     if tokens:

@@ -253,19 +253,25 @@ class Keep:
     mask: Tensor
 
     def __post_init__(self) -> None:
-        data = _tensor("data", self.data.data if isinstance(self.data, Tokens) else self.data)
-        mask = _tensor("mask", self.mask)
+        object.__setattr__(
+            self, "data", _tensor("data", self.data.data if isinstance(self.data, Tokens) else self.data)
+        )
+        object.__setattr__(self, "mask", _tensor("mask", self.mask))
+
+    def known(self) -> Tensor:
+        """The mask, bool; ValueError in one line for anything that would have to be rounded to it."""
+        mask = self.mask
         if mask.is_floating_point() or mask.is_complex() or not torch.equal(mask.bool().to(mask.dtype), mask):
             raise ValueError(f"keep: got a mask of {mask.dtype}, accepted: bool, True where a token is known")
-        object.__setattr__(self, "data", data)
-        object.__setattr__(self, "mask", mask.bool())
+        return mask.bool()
 
     def expanded(self, what: Literal["codes", "latents"], rows: int, *shape: int) -> tuple[Tensor, Tensor]:
         """Data [rows, *shape] and mask [rows, N], where N = shape[0]; ValueError in one line where they don't fit.
 
         what: codes are whole numbers of any dtype, and come as int64; latents floating point, and come in fp32.
         """
-        data, mask = self.data, self.mask.expand(rows, -1) if self.mask.dim() == 1 else self.mask
+        data, mask = self.data, self.known()
+        mask = mask.expand(rows, -1) if mask.dim() == 1 else mask
         fits = mask.shape == (rows, shape[0]) and data.shape in ((1, *shape), (rows, *shape))
         numbers = "latents" if data.is_floating_point() else "codes"
         if not fits or numbers != what or data.is_complex() or data.dtype == torch.bool:

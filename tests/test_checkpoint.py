@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import struct
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -429,6 +430,8 @@ def test_a_card_that_says_a_thing_twice_is_refused(saved):
 
 def test_many_threads_load_at_once(saved):
     """While others build modules of their own, and nobody's random numbers change."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     torch.manual_seed(5)
     before, stop, failed = torch.random.get_rng_state(), threading.Event(), []
 
@@ -448,6 +451,7 @@ def test_many_threads_load_at_once(saved):
     finally:
         stop.set()
         other.join()
+        sys.setswitchinterval(interval)
     assert not failed and torch.equal(before, torch.random.get_rng_state())
     mine = models[0].state_dict()
     for model in models[1:]:

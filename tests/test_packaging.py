@@ -16,6 +16,7 @@ TOP = Path(__file__).parents[1]
 DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
 
 
+@pytest.mark.slow
 def test_import_costs_torch_and_little_more():
     """Processor time, side by side: it doesn't count what other processes do on this machine."""
     code = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"

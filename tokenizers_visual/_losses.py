@@ -121,7 +121,8 @@ def patch_discriminator(channels: int, config: Adversarial | None, dimensions: L
     """
     if config is None:
         return None
-    conv, time = (nn.Conv2d, 0) if dimensions == 2 else (nn.Conv3d, 1)
+    conv: Any = nn.Conv2d if dimensions == 2 else nn.Conv3d
+    time = dimensions - 2
     kernel, stride = (3,) * time + (4, 4), (1,) * time + (2, 2)
     layers: list[nn.Module] = [conv(channels, config.width, 3, 1, 1), nn.LeakyReLU(0.2)]
     for level in range(config.depth):

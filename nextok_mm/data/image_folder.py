@@ -153,11 +153,15 @@ def _picture(path: Path, config: Config, place: Sequence[float]) -> Tensor:
 def _fitted(image: Image.Image, config: Config, place: Sequence[float]) -> Tensor:
     """Upright, in the wanted channels, scaled to cover the wanted size and cropped to it."""
     rows, columns = config.size
+    aside = media.orientation(image) > 4
+    across, down = image.size[::-1] if aside else image.size  # as it is shown
+    scale = max(rows / down, columns / across)
+    inner = image.size
     if config.crop != "none":  # a JPEG is decoded at a half, a quarter or an eighth where that is twice what is needed
-        aside = media.orientation(image) > 4
-        scale = max(rows / image.width, columns / image.height) if aside else _cover(image, rows, columns)
         part = min(1, 2 * scale)
-        image.draft(None, (int(image.width * part), int(image.height * part)))
+        draft = image.draft(None, (int(image.width * part), int(image.height * part)))
+        inner = draft[1][2:] if draft else inner  # not whole: 17 pixels at an eighth are 2.125 of 3
+    wide, high = inner[::-1] if aside else inner
     image = media.flat(media.upright(image)).convert("L" if config.channels == 1 else "RGB")
     if config.crop == "none":
         if (image.height, image.width) != (rows, columns):
@@ -165,19 +169,12 @@ def _fitted(image: Image.Image, config: Config, place: Sequence[float]) -> Tenso
                 f"{image.height} x {image.width}, accepted: {rows} x {columns} (data.crop centre or random fits others)"
             )
         return pil_to_tensor(image).float() / 255
-    scale = _cover(image, rows, columns)
-    width, height = max(columns, round(image.width * scale)), max(rows, round(image.height * scale))
+    width, height = max(columns, round(across * scale)), max(rows, round(down * scale))
     top, left = round(place[0] * (height - rows)), round(place[1] * (width - columns))
     if (width, height) == image.size:
         image = image.crop((left, top, left + columns, top + rows))
     else:  # only that part of the scaled picture is made: a strip of 1 x 60000 would otherwise become gigabytes
-        across, down = image.width / width, image.height / height
-        box = (left * across, top * down, (left + columns) * across, (top + rows) * down)
-        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
-        image = image.resize((columns, rows), Image.Resampling.BICUBIC, box)
+        x, y = wide / width, high / height
+        right, bottom = min((left + columns) * x, wide), min((top + rows) * y, high)
+        image = image.resize((columns, rows), Image.Resampling.BICUBIC, (left * x, top * y, right, bottom))
     return pil_to_tensor(image).float() / 255
-
-
-def _cover(image: Image.Image, rows: int, columns: int) -> float:
-    """By how much a picture is scaled to cover so many rows and columns."""
-    return max(rows / image.height, columns / image.width)

@@ -21,7 +21,7 @@ from .. import data
 from ..checkpoint import fingerprint
 from ..features.pictures import LITE0, load_features
 from ..features.text import MINILM, load_text
-from ..pipeline import load
+from ..pipeline import load, settings_of
 from ..pipeline.inputs import whole
 from ..rng import mix
 from . import samples
@@ -115,6 +115,7 @@ def evaluate(
     pipeline, space = load(name, tokenizer), "caption ranks"
     if pipeline.generator is None or "text" not in pipeline.generator.takes:
         raise ValueError(f"{name}: a generator that reads captions is accepted here, got {pipeline.card.kind}")
+    settings_of(pipeline.generator, dict(sampling or {}))  # a wrong one is refused before the work
     held_out, seen = _captioned(test), _captioned({**test, "split": "train"} if train is None else train)
     size = min(len(held_out) if n is None else n, len(held_out), len(seen))
     if size < 2:

@@ -25,7 +25,7 @@ from ..contracts import Tokenizer
 from ..features.pictures import LITE0, load_features
 from ..inference import inferring
 from ..media import Clips
-from ..pipeline import Pipeline, prediction
+from ..pipeline import Pipeline, prediction, settings_of
 from ..pipeline.inputs import whole
 from . import metrics, samples
 
@@ -65,6 +65,8 @@ def evaluate(
     n, seed = min(200, len(source) // 2) if n is None else whole("n", n), whole("seed", seed)
     if not 10 <= n <= len(source) // 2:
         raise ValueError(f"n: got {n}, accepted: 10 to {len(source) // 2}")
+    if pipeline.generator is not None:
+        settings_of(pipeline.generator, dict(sampling or {}))  # a wrong one is refused before the work
     truth, other = (_rows(source, range(first, first + n)) for first in (0, n))
     net = load_features(LITE0)
     real = features(net, truth)

@@ -104,17 +104,16 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
         "tokenizer": evaluate_tokenizer,
         "judge": evaluate_judge,
     }
-    medium = medium_of(name)
-    run = {Clips.name: clips.evaluate}.get("" if medium is None else medium.name, kinds[card.role])
-    known = inspect.signature(run).parameters
+    medium, run = medium_of(name), kinds[card.role]
+    clip = medium is not None and medium.name == Clips.name
+    known = inspect.signature(clips.evaluate if clip else run).parameters
     if (given := options.pop("data", None)) is not None:
         test, train = samples.splits(given, **_own(medium))
         options |= {"test": test} | ({"train": train} if "train" in known else {})
     for option in options:
         if option not in known:
             raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, {name} has no such choice")
-    subject: Any = load(name) if run is clips.evaluate else name
-    return run(subject, **options)
+    return clips.evaluate(load(name), **options) if clip else run(name, **options)
 
 
 def _own(medium: Medium | None) -> dict[str, Any]:
@@ -148,7 +147,8 @@ def evaluate_generator(
     pipeline = load(name, tokenizer)
     if pipeline.generator is None or pipeline.tokenizer is None:
         raise ValueError(f"{name}: a generator with a tokenizer is accepted here, got {pipeline.card.kind}")
-    # What is missing, or can't be read, is said before minutes of sampling.
+    # What is missing, or doesn't fit, is said before minutes of sampling.
+    settings_of(pipeline.generator, dict(sampling or {}))
     sources = [samples.opened(fields, pipeline.tokenizer) for fields in (test, train)] if baselines else []
     split = dict(train) != dict(test)
     rulers, runs = _rulers(judges, test), []
@@ -196,7 +196,6 @@ def evaluate_tokenizer(
     tokenizer, card = from_pretrained(name, role="tokenizer")
     source = samples.opened(test, tokenizer.to(_device()))
     metrics.ssim(*torch.zeros(2, 1, 1, 16, 16))  # where its package isn't installed, that is said before the work
-    rulers = _rulers(judges, test)
     n = len(source) if n is None else min(whole("n", n), len(source))
     if n <= NEIGHBOURS:
         raise ValueError(f"n: got {n}, accepted: more than {NEIGHBOURS}, the neighbours of precision and recall")
@@ -209,7 +208,7 @@ def evaluate_tokenizer(
         most = math.prod(model.grid(tuple(source.batch([0])["images"].shape[-2:])))
         numbers = ladder.check(tokens or [most], most)
         protocol |= {"encoding": "codes", "decoding": settings.model_dump(mode="json"), "seed": seed}
-    figures: dict[str, Figures] = {}
+    rulers, figures = _rulers(judges, test), dict[str, Figures]()
     for number in numbers:
         row = card.name if number is None else f"{card.name} {number}"
         figures[row] = _reconstruction(rulers, tokenizer, source, (n, batch, number, seed, settings), progress)

@@ -49,8 +49,13 @@ def opened(
         holds = next((each.plural for each in media.VISUAL if images is not None and images.dim() == each.rank), None)
         raise ValueError(f"data: {fields['kind']} holds {holds or 'no pictures'} here, accepted: {medium.plural}")
     if tokenizer is not None:
-        with torch.no_grad():
-            tokenizer.encode(images.to(tokenizer.device))
+        try:
+            with torch.no_grad():
+                tokenizer.encode(images.to(tokenizer.device))
+        except ValueError as error:
+            raise ValueError(
+                f"data: {fields['kind']} doesn't fit: {error}; --data kind=... chooses other data"
+            ) from None
     return source
 
 

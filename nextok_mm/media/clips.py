@@ -188,7 +188,7 @@ def _one_line(path: Path, error: Exception) -> ValueError:
     words = " ".join(str(error).split())[:200]
     if type(error).__module__.startswith("av"):
         words = f"damaged, truncated or no video ({getattr(error, 'strerror', None) or words})"
-    elif not isinstance(error, (OSError, ValueError)):
+    elif not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)):
         words = f"damaged ({type(error).__name__})"
     return ValueError(f"clip {path}: {words}")
 

@@ -65,6 +65,8 @@ class Pictures(Medium):
             return self.read(given, fit)
         if not isinstance(given, Image.Image):
             return from_array(given, self.channels, self.rank)
+        if 0 in given.size:
+            raise ValueError(f"picture: got {given.width} x {given.height} pixels, accepted: one pixel or more")
         try:
             return to_tensor(ImageOps.exif_transpose(given), self.channels, self.size, fit)
         except (OSError, SyntaxError) as error:  # a file that Pillow opened, but reads only now
@@ -175,7 +177,9 @@ def opened(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
             Image.init()
-            with Image.open(path, formats=[name for name in formats if name in Image.OPEN]) as picture:
+            known = [name for name in formats if name in Image.OPEN]
+            # An open file, not its name: Pillow maps a named one, and then garbles turned TIFFs (12.3).
+            with path.open("rb") as file, Image.open(file, formats=known) as picture:
                 bounded(*picture.size, most, limit)
                 yield picture
     except UnidentifiedImageError:
@@ -288,7 +292,7 @@ def flat(picture: Image.Image) -> Image.Image:
 def _to_srgb(profile: bytes) -> tuple[str, Any] | None:
     """(the mode that it takes, the transform) of an ICC profile; None of sRGB itself, and of what is no profile."""
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(source.profile.xcolor_space.strip())
         if mode is None or "srgb" in ImageCms.getProfileDescription(source).lower():
             return None

@@ -29,6 +29,9 @@ BATCH = 64
 MAX_ROWS = 1_000_000
 """Samples of one call: more are made in several, with seeds of their own."""
 Progress = Callable[[int, int], None]
+MEANT = {"label": "labels", "class_labels": "labels", "classes": "labels", "prompt": "text", "caption": "text"}
+MEANT |= {"captions": "text", "num_images": "n", "count": "n", "generator": "seed", "batch_size": "batch"}
+"""What other libraries call arguments of ours."""
 
 
 class Pipeline:
@@ -38,11 +41,12 @@ class Pipeline:
         self.tokenizer, self.generator, self.card = tokenizer, generator, card
 
     def to(self, device: str | torch.device) -> "Pipeline":
-        """Move both; returns self."""
+        """Move both; returns self. ValueError for a device that isn't here."""
+        target = _device(str(device))
         with torch.inference_mode(False):  # weights that moved inside it would be of no use outside
             for part in (self.tokenizer, self.generator):
                 if part is not None:
-                    part.to(device)
+                    part.to(target)
         return self
 
     def __repr__(self) -> str:
@@ -137,6 +141,10 @@ class Pipeline:
         generator, tokenizer = self._parts()
         n, seed = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("seed", seed)
         rows = range(n) if rows is None else rows
+        if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
+            raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
+        for name in sampling.keys() & MEANT.keys():
+            raise ValueError(f"{name}: no such argument, accepted: {MEANT[name]}=... (or a sampling setting)")
         settings = settings_of(generator, sampling)
         mine = {
             name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
@@ -346,6 +354,7 @@ def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
     if keep.data.shape[:1] not in ((1,), (n,)) or (keep.mask.dim() == 2 and len(keep.mask) != n):
         got = f"data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}"
         raise ValueError(f"keep: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
+    mask = keep.known()
     data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
-    each = keep.mask.dim() == 2 and len(keep.mask) == n
-    return Keep(data, keep.mask[rows.start : rows.stop] if each else keep.mask)
+    each = mask.dim() == 2 and len(mask) == n
+    return Keep(data, mask[rows.start : rows.stop] if each else mask)

@@ -37,14 +37,13 @@ def sample(model: Generator, seeds, condition=None, keep=None, **sampling) -> to
     return last.data
 
 
-def check_rows(model: Generator, seeds, condition, mask, always=0, **sampling) -> None:
-    """Each row of a batch is that row alone: codes exactly, latents but for rounding. always: tokens that all know.
+def check_rows(model: Generator, seeds, condition, mask, **sampling) -> None:
+    """Each row of a batch is that row alone: codes exactly, latents but for rounding.
 
     Codes are drawn in float64, where the rounding of another batch size has nothing to tip over.
     """
     model = model if model.codes is None else model.double()
     known = example(model, [1000 + seed for seed in seeds])["tokens"]
-    mask = mask | (torch.arange(mask.shape[1]) < always)
     together = sample(model, seeds, condition, Keep(known, mask), **sampling)
     for row, seed in enumerate(seeds):
         mine = slice(row, row + 1)

@@ -251,12 +251,14 @@ begun.wait()
 """
 
 
+@pytest.mark.slow
 def test_python_may_end_while_something_is_drawn() -> None:
     """Without the lock such a thread, caught inside torch, aborts the process (exit code -6)."""
     done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+@pytest.mark.slow
 def test_a_visit(served: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Generate shows partial pictures, then the last one; Stop ends the server's work; nothing comes from outside."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")

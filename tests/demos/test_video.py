@@ -18,6 +18,7 @@ def command(tiny: Path, out: Path, ending: str) -> list[str]:
     return [sys.executable, *line.split(), "--ending", ending]
 
 
+@pytest.mark.slow
 def test_clips_are_written_one_a_file_and_a_run_goes_on(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "clips"
     done = subprocess.run(command(tiny, out, "gif"), capture_output=True, text=True, timeout=100)

@@ -163,6 +163,7 @@ def test_a_published_file_that_would_run_code_is_refused(nextok, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["xAR-B.pth"]
 
 
+@pytest.mark.slow
 def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> None:
     """The whole way of a user with pictures: encode them, train, stop half-way, go on, draw."""
     for number in range(8):
@@ -241,6 +242,7 @@ def test_doctor_and_bench_answer(nextok) -> None:
     assert "nextok bench" in nextok("bench")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ZOO / "xar-fashion").is_dir(), reason="this checkout has no xar-fashion")
 def test_the_readmes_command(tmp_path: Path) -> None:
     command = shutil.which("nextok", path=str(Path(sys.executable).parent)) or "nextok"
@@ -266,3 +268,39 @@ def test_a_report_that_can_not_be_written_is_refused_before_the_work(nextok, tin
 def test_every_command_says_a_mistake_in_one_line_and_exits_2(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "nothing", "nowhere"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        (("generate", "{xar}", "--n", 10**12), "n: got 1000000000000, accepted: a whole number from 1 to 1000000"),
+        (("generate", "{xar}", "--n", 2, "--columns", 100_000), "would make a picture of 9600000 x 96 pixels"),
+        (("generate", "{xar}", "--out", "x" * 256 + ".png"), "can't be written: File name too long"),
+        (("generate", "x" * 256), "File name too long"),
+        (("cache", "{vae}", "x" * 256), "File name too long"),
+        (("eval", "{xar}", "--n", 10**12), "n: got 1000000000000"),
+        (("eval", "{xar}", "--tokens", "1,2"), "tokens: got '1,2', accepted: for a tokenizer with an order"),
+        (("convert", "kl_vae", "x.ckpt", "y", "--tokenizer", "{vae}"), "accepted: none, a kl_vae is a tokenizer"),
+        (("convert", "next_block", "x.ckpt", "y", "--tokenizer", "run1/final"), "'run1/final'"),
+    ],
+)
+def test_what_no_machine_can_do_is_one_line(nextok, tiny, tmp_path, monkeypatch, line, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _no_hub)
+    code, _, error = nextok(*(str(part).format(xar=tiny / "xar", vae=tiny / "vae") for part in line))
+    assert code == 2 and words in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+def _no_hub(name: str, **_: object) -> str:
+    raise OSError("no connection")
+
+
+def test_a_terminal_that_knows_no_umlaut_shows_its_number(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "xar"
+    shutil.copytree(tiny / "xar", folder)
+    card = folder / "config.json"
+    card.write_text(card.read_text(encoding="utf8").replace("shoe", "Stöckelschuh"), encoding="utf8")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = [sys.executable, "-m", "nextok_mm.cli", "info", str(folder)]
+    done = subprocess.run(run, env=plain, capture_output=True, text=True)
+    assert done.returncode == 0 and "St\\xf6ckelschuh" in done.stdout, done.stderr

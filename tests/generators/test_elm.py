@@ -11,6 +11,7 @@ from nextok_mm.decoding import decode
 from nextok_mm.decoding.masked import hidden_after, least_sure, train_mask
 from nextok_mm.rng import Rng
 from tests.contract.test_models import check_on_a_fake_gpu
+from tests.contract.test_rows import KNOWN, check_rows, masks
 
 TEXT = {"classes": 0, "text": {"encoder": "letters", "width": 6, "length": 3}}
 VARIANTS = {
@@ -215,3 +216,16 @@ def test_a_wrong_condition_is_one_line():
         build(**TEXT).loss({"tokens": torch.zeros(1, 16, dtype=torch.long)}, Rng([0]))
     with pytest.raises(ValueError, match="keep: got codes 0 to 64, accepted: 0 to 63"):
         run(build(), keep=Keep(torch.full((1, 16), 64), torch.arange(16) < 3))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_row_of_every_variant_is_the_same_alone(name):
+    model, seeds = build(**VARIANTS[name]), (3, 4, 5, 6)
+    for kinds in (("nothing", "all", "the first half", "some tokens"), KNOWN[1:]):
+        for sampling in ({"cfg": 2.0, "passes": 4}, {"top_k": 9, "temperature": 0.7, "cache": False}):
+            check_rows(model, seeds, condition(model, 4), masks(model, kinds, 7), **sampling)
+
+
+def test_a_row_that_stops_early_is_the_same_alone():
+    model = build(grid=(16,))
+    check_rows(model, (3, 4, 5, 6), condition(model, 4), masks(model, KNOWN[:4], 8), tokens=5)

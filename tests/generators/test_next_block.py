@@ -11,6 +11,7 @@ from nextok_mm.decoding import decode
 from nextok_mm.pipeline import Pipeline, prediction
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.masks import block_causal, continued
+from tests.contract.test_rows import KNOWN, check_rows, masks
 
 GRID = (3, 4, 4)
 
@@ -203,3 +204,40 @@ def test_a_result_is_saved_by_its_ending(tmp_path, ending):
 def test_a_picture_s_ending_is_checked_before_the_work(tmp_path):
     with pytest.raises(ValueError, match=r"out: got .*clip.avi.*\.mp4, \.gif, \.webp, \.png"):
         pipeline().check_out(tmp_path / "clip.avi", False)
+
+
+@pytest.mark.parametrize("start", ["hybrid", "given"])
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
+def test_a_row_of_every_block_shape_is_the_same_alone(block, start):
+    size = block[0] * block[1] * block[2]
+    if start == "given" and size == 48:
+        pytest.skip("one block leaves nothing to predict")
+    model = build(block=block, **({} if start == "hybrid" else {"start": start, "classes": 0}))
+    labels = torch.tensor([0, 1, 2, 0]) if start == "hybrid" else None
+    first = model.layout.inverse < size if start == "given" else torch.zeros(48, dtype=torch.bool)
+    for kinds in (("nothing", "all", "the first half", "some tokens"), KNOWN[1:]):
+        for cfg in (1.0, 2.0):
+            check_rows(model, (3, 4, 5, 6), labels, masks(model, kinds, 7) | first, cfg=cfg)
+
+
+def test_no_condition_has_no_padding():
+    """Id 0 stands in for a condition that isn't there, which may be the padding's: its vectors are seen still."""
+    tokens = torch.randint(100, (1, 48), generator=torch.Generator().manual_seed(0))
+    found = []
+    for pad in (0, 8):
+        model = build(condition=3, classes=9, pad=pad)
+        with torch.no_grad():
+            state = model.start(None, Rng([1]))
+            sampled = model._pass(state, model._place(0), 1)[:, 0]
+            trained = model.logits(model.layout.to_sequence(tokens), None, torch.ones(1, dtype=torch.bool))[:, 0]
+        torch.testing.assert_close(sampled, trained[:, model.config.shift :])
+        found.append(sampled)
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8], ids=str)
+def test_known_codes_of_any_whole_dtype(dtype):
+    known = torch.randint(100, (1, 48), generator=torch.Generator().manual_seed(3))
+    mask = torch.arange(48) < 16
+    small, large = (run(build(), keep=Keep(codes, mask)).data for codes in (known.to(dtype), known))
+    assert torch.equal(small, large)

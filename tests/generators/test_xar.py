@@ -10,6 +10,7 @@ from nextok_mm.decoding import decode
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.masks import block_causal
 from tests.contract.test_models import check_on_a_fake_gpu
+from tests.contract.test_rows import KNOWN, check_rows, masks
 
 KINDS = [("patch", None), ("cell", 2), ("cell", (1, 6)), ("subsample", 2), ("scale", None), ("image", None)]
 
@@ -177,3 +178,17 @@ def test_a_wrong_field_is_one_line(fields, word):
     with pytest.raises(ValueError, match=word) as error:
         build(**fields)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("solver", ["euler_maruyama", "heun"])
+@pytest.mark.parametrize("kind, size", KINDS)
+def test_a_row_of_every_entity_kind_is_the_same_alone(kind, size, solver):
+    model, seeds = build(entity=kind, entity_size=size), (3, 4, 5, 6)
+    for kinds in (("nothing", "all", "the first half", "some entities"), KNOWN[1:]):
+        check_rows(model, seeds, torch.tensor([0, 1, 2, 0]), masks(model, kinds, 7), cfg=2.0, solver=solver)
+
+
+def test_one_row_that_knows_its_first_half_beside_one_that_knows_nothing():
+    """The smallest case: the row's own stream moved on through an entity that it knew."""
+    model = build(grid=(1, 6), entity_size=(1, 2))
+    check_rows(model, (3, 4), torch.tensor([0, 1]), masks(model, ("the first half", "nothing"), 0))

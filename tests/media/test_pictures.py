@@ -142,7 +142,7 @@ def noise(mode: str, width: int, height: int) -> Image.Image:
 
 def plain(path: Path, channels: int) -> Image.Image:
     """A file as Pillow alone reads it: all of it decoded, then turned, then laid on white."""
-    with Image.open(path) as opened:
+    with path.open("rb") as file, Image.open(file) as opened:
         picture = ImageOps.exif_transpose(opened)
         if picture.mode.startswith("I"):
             picture = Image.fromarray((np.asarray(picture.convert("I")) // 256).astype(np.uint8))
@@ -189,7 +189,7 @@ def test_any_picture_is_read_as_it_is_shown(tmp_path, kind, width, height, turn,
         whole = max(columns, round(wanted.width * scale)), max(rows, round(wanted.height * scale))
         left, top = round((whole[0] - columns) / 2), round((whole[1] - rows) / 2)
         reference = wanted.resize(whole, Image.Resampling.BICUBIC).crop((left, top, left + columns, top + rows))
-        assert difference(again, reference).mean() < 0.03  # a JPEG of a half, a quarter or an eighth
+        assert difference(again, reference).mean() < 0.05  # a JPEG is decoded at a half, a quarter or an eighth
 
 
 def difference(image: torch.Tensor, picture: Image.Image) -> np.ndarray:
@@ -290,3 +290,14 @@ def test_animations_and_pairs_give_their_first_picture(tmp_path: Path) -> None:
         assert red_part[0] > 0.95 and red_part[2] < 0.05
     (tmp_path / "a.mpo").rename(tmp_path / "folder" / "a.JPG")
     assert len(data.parse({"kind": "image_folder", "path": str(tmp_path / "folder"), "size": 8}).open().batch([0])) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB"])
+def test_turned_tiffs_are_whole(tmp_path: Path, mode: str) -> None:
+    """Pillow 12.3 garbles these where it is given the file's name."""
+    exif, picture = Image.Exif(), noise(mode, 30, 20)
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.tif", exif=exif)
+    picture.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "a.png")
+    turned, upright = (media.read_image(tmp_path / name, 3, (30, 20)) for name in ("a.tif", "a.png"))
+    assert torch.equal(turned, upright)

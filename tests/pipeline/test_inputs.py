@@ -104,6 +104,9 @@ def test_pillow_pictures_and_files_are_read_alike(colour: nx.Pipeline, tiny: Pat
         (None, ("got NoneType",)),
         (b"bytes", ("got bytes",)),
         ("no-such.png", ("no file 'no-such.png'",)),
+        (Image.new("L", (0, 0)), ("0 x 0 pixels",)),
+        (torch.rand(1, 1, 8, 8).to_sparse(), ("sparse", "a plain one")),
+        (torch.rand(1, 1, 8, 8, device="meta"), ("on meta", "a plain one")),
     ],
 )
 def test_what_is_no_picture_is_one_line(tiny: Path, given: Any, words: tuple[str, ...]) -> None:
@@ -215,3 +218,24 @@ def test_what_is_no_whole_number_is_one_line(tiny: Path, tmp_path: Path, wrong: 
         one_line(lambda made=made: made.grid(zoom=wrong), "zoom: got")
     one_line(lambda: result.grid(columns=wrong), "columns: got")
     assert not (tmp_path / "o.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(label=1), "label: no such argument, accepted: labels=..."),
+        (dict(prompt="bag"), "prompt: no such argument, accepted: text=..."),
+        (dict(num_images=2), "num_images: no such argument, accepted: n=..."),
+    ],
+)
+def test_names_of_other_libraries_are_answered(tiny: Path, arguments: dict, words: str) -> None:
+    one_line(lambda: nx.load(tiny / "xar", device="cpu").generate(**arguments), words)
+
+
+def test_rows_and_devices_that_cannot_be_are_one_line(tiny: Path) -> None:
+    xar = nx.load(tiny / "xar", device="cpu")
+    for rows in ([0], range(5, 6), range(0), range(0, 2, 2), 1):
+        one_line(lambda rows=rows: next(xar.stream(n=2, rows=rows)), "rows: got", "within 0 to 2")
+    for device in ("gpu", "cuda:99", torch.device("meta")):
+        one_line(lambda device=device: xar.to(device), "device: got", "accepted here: cpu")
+    assert xar.to("cpu") is xar and xar.to(torch.device("cpu")) is xar

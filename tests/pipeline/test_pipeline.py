@@ -278,3 +278,40 @@ def test_the_other_kind_of_condition_is_refused(xar: nx.Pipeline) -> None:
         with pytest.raises(ValueError, match="text: got .*, accepted: a caption"):
             captions(wrong, 2)
     assert captions(["a", "b"], 3) == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"seed": True}, "seed: got True, accepted: a whole number"),
+        ({"n": 10**12}, "n: got 1000000000000, accepted: a whole number from 1 to 1000000"),
+        ({"batch": 10**12}, "batch: got 1000000000000"),
+        ({"steps": True}, "sampling.steps: got True"),
+        ({"cfg": float("nan")}, "sampling.cfg: got nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_the_work(
+    xar: nx.Pipeline, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        xar.generate(**options)
+
+
+def test_a_picture_too_large_to_be_written_is_refused_before_the_work(xar: nx.Pipeline) -> None:
+    xar.check_sheet(16)
+    xar.check_sheet(10_000, 100)
+    for n, columns in ((2, 10**8), (1_000_000, None), (300, 100_000), (1, 0)):
+        with pytest.raises(ValueError, match="columns: "):
+            xar.check_sheet(n, columns)
+
+
+def test_a_fit_that_is_none_is_refused(xar: nx.Pipeline, tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match="fit: got 'foo', accepted: exact, crop"):
+        xar.read(tmp_path / "x.png", "foo")  # type: ignore[arg-type]
+
+
+def test_codes_and_latents_don_t_go_together_in_one_sentence(tiny: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        nx.load(tiny / "xar", tokenizer=tiny / "flextok", device="cpu")
+    assert str(error.value).endswith("has 125 codes, accepted: the continuous tokens of tiny-xar")

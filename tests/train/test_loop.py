@@ -32,6 +32,7 @@ def test_parts_of_a_batch_equal_the_batch(fields, tmp_path):
     assert_same_losses(tmp_path / "1", tmp_path / "4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_equal_one(fields, tmp_path, launcher):
     fields["model"]["dropout"] = 0.0
@@ -148,6 +149,7 @@ def test_gradient_checkpointing_changes_no_number(fields, tmp_path):
     assert_same_losses(tmp_path / "False", tmp_path / "True")
 
 
+@pytest.mark.slow
 def test_compiling_changes_no_number(fields, tmp_path, monkeypatch):
     """Captured by torch.compile, run by its eager backend: a C++ compiler would only cost time here."""
     captured, plain = [], torch.nn.Module.compile
@@ -249,6 +251,7 @@ def test_fp16_without_a_gpu_is_refused(fields):
         train(config(fields, train__precision="fp16"))
 
 
+@pytest.mark.slow
 def test_the_command_line_overrides_and_says_mistakes_in_one_line(fields, tmp_path):
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(fields))

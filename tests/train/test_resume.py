@@ -94,6 +94,7 @@ def test_a_full_disk_during_a_snapshot_leaves_the_one_before(fields, plain, tmp_
     assert train(config(fields, out)).step == 12 and same(plain, out)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_leaves_the_snapshot_before(fields, tmp_path):
     """A file-size limit set by the system, so that the write itself fails inside the safetensors library."""
     out = tmp_path / "limited"
@@ -170,6 +171,7 @@ def write(fields, out: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(fields, tmp_path, number):
     out = tmp_path / "signalled"
@@ -264,6 +266,7 @@ def test_a_new_run_decays_the_weights_of_layers(fields, plain):
     assert json.loads((plain / "config.json").read_text())["optim"]["decay"] == "weights"
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path):
     report = torture(tmp_path, kills=5, steps=60)
     assert report["same"] and report["kills"] == 5 and report["mid_save"] >= 1
