@@ -115,11 +115,11 @@ def evaluate(
     pipeline, space = load(name, tokenizer), "caption ranks"
     if pipeline.generator is None or "text" not in pipeline.generator.takes:
         raise ValueError(f"{name}: a generator that reads captions is accepted here, got {pipeline.card.kind}")
-    settings_of(pipeline.generator, dict(sampling or {}))  # a wrong one is refused before the work
     held_out, seen = _captioned(test), _captioned({**test, "split": "train"} if train is None else train)
     size = min(len(held_out) if n is None else n, len(held_out), len(seen))
     if size < 2:
         raise ValueError(f"n: got {n}, accepted: 2 to {len(held_out)} captions to choose from")
+    settings_of(pipeline.generator, dict(sampling or {}))  # a wrong one is refused before the work
     scorer, net = _scorer(seen, progress), load_features(LITE0)
     pools = {"held out": (held_out, list(range(size))), "trained": (seen, _some(len(seen), size, seed))}
     found: dict[str, dict[str, dict[str, float]]] = {}

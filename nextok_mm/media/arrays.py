@@ -24,7 +24,8 @@ def from_array(given: Any, channels: int, rank: int) -> Tensor:
             "or a list of those"
         )
     x = _channels_first(as_tensor("images", given), channels, rank, last=not isinstance(given, Tensor))
-    return _unit(x)
+    x = _unit(x)
+    return x.float() if x.dtype == torch.float64 else x
 
 
 def _channels_first(x: Tensor, channels: int, rank: int, last: bool) -> Tensor:

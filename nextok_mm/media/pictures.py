@@ -131,6 +131,8 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 def check_sheet(n: int, columns: int | None, size: tuple[int, int]) -> None:
     """ValueError where n pictures of (height, width), enlarged as `grid` does, make too large a picture."""
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     across = math.ceil(math.sqrt(n)) if columns is None else columns
     height, width = (side * least_zoom(*size) for side in size)
     down = math.ceil(n / across) * height

@@ -185,18 +185,18 @@ class Pipeline:
             return tokenizer.encode(self._taken(images, fit).to(tokenizer.device))
 
     def detokenize(
-        self, tokens: Tokens | Tensor | Any, seed: int = 0, progress: Progress | None = None, **sampling: Any
+        self, tokens: Tokens | Tensor | Any, seed: int | None = None, progress: Progress | None = None, **sampling: Any
     ) -> Result:
         """Tokens (or latents, or codes: a tensor, an array, a list) to what they stand for.
 
-        seed, progress, sampling: of tokenizers whose decoding draws noise (FlexTok): the noise's seed, a function
-        (done, all) that counts solver steps, and settings that replace the tokenizer's own.
+        seed, progress, sampling: of tokenizers whose decoding draws noise (FlexTok): the noise's seed (None: one noise
+        for all), a function (done, all) that counts solver steps, and settings that replace the tokenizer's own.
 
             pipeline.detokenize([12, 7, 900], seed=0).save("a.png")
 
         ValueError in one line for tokens of another tokenizer, or that don't fit its grid, channels or codes.
         """
-        tokenizer, seed = self._tokenizer(), inputs.whole("seed", seed)
+        tokenizer, seed = self._tokenizer(), None if seed is None else inputs.whole("seed", seed)
         own = fingerprint(tokenizer)
         if isinstance(tokens, Tokens) and tokens.source and tokens.source != own:
             raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {self.card.name} ({own})")
@@ -204,11 +204,8 @@ class Pipeline:
         with inference(tokenizer):
             if isinstance(tokenizer, OrderedTokenizer):
                 chosen = settings_of(tokenizer, sampling)
-                settings, rng = (
-                    chosen.model_dump(mode="json"),
-                    Rng([mix(seed, row) for row in range(len(checked.data))]),
-                )
-                data = tokenizer.decode(checked, None, rng, chosen, progress)
+                rng = None if seed is None else Rng([mix(seed, row) for row in range(len(checked.data))])
+                settings, data = chosen.model_dump(mode="json"), tokenizer.decode(checked, None, rng, chosen, progress)
             elif sampling:
                 raise ValueError(
                     f"{next(iter(sampling))}: got a setting, accepted: none, {self.card.name} draws nothing"
@@ -216,7 +213,7 @@ class Pipeline:
             else:
                 data = tokenizer.decode(checked)
         seconds = {"decode": time.perf_counter() - started}
-        return self._result(data, seed=seed, tokens=checked, sampling=settings, seconds=seconds)
+        return self._result(data, seed=seed or 0, tokens=checked, sampling=settings, seconds=seconds)
 
     def reconstruct(
         self,
@@ -261,8 +258,7 @@ class Pipeline:
     def _taken(self, given: Any, fit: Fit = "exact") -> Tensor:
         """What people hand in, as the tokenizer reads it."""
         tokenizer = self._tokenizer()
-        taken = tokenizer.medium.take(given, fit)
-        return taken if taken.dtype == next(tokenizer.parameters()).dtype else taken.float()
+        return tokenizer.medium.take(given, fit).to(next(tokenizer.parameters()).dtype)
 
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
         """A file in the tokenizer's channels and size, [1, ...]; see `Medium.read`."""

@@ -54,11 +54,12 @@ def stream(
     """The same, handed out after every window: `data` holds the frames so far."""
     tokenizer, medium = _parts(pipeline)
     trained, *sides = medium.size
-    clips = medium.take(clips)
-    if list(clips.shape[3:]) != sides:
+    clips = clips if isinstance(clips, Tensor) else medium.take(clips)
+    if list(clips.shape[3:]) != sides or not clips.numel():
         raise ValueError(
             f"clips: got shape {tuple(clips.shape)}, accepted: [n, channels, 1 or more frames, {sides[0]}, {sides[1]}]"
         )
+    clips = medium.take(clips)
     given = clips.shape[2]
     _check_given(tokenizer, given)
     above = f"a whole number above the {given} that are given, up to {MAX_FRAMES}"

@@ -27,7 +27,7 @@ def tokenize(name: str, images: Any) -> Tokens:
     return _loaded(name).tokenize(images)
 
 
-def detokenize(name: str, tokens: Any, seed: int = 0, **settings: Any) -> Result:
+def detokenize(name: str, tokens: Any, seed: int | None = None, **settings: Any) -> Result:
     """Tokens to pictures; the arguments are those of `Pipeline.detokenize`."""
     return _loaded(name).detokenize(tokens, seed, **settings)
 
