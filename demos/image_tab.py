@@ -136,7 +136,7 @@ def checked(
 
 def reads_captions(pipeline: nx.Pipeline) -> bool:
     """Whether a model draws what a caption says, rather than a class."""
-    return pipeline.generator is not None and pipeline.generator.conditioned_on == "text"
+    return pipeline.generator is not None and "text" in pipeline.generator.takes
 
 
 def _checked(setting: Setting, value: Any, high: float) -> Any:

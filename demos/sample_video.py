@@ -15,6 +15,7 @@ from typing import Any
 import sample_image
 
 from nextok_mm import console
+from nextok_mm.media import Clips
 from nextok_mm.media import clips as video
 
 
@@ -37,7 +38,7 @@ def sample(given: argparse.Namespace, rank: int = 0, world: int = 1) -> int:
         video.save_clips(clip[None], path, settings, force=True, fps=given.fps)
 
     video.check_out(given.out / f"0.{given.ending}", True, given.fps)
-    return sample_image.sample(given, rank, world, ("temperature", "top_p", "cfg"), given.ending, True, write)
+    return sample_image.sample(given, rank, world, ("temperature", "top_p", "cfg"), given.ending, Clips, write)
 
 
 def main() -> None:

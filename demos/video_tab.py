@@ -111,20 +111,20 @@ def _shown(pipeline: nx.Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[A
     """The frames so far with how far it is, then the clips as an animation; each in a file of its own."""
     frames, last = arguments.pop("frames"), None
     for result in pipeline.stream(**arguments):
-        last, there = result, result.images.shape[2]
+        last, there = result, result.data.shape[2]
         words = f"Drawing: {there} frames, step {result.done} of {result.entities}, seed {result.seed}"
         if there:
-            with _strip(result.images) as strip:
+            with _strip(result.data) as strip:
                 yield gr.skip(), strip, words
         else:
             yield gr.skip(), None, words
     assert last is not None
-    images = last.images[:, :, :frames]
+    images = last.data[:, :, :frames]
     given = {name: value for name, value in arguments.items() if name not in ("n", "labels")}
     given["seed"] = mix(arguments["seed"], "continued")  # other chances than those that drew the first frames
     if frames > images.shape[2]:
         for result in prediction.stream(pipeline, images, frames, labels=last.labels, **given):
-            images = result.images
+            images = result.data
             with _strip(images) as strip:
                 yield gr.skip(), strip, f"Drawing: {images.shape[2]} frames of {frames}"
     with tempfile.TemporaryDirectory() as folder, _strip(images) as strip:

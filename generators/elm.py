@@ -10,9 +10,8 @@ Source: Wu et al., Elucidating the Design Space of Language Models for Image Gen
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -30,6 +29,7 @@ from nextok_mm.contracts import (
     check_numbers,
     check_tokens,
     checked_labels,
+    taken,
 )
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.decoding.masked import confidence, hidden_after, least_sure, train_mask
@@ -189,9 +189,9 @@ class ELM(Generator):
         return self.config.codes
 
     @property
-    def conditioned_on(self) -> Literal["labels", "text"] | None:
+    def takes(self) -> tuple[str, ...]:
         """Captions, classes, or neither."""
-        return "text" if self.config.text else "labels" if self.config.classes else None
+        return ("text",) if self.config.text else ("labels",) if self.config.classes else ()
 
     def gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute blocks in the backward pass."""
@@ -417,9 +417,10 @@ class ELM(Generator):
         if self.config.text is None:
             labels = checked_labels(condition, rows, classes) + [classes] * (rows if guided else 0)
             return self._prefix(torch.tensor(labels, device=self.device))
-        if condition is not None and (isinstance(condition, Tensor) or len(condition) != rows):
-            raise ValueError(f"text: got {type(condition).__name__}, accepted: a list of {rows} captions")
-        captions = [*(cast(Sequence[str], condition) or [""] * rows), *([""] * rows if guided else [])]
+        given = taken(condition, "text").get("text", [""] * rows)
+        if isinstance(given, str) or len(given) != rows:
+            raise ValueError(f"text: got {given!r:.80}, accepted: a list of {rows} captions")
+        captions = [*given, *([""] * rows if guided else [])]
         text, length = self._encoder().encode(captions, self.config.text.length)
         text, length = text.to(self.device), length.to(self.device)
         return self._prefix(torch.zeros_like(length), text, length)

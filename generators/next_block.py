@@ -26,7 +26,17 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_labels, check_tokens, checked_labels
+from nextok_mm.contracts import (
+    Batch,
+    Condition,
+    Generator,
+    Keep,
+    Loss,
+    check_labels,
+    check_tokens,
+    checked_labels,
+    taken,
+)
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.flow.guidance import Guidance, Schedule, guide
 from nextok_mm.heads.categorical import CategoricalHead, CodeEmbedding
@@ -173,9 +183,9 @@ class NextBlock(Generator):
         return self.config.vocabulary
 
     @property
-    def conditioned_on(self) -> Literal["labels", "text"] | None:
+    def takes(self) -> tuple[str, ...]:
         """Class labels; a condition of several tokens has no names to ask for, its ids go to `start` itself."""
-        return "labels" if self.config.prefix == 1 else None
+        return ("labels",) if self.config.prefix == 1 else ()
 
     @property
     def given(self) -> int:
@@ -214,10 +224,10 @@ class NextBlock(Generator):
         ids[:, self.places] = codes_BN + config.shift
         return ids
 
-    def _condition(self, given: Condition, rows: int) -> tuple[Tensor | None, Tensor | None]:
+    def _condition(self, condition: Condition, rows: int) -> tuple[Tensor | None, Tensor | None]:
         """Condition ids [B, P] (0 where there is none) and which rows have none [B]; ValueError for wrong ones."""
-        config = self.config
-        if config.prefix > 1 and isinstance(given, Tensor):
+        config, given = self.config, taken(condition, "labels").get("labels")
+        if config.prefix > 1 and given is not None:
             if given.shape != (rows, config.prefix) or not 0 <= int(given.min()) <= int(given.max()) < config.classes:
                 raise ValueError(
                     f"labels: got shape {tuple(given.shape)}, accepted: ({rows}, {config.prefix}) condition ids of "
@@ -226,7 +236,7 @@ class NextBlock(Generator):
             if bool((given == config.pad).all(1).any()) if config.pad is not None else False:
                 raise ValueError(f"labels: got a condition of {config.pad} (pad) alone, accepted: with other ids in it")
             return given.to(self.device), torch.zeros(rows, dtype=torch.bool, device=self.device)
-        labels = torch.tensor(checked_labels(given, rows, config.classes), device=self.device)
+        labels = torch.tensor(checked_labels(condition, rows, config.classes), device=self.device)
         without = labels == config.classes
         ids = labels.where(~without, 0)[:, None].expand(-1, config.prefix)
         return (ids, without) if config.prefix else (None, None)

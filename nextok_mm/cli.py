@@ -94,20 +94,23 @@ def generate(
 ) -> None:
     """Draw pictures into one PNG, or clips into .mp4, .gif, .webp or .png; the file keeps the settings."""
     from .files import refuse_existing
+    from .media import Saving
     from .pipeline import load
     from .pipeline.conditions import listed
+    from .pipeline.core import MAX_ROWS
+    from .pipeline.inputs import whole
 
     refuse_existing(out, force)
     pipeline = load(name, tokenizer, device)
-    pipeline.check_out(out, force, fps)
-    pipeline.check_sheet(n, columns)
+    pipeline.medium.check_out(out, force, Saving(columns, None, fps))
+    pipeline.medium.check_sheet(whole("n", n, 1, MAX_ROWS), columns and whole("columns", columns, 1, MAX_ROWS))
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     given = {flag: value for flag, value in flags.items() if value is not None}
     settings = _settings(pipeline.generator, setting) | given
     with _bar("entity") as show:
         result = pipeline.generate(listed(labels), n, seed, text=text, batch=batch, progress=show, **settings)
     path = result.save(out, force, columns, fps=fps)
-    made, took = f"{n} {'clips' if result.moving else 'pictures'}", sum(result.seconds.values())
+    made, took = pipeline.medium.words(n), sum(result.seconds.values())
     print(f"{path}: {made}, seed {seed}, {result.calls} network calls a batch, {took:.1f} s, {result.backend}")
 
 
@@ -129,13 +132,13 @@ def reconstruct(
     import torch
 
     from .files import refuse_existing
-    from .media import clips as video
+    from .media import Saving
     from .pipeline import load
 
     refuse_existing(out, force)
     how = _fit(fit, crop)
     pipeline = load(name, device=device)
-    pipeline.check_out(out, force)
+    pipeline.medium.check_out(out, force)
     images = torch.cat([_fitted(pipeline, picture, how, pipeline.read) for picture in pictures])
     settings = _settings(pipeline.tokenizer, setting)
     if settings and not tokens:
@@ -143,16 +146,18 @@ def reconstruct(
     if tokens:
         with _bar("step") as show:
             options = {"seed": seed, "batch": batch, "progress": show, **settings}
-            ladder = pipeline.reconstruct(images, tokens=_numbers(tokens), **options)
+            ladder: Any = pipeline.reconstruct(images, tokens=_numbers(tokens), **options)
         path = ladder.save(out, force)
-        found = ", ".join(f"{k}: {psnr:.1f}" for k, psnr in zip(ladder.tokens, ladder.psnr()))
+        found = ", ".join(f"{k}: {psnr:.1f}" for k, psnr in zip(ladder.numbers, ladder.psnr()))
         print(f"{path}: {len(images)} pictures, left as given, then from their first tokens, PSNR in dB {found}")
         return
-    both = torch.stack((images, pipeline.reconstruct(images)), dim=1).flatten(0, 1)
+    both = torch.stack((images, pipeline.reconstruct(images).data), dim=1).flatten(0, 1)
     error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
-    path = video.save(both, out, {"nextok.model": pipeline.card.name}, force, columns=2)
-    what = "pictures" if images.dim() == 4 else "clips"
-    print(f"{path}: {len(images)} {what}, each as given and then as it came back, PSNR {-10 * error.log10():.1f} dB")
+    path = pipeline.medium.save(both, out, {"nextok.model": pipeline.card.name}, force, Saving(columns=2))
+    print(
+        f"{path}: {pipeline.medium.words(len(images))}, each as given and then as it came back, "
+        f"PSNR {-10 * error.log10():.1f} dB"
+    )
 
 
 @app.command()
@@ -177,13 +182,14 @@ def predict(
     import torch
 
     from .files import refuse_existing
+    from .media import Saving
     from .pipeline import load, prediction
     from .pipeline.conditions import listed
 
     refuse_existing(out, force)
     how = _fit(fit, crop)
     pipeline = load(name, device=device)
-    pipeline.check_out(out, force, fps)
+    pipeline.medium.check_out(out, force, Saving(fps=fps))
     settings = _settings(pipeline.generator, setting)
 
     def read(clip: Path, fit: Any) -> Any:
@@ -192,7 +198,7 @@ def predict(
     start = torch.cat([_fitted(pipeline, clip, how, read) for clip in clips])
     result = prediction.predict(pipeline, start, frames, seed, listed(labels), **settings)
     path = result.save(out, force, fps=fps)
-    print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.images.shape[2]}, seed {seed}")
+    print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.data.shape[2]}, seed {seed}")
 
 
 @app.command()
@@ -419,7 +425,7 @@ def _fit(fit: str | None, crop: bool) -> str:
 def _fitted(pipeline: Any, path: Path, fit: str, read: Callable[[Path, Any], Any]) -> Any:
     """A file, read; said in a line where it was of another aspect."""
     images = read(path, fit)
-    if said := pipeline.fitted(path, fit):
+    if said := pipeline.medium.changed(path, fit):
         print(f"note: {path}: {said} (--fit {', '.join(FITS)})", file=sys.stderr)
     return images
 

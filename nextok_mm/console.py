@@ -4,6 +4,7 @@ The package itself never prints what happens: it logs under `nextok_mm`, and Pyt
 command hears all of it.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -14,6 +15,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+NAMED = (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
+"""What the system says of a name that can't be a file's, or isn't."""
 MISTAKE, FAILURE = 2, 1
 """Exit codes: something given was wrong, or can't be done; the system refused something on the way."""
 
@@ -40,7 +43,7 @@ def run(command: Callable[[], int | None]) -> int:
         place = f"{error.filename!r:.200}: " if isinstance(error, OSError) and error.filename else ""
         said = (error.strerror if isinstance(error, OSError) else None) or str(error)
         print(f"error: {place}{' '.join(said.split())}", file=sys.stderr)
-        return MISTAKE if isinstance(error, ValueError) else FAILURE
+        return MISTAKE if isinstance(error, ValueError) or error.errno in NAMED else FAILURE
 
 
 @contextmanager

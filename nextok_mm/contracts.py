@@ -7,9 +7,9 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from .config import Config, ModelConfig
 from .rng import Rng
 from .sequence.layout import Layout
+
+if TYPE_CHECKING:
+    from .decoding.previews import Preview
+    from .media import Medium
 
 if hasattr(os, "register_at_fork"):  # OpenMP's threads don't survive a fork, and a child that waits for them hangs:
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # it computes alone; `spawn` has threads
@@ -54,8 +58,14 @@ Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
 `labels` [B] int64 where the data has any."""
 
-Condition = Tensor | Sequence[str] | None
-"""What samples are conditioned on: labels [n] int64 (ids [n, P], where it has P tokens), n captions, or nothing."""
+Condition = Mapping[str, Any] | None
+"""What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.
+
+| name     | value                                                              |
+|----------|--------------------------------------------------------------------|
+| `labels` | class labels [n] int64, ids [n, P] where a condition has P tokens    |
+| `text`   | n captions, or n prompts                                           |
+"""
 
 
 class Model(nn.Module, ABC):
@@ -112,6 +122,24 @@ class Tokenizer(Model):
         """The token grid of a picture of `size` (height, width), or of a clip of (frames, height, width); ValueError
         where it doesn't fit."""
 
+    @classmethod
+    def medium_of(cls, config: Any) -> "Medium":
+        """What a tokenizer of this config takes in and gives back: known before its weights are loaded."""
+        from .media import Pictures
+
+        return Pictures(config.image_channels, tuple(config.image_size))
+
+    @property
+    def medium(self) -> "Medium":
+        """What it takes in and gives back."""
+        return self.medium_of(self.config)
+
+    def preview(self, layout: Layout) -> "Preview":
+        """How a generation under way is shown, whose tokens come in the order of `layout`."""
+        from .decoding.previews import Preview
+
+        return Preview(self, layout)
+
     def check(self, batch: Batch) -> None:
         """Pictures or clips in this tokenizer's channels, of a size that its grid divides."""
         if "images" not in batch:
@@ -144,6 +172,12 @@ class OrderedTokenizer(Tokenizer):
 
     Sampling: ClassVar[type[Config]]
 
+    def preview(self, layout: Layout) -> "Preview":
+        """See `Tokenizer.preview`."""
+        from .decoding.previews import Prefixes
+
+        return Prefixes(self, layout)
+
     @abstractmethod
     def decode(
         self,
@@ -162,6 +196,19 @@ class OrderedTokenizer(Tokenizer):
 
 class ClipTokenizer(Tokenizer):
     """A tokenizer of clips in which no later frame reaches back: a long clip passes in chunks, in constant memory."""
+
+    @classmethod
+    def medium_of(cls, config: Any) -> "Medium":
+        """See `Tokenizer.medium_of`."""
+        from .media import Clips
+
+        return Clips(config.image_channels, tuple(config.clip_size))
+
+    def preview(self, layout: Layout) -> "Preview":
+        """See `Tokenizer.preview`."""
+        from .decoding.previews import Frames
+
+        return Frames(self, layout)
 
     @property
     @abstractmethod
@@ -273,9 +320,9 @@ class Generator(Model):
     layout: Layout
 
     @property
-    def conditioned_on(self) -> Literal["labels", "text"] | None:
-        """Which kind of `Condition` `start` takes (None too, always): class labels, captions, or neither."""
-        return "labels" if getattr(self.config, "classes", 0) else None
+    def takes(self) -> tuple[str, ...]:
+        """The names of a `Condition` that `start` takes; it may be given fewer, or none."""
+        return ("labels",) if getattr(self.config, "classes", 0) else ()
 
     @property
     def codes(self) -> int | None:
@@ -293,8 +340,7 @@ class Generator(Model):
 
     @abstractmethod
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) samples. condition: labels [n] int64, a list of n captions for generators that read text, or
-        None; sampling: a `Sampling`, or the config's.
+        """Begin len(rng) samples. condition: see `Condition`; sampling: a `Sampling`, or the config's.
 
         A row depends on its stream of `rng`, its condition and what it keeps, on nothing else: implementations wear
         `inference.inferring`, and a row that knows all of an entity draws nothing for it (`Rng.only`).
@@ -310,18 +356,28 @@ class Generator(Model):
         """The attention backend that sampling runs on this model's device: goes into the Result."""
 
 
+def taken(condition: Condition, *names: str) -> dict[str, Any]:
+    """The parts of a condition that aren't None; ValueError for one that isn't among `names`, what a model takes."""
+    if condition is not None and not isinstance(condition, Mapping):
+        raise ValueError(f"condition: got {type(condition).__name__}, accepted: values by name, such as labels=[7]")
+    given = {name: value for name, value in (condition or {}).items() if value is not None}
+    for name in given:
+        if name not in names:
+            raise ValueError(f"{name}: got a condition, accepted: {', '.join(names) or 'none'}, which this model takes")
+    return given
+
+
 def checked_labels(condition: Condition, rows: int, classes: int) -> list[int]:
     """Labels of `rows` samples as numbers, `classes` ("no label") for each where there is no condition.
 
     ValueError in one line for captions, a wrong number of labels, or a label out of range.
     """
-    if condition is None:
+    given = taken(condition, "labels").get("labels")
+    if given is None:
         return [classes] * rows
-    if not isinstance(condition, Tensor):
-        raise ValueError("text: got captions, accepted: class labels, this model reads no text")
-    if condition.shape != (rows,):
-        raise ValueError(f"labels: got shape {tuple(condition.shape)}, accepted: ({rows},)")
-    labels = condition.tolist()
+    if given.shape != (rows,):
+        raise ValueError(f"labels: got shape {tuple(given.shape)}, accepted: ({rows},)")
+    labels = given.tolist()
     for label in labels:
         if not 0 <= label < classes:
             accepted = f"0 to {classes - 1}" if classes else "none, this model has no classes"

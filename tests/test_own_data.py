@@ -29,6 +29,7 @@ def commands(section: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
+@pytest.mark.slow
 def test_the_minute_is_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of the short form, in its order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
@@ -36,15 +37,15 @@ def test_the_minute_is_as_it_is_written(tmp_path: Path, monkeypatch: pytest.Monk
     exec(compile(script, "own-data.md", "exec"), {})
     for program, *arguments in commands("Try it in a minute"):
         monkeypatch.setattr(sys, "argv", [program, *arguments])
-        if program == "python":
-            assert arguments[0] == "-m"
-            monkeypatch.setattr(sys, "argv", arguments[1:])
-            monkeypatch.delitem(sys.modules, arguments[1], raising=False)
-            runpy.run_module(arguments[1], run_name="__main__")
-            continue
-        assert program == "nextok"
         try:
-            cli.main()
+            if program == "python":
+                assert arguments[0] == "-m"
+                monkeypatch.setattr(sys, "argv", arguments[1:])
+                monkeypatch.delitem(sys.modules, arguments[1], raising=False)
+                runpy.run_module(arguments[1], run_name="__main__")
+            else:
+                assert program == "nextok"
+                cli.main()
         except SystemExit as stop:
             assert not stop.code, arguments
     with Image.open("try-own.png") as drawn:

@@ -64,7 +64,7 @@ def _time(figures: dict[str, dict[str, float]], out: Path) -> None:
     times = alternate([lambda one=one: one.generate(None, 1, 0) for one in pipelines], warmup=0)
     for name, result, took in zip(BLOCKS, first, times):
         best = min(took)
-        speed = {"steps a clip": result.calls, "seconds a clip": best, "frames a second": result.images.shape[2] / best}
+        speed = {"steps a clip": result.calls, "seconds a clip": best, "frames a second": result.data.shape[2] / best}
         figures[name] |= {**speed, "times as fast as token": ratio(times[0], took)}
 
 

@@ -33,7 +33,7 @@ def sample(model: Any, labels: Tensor, positions: int = 0, **sampling: Any) -> T
     """Greedy codes [n, positions, G]; the loop is left after so many (0: all)."""
     settings = model.Sampling(**{"temperature": 0, **sampling})
     state: Any = None
-    for state in decode(model, model.start(labels, Rng(range(len(labels))), settings)):
+    for state in decode(model, model.start({"labels": labels}, Rng(range(len(labels))), settings)):
         if state.entity == positions:
             break
     assert state is not None

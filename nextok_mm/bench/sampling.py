@@ -42,7 +42,7 @@ def _sampling(model: Any, n: int, repeats: int) -> dict[str, float]:
     def draw(backend: str = "auto", pack: bool = True, **sampling: Any) -> None:
         model.backbone.backend = backend
         settings = model.Sampling(**{**model.config.sampling.model_dump(), **sampling})
-        state = model.start(labels, Rng(range(n)), settings)
+        state = model.start({"labels": labels}, Rng(range(n)), settings)
         with torch.no_grad(), packed(model) if pack else nullcontext():
             while not state.done:
                 state = model.step(state)

@@ -30,7 +30,7 @@ def build(size: str = "B") -> Any:
 def sample(model: Any, rng: Any, **sampling: Any) -> torch.Tensor:
     """Latents [n, N, C] of len(rng) pictures."""
     settings = model.Sampling(**{"cfg": CFG, **sampling})
-    *_, done = decode(model, model.start(torch.tensor([LABEL] * len(rng)), rng, settings))
+    *_, done = decode(model, model.start({"labels": torch.tensor([LABEL] * len(rng))}, rng, settings))
     return done.data
 
 

@@ -64,14 +64,14 @@ def main(arguments: list[str]) -> None:
 
 def pictures(pipeline: Pipeline, seed: int) -> Tensor:
     """A few pictures [n, C, H, W] or clips [n, C, T, H, W] of a pipeline: drawn, or of a tokenizer reconstructed."""
-    n, threads = 2 if pipeline.moving else 4, torch.get_num_threads()
+    n, threads = 2 if pipeline.medium.temporal else 4, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         if pipeline.generator is None:
             tokenizer: Any = pipeline.tokenizer
-            return pipeline.reconstruct(discs(n, tokenizer.config.image_channels, tokenizer.size))
-        text = CAPTIONS if pipeline.generator.conditioned_on == "text" else None
-        return pipeline.generate(n=n, seed=seed, text=text).images
+            return pipeline.reconstruct(discs(n, tokenizer.config.image_channels, tokenizer.size)).data
+        text = CAPTIONS if "text" in pipeline.generator.takes else None
+        return pipeline.generate(n=n, seed=seed, text=text).data
     finally:
         torch.set_num_threads(threads)
 
@@ -93,10 +93,10 @@ def discs(n: int, channels: int, size: tuple[int, ...]) -> Tensor:
 def figures(name: str, card: Card, n: int, seed: int) -> dict[str, float]:
     """The checkpoint's own evaluation, without baselines, as `pictures: figure (feature space)`."""
     from ..eval import quality
-    from ..pipeline import of_clips
+    from ..pipeline import medium_of
 
     given: dict[str, Any] = {} if card.role == "judge" else {"n": n, "seed": seed}
-    given |= {"baselines": False} if card.role == "generator" or of_clips(name) else {}
+    given |= {"baselines": False} if card.role == "generator" or getattr(medium_of(name), "temporal", False) else {}
     given |= {"test": TESTS[name]} if name in TESTS else {}
     return {
         f"{row}: {figure} ({space})": value

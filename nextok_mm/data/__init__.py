@@ -32,7 +32,7 @@ def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:
 
 def config_class(kind: Any, where: str = "data") -> type[SourceConfig]:
     """The config class of a kind; ValueError in one line for a kind that there isn't."""
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{where}.kind: got {kind!r}, accepted: {', '.join(KINDS)}{hint}")

@@ -113,13 +113,13 @@ def evaluate(
         raise ValueError(f"judge: got {list(judges)}, accepted: none for captions, the scorer is fitted here")
     started, seed, n = time.monotonic(), whole("seed", seed), None if n is None else whole("n", n)
     pipeline, space = load(name, tokenizer), "caption ranks"
-    if pipeline.generator is None or pipeline.generator.conditioned_on != "text":
+    if pipeline.generator is None or "text" not in pipeline.generator.takes:
         raise ValueError(f"{name}: a generator that reads captions is accepted here, got {pipeline.card.kind}")
-    settings_of(pipeline.generator, dict(sampling or {}))  # a wrong one is refused before the work
     held_out, seen = _captioned(test), _captioned({**test, "split": "train"} if train is None else train)
     size = min(len(held_out) if n is None else n, len(held_out), len(seen))
     if size < 2:
         raise ValueError(f"n: got {n}, accepted: 2 to {len(held_out)} captions to choose from")
+    settings_of(pipeline.generator, dict(sampling or {}))  # a wrong one is refused before the work
     scorer, net = _scorer(seen, progress), load_features(LITE0)
     pools = {"held out": (held_out, list(range(size))), "trained": (seen, _some(len(seen), size, seed))}
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -189,7 +189,7 @@ def _drawn(
         rows = range(first, min(first + BATCH, len(names)))
         *_, last = pipeline.stream(n=len(names), seed=seed, text=names, rows=rows, decode_all=False, **(sampling or {}))
         runs.append(last)
-        yield last.images
+        yield last.data
 
 
 def _images(source: data.Source, parts: Iterable[list[int]]) -> Iterator[Tensor]:
@@ -199,7 +199,7 @@ def _images(source: data.Source, parts: Iterable[list[int]]) -> Iterator[Tensor]
 def _there_and_back(pipeline: Any, source: data.Source, rows: Sequence[int]) -> Iterator[Tensor]:
     """Pictures through the generator's tokenizer."""
     for images in _images(source, _parts(rows)):
-        yield pipeline.detokenize(pipeline.tokenize(images)).cpu()
+        yield pipeline.reconstruct(images).data
 
 
 @torch.no_grad()

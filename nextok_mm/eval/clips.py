@@ -21,9 +21,10 @@ from torch import Tensor
 
 from .. import data
 from ..checkpoint import fingerprint
-from ..contracts import ClipTokenizer
+from ..contracts import Tokenizer
 from ..features.pictures import LITE0, load_features
 from ..inference import inferring
+from ..media import Clips
 from ..pipeline import Pipeline, prediction, settings_of
 from ..pipeline.inputs import whole
 from . import metrics, samples
@@ -52,11 +53,11 @@ def evaluate(
     """
     if judges is not None:
         raise ValueError(f"judge: got {list(judges)}, accepted: none for clips, their space is {SPACE}")
-    started, tokenizer = time.monotonic(), pipeline.tokenizer
-    assert isinstance(tokenizer, ClipTokenizer)
-    source = samples.opened(test, tokenizer, clips=True)
-    if (got := tuple(source.batch([0])["images"].shape[2:])) != tuple(tokenizer.size):
-        raise ValueError(f"data: got clips of {got}, accepted: the {tuple(tokenizer.size)} of {pipeline.card.name}")
+    started, tokenizer, medium = time.monotonic(), pipeline.tokenizer, pipeline.medium
+    assert tokenizer is not None and isinstance(medium, Clips)
+    source = samples.opened(test, tokenizer, Clips)
+    if (got := tuple(source.batch([0])["images"].shape[2:])) != medium.size:
+        raise ValueError(f"data: got clips of {got}, accepted: the {medium.size} of {pipeline.card.name}")
     if len(source) < 20:
         raise ValueError(
             f"data: got {len(source)} clips, accepted: 20 or more, half to be compared with the other half"
@@ -75,7 +76,7 @@ def evaluate(
     if pipeline.generator is not None:
         result = pipeline.generate(None, n, seed, batch=BATCH, **(sampling or {}))
         drawn = {"seed": seed, "sampling": result.sampling, "calls": result.calls}
-        sets = {pipeline.card.name: result.images, **sets}
+        sets = {pipeline.card.name: result.data, **sets}
     for row, clips in sets.items() if baselines or pipeline.generator is None else list(sets.items())[:1]:
         figures[row] = {SPACE: {"frechet": metrics.frechet_distance(real, features(net, clips))}}
         if test.get("kind") == TEST["kind"]:
@@ -168,7 +169,7 @@ def _predicted(
     """Pixels of the frames predicted from the first ones, and of the last given frame standing still."""
     given = prediction.context(pipeline, truth.shape[2] // 3)
     parts = [
-        prediction.predict(pipeline, part[:, :, :given], seed=seed, **sampling).images for part in truth.split(BATCH)
+        prediction.predict(pipeline, part[:, :, :given], seed=seed, **sampling).data for part in truth.split(BATCH)
     ]
     what = f"frames {given + 1} to {truth.shape[2]}"
     rows = {f"{pipeline.card.name}, {what}": {"pixels": pixels(torch.cat(parts)[:, :, given:], truth[:, :, given:])}}
@@ -183,6 +184,6 @@ def _rows(source: data.Source, rows: range) -> Tensor:
 
 
 @inferring
-def _reconstructed(tokenizer: ClipTokenizer, clips: Tensor) -> Tensor:
+def _reconstructed(tokenizer: Tokenizer, clips: Tensor) -> Tensor:
     parts = [tokenizer.decode(tokenizer.encode(part.to(tokenizer.device))) for part in clips.split(BATCH)]
     return torch.cat(parts).cpu()

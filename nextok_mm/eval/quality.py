@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import registry
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
 from ..data import Source
 from ..features.pictures import LITE0, load_features
-from ..pipeline import ladder, load, of_clips, settings_of
+from ..media import Clips, Medium, Pictures
+from ..pipeline import ladder, load, medium_of, settings_of
 from ..pipeline.inputs import whole
 from . import captions, clips, metrics, samples
 from .cache import remembered
@@ -104,26 +104,22 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
         "tokenizer": evaluate_tokenizer,
         "judge": evaluate_judge,
     }
-    moving, run = of_clips(name), kinds[card.role]
-    known = inspect.signature(clips.evaluate if moving else run).parameters
+    medium, run = medium_of(name), kinds[card.role]
+    clip = medium is not None and medium.name == Clips.name
+    known = inspect.signature(clips.evaluate if clip else run).parameters
     if (given := options.pop("data", None)) is not None:
-        test, train = samples.splits(given, **_own(card, name))
+        test, train = samples.splits(given, **_own(medium))
         options |= {"test": test} | ({"train": train} if "train" in known else {})
     for option in options:
         if option not in known:
             raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, {name} has no such choice")
-    return clips.evaluate(load(name), **options) if moving else run(name, **options)
+    return clips.evaluate(load(name), **options) if clip else run(name, **options)
 
 
-def _own(card: Card, name: str) -> dict[str, Any]:
+def _own(medium: Medium | None) -> dict[str, Any]:
     """Size and channels of what a checkpoint makes, where it says so."""
-    if card.role == "generator" and card.tokenizer:
-        card = read_card(resolve(card.tokenizer, beside=resolve(name)))
-    if card.role != "tokenizer":
-        return {}
-    config: Any = registry.get("tokenizer", card.kind).Config.parse(card.fields)
-    size = getattr(config, "clip_size", getattr(config, "image_size", None))
-    return {"size": size, "channels": getattr(config, "image_channels", None)}
+    visual = isinstance(medium, Pictures | Clips)
+    return {"size": medium.size, "channels": medium.channels} if visual else {}
 
 
 def evaluate_generator(
@@ -161,7 +157,8 @@ def evaluate_generator(
     figures = {pipeline.card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
     if sources:
         classes = getattr(pipeline.generator.config, "classes", 0)
-        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, *sources, classes, split)
+        held_out, real = sources
+        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, held_out, real, classes, split)
     protocol = {
         "samples": n,
         "seed": seed,

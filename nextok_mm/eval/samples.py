@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data
+from .. import data, media
 from ..config import Config
 from ..contracts import OrderedTokenizer, Tokenizer, Tokens
 from ..data import Source
@@ -39,13 +39,15 @@ def splits(given: Mapping[str, Any], **own: Any) -> tuple[dict[str, Any], dict[s
     return ({"split": "test", **test}, {**test, "split": "train"}) if "split" in known else (test, dict(test))
 
 
-def opened(fields: Mapping[str, Any], tokenizer: Tokenizer | None = None, clips: bool = False) -> Source:
-    """A source of pictures, or of clips, that the tokenizer (where one is given) can read; ValueError in one line."""
-    source, what = data.parse(fields).open(), ("pictures", "clips")
+def opened(
+    fields: Mapping[str, Any], tokenizer: Tokenizer | None = None, medium: type[media.Medium] = media.Pictures
+) -> Source:
+    """A source of a medium that the tokenizer (where one is given) can read; ValueError in one line."""
+    source = data.parse(fields).open()
     images = source.batch([0]).get("images")
-    if images is None or images.dim() != (5 if clips else 4):
-        holds = "no pictures" if images is None else what[images.dim() == 5]
-        raise ValueError(f"data: {fields['kind']} holds {holds} here, accepted: {what[clips]}")
+    if images is None or images.dim() != medium.rank:
+        holds = next((each.plural for each in media.VISUAL if images is not None and images.dim() == each.rank), None)
+        raise ValueError(f"data: {fields['kind']} holds {holds or 'no pictures'} here, accepted: {medium.plural}")
     if tokenizer is not None:
         try:
             with torch.no_grad():
@@ -101,8 +103,8 @@ def generated(
     for first in range(0, n, batch):
         rows = range(first, min(first + batch, n))
         *_, last = pipeline.stream(n=n, seed=seed, rows=rows, decode_all=False, **sampling)
-        runs.append(replace(last, images=last.images[:0]))
-        yield last.images, None if last.labels is None else torch.tensor(last.labels)
+        runs.append(replace(last, data=last.data[:0], tokens=None))
+        yield last.data, None if last.labels is None else torch.tensor(last.labels)
 
 
 def gaussian(tokenizer: Tokenizer, moments: dict[str, Tensor], n: int, batch: int, seed: int) -> Pictures:

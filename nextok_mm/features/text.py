@@ -91,7 +91,9 @@ def load_text(name: str) -> TextEncoder:
 
     place = _minilm() if name == MINILM else name
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():  # never to be asked for on the hub
-        raise ValueError(f"text.encoder: no folder {name!r:.200}, accepted: {MINILM}, a folder or a hub id")
+        raise ValueError(
+            f"text.encoder: got {name!r:.200}, accepted: {MINILM}, a folder or a hub id; there is no such folder"
+        )
     try:
         with _without_bars():
             words = AutoTokenizer.from_pretrained(place)

@@ -8,12 +8,14 @@ replaces a file.
 Clips are float [n, C, T, H, W] in [0, 1].
 """
 
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 from PIL import Image
@@ -22,7 +24,8 @@ from torch import Tensor
 from ..files import check_name, write_whole
 from . import animations, streams
 from . import pictures as media
-from .pictures import Fit
+from .arrays import from_array
+from .medium import Fit, Medium, Saving, png
 from .streams import Timed
 
 ENDINGS = (".mp4", ".gif", ".webp", ".png")
@@ -32,6 +35,77 @@ FPS = 8.0
 MAX_BYTES = 1 << 30
 MAX_FRAMES = 100_000
 """Frames that are looked at in one file at most."""
+
+
+@dataclass(frozen=True)
+class Clips(Medium):
+    """Clips [B, C, T, H, W] in [0, 1]. channels: 1 grey, 3 colour; size: (frames, height, width) of those that a
+    tokenizer was trained on, to which files are brought."""
+
+    channels: int
+    size: tuple[int, int, int]
+    name: ClassVar[str] = "clip"
+    plural: ClassVar[str] = "clips"
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
+    temporal: ClassVar[bool] = True
+    rank: ClassVar[int] = 5
+
+    def take(self, given: Any, fit: Fit = "exact") -> Tensor:
+        """See `Medium.take`. Files give their first frames; tensors and arrays stay as they are."""
+        return media.joined([self._one(part, fit) for part in media.listed(given)])
+
+    def _one(self, given: Any, fit: Fit) -> Tensor:
+        if isinstance(given, str | Path):
+            return self.read(given, fit)
+        if isinstance(given, Image.Image):
+            raise ValueError("images: got a picture, accepted: clips, as an array [frames, height, width, channels]")
+        return from_array(given, self.channels, self.rank)
+
+    def read(self, path: str | Path, fit: Fit = "exact", frames: int | None = None) -> Tensor:
+        """The first frames of a file (None: as many as `size` says); see `read_clip`."""
+        return read_clip(path, self.channels, (frames or self.size[0], *self.size[1:]), fit)
+
+    def changed(self, path: str | Path, fit: Fit) -> str:
+        """See `Medium.changed`."""
+        return media.changed(size(path), (self.size[2], self.size[1]), fit)
+
+    def empty(self, n: int) -> Tensor:
+        """Clips of no frames."""
+        return torch.zeros(n, self.channels, 0, *self.size[1:])
+
+    def check_out(self, path: str | Path, force: bool = False, how: Saving | None = None) -> None:
+        """See `check_out`."""
+        check_out(path, force, (how or Saving()).fps)
+
+    def check_sheet(self, n: int, columns: int | None = None) -> None:
+        """See `Medium.check_sheet`."""
+        media.check_sheet(n, columns, self.size[1:])
+
+    def save(
+        self,
+        data: Tensor,
+        path: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        force: bool = False,
+        how: Saving | None = None,
+    ) -> Path:
+        """Side by side in one .mp4, .gif or .webp, or as rows of frames in one .png; see `save_clips`."""
+        how = how or Saving()
+        return save_clips(data, path, settings, force, how.columns, how.zoom, how.fps)
+
+    def stills(self, data: Tensor) -> list[Image.Image]:
+        """Each clip as a row of its frames."""
+        return [strip(clip[None]) for clip in data]
+
+    def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+        """Every clip as a row of its frames."""
+        return strip(data, zoom)
+
+    def shown(self, data: Tensor) -> Mapping[str, bytes]:
+        """They move in a notebook."""
+        buffer = io.BytesIO()
+        animations.write_webp(sheets(data), buffer, FPS)
+        return {"image/webp": buffer.getvalue(), "image/png": png(self.sheet(data))}
 
 
 def read_clip(
@@ -169,25 +243,10 @@ def check_out(path: str | Path, force: bool, fps: float = FPS) -> None:
         streams.pyav()
 
 
-def save(
-    images: Tensor,
-    path: str | Path,
-    settings: dict[str, Any] | None = None,
-    force: bool = False,
-    columns: int | None = None,
-    zoom: int | None = None,
-    fps: float = FPS,
-) -> Path:
-    """Write pictures [n, C, H, W] as one PNG, or clips [n, C, T, H, W] as the name's ending says."""
-    if images.dim() == 5:
-        return save_clips(images, path, settings, force, columns, zoom, fps)
-    return media.save_png(media.grid(images, columns, zoom), path, settings, force)
-
-
 def save_clips(
     clips: Tensor,
     path: str | Path,
-    settings: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     force: bool = False,
     columns: int | None = None,
     zoom: int | None = None,
@@ -196,9 +255,9 @@ def save_clips(
     """Write clips by the name's ending: .mp4 (H.264), .gif and .webp (animations) show them side by side, .png as rows
     of frames. `settings` go into the file where its format has room for text (MP4, PNG, GIF)."""
     check_out(path, force, fps)
-    ending, settings = Path(path).suffix.lower(), settings or {}
+    ending, settings = Path(path).suffix.lower(), dict(settings or {})
     if ending == ".png":
-        return media.save_png(strip(clips, zoom), path, settings, force)
+        return media.save_picture(strip(clips, zoom), path, settings, force)
     if ending == ".mp4" and zoom is None:  # H.264 needs even sides
         least = media.least_zoom(*clips.shape[-2:])
         zoom = least + least % 2 if clips.shape[-2] % 2 or clips.shape[-1] % 2 else least

@@ -7,13 +7,15 @@ Images are float [B, C, H, W] in [0, 1].
 """
 
 import io
+import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFont, ImageOps, Png
 from torch import Tensor
 
 from ..files import check_name, write_whole
+from .arrays import from_array
+from .medium import MAX_SHEET, Fit, Medium, Saving
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 64_000_000
@@ -34,8 +38,109 @@ TURNS = {  # of EXIF's orientation; Pillow turns counter-clockwise
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+DESCRIPTION = 0x010E  # EXIF's ImageDescription
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+MAX_SIDE = {".webp": 16_383, ".jpg": 65_535, ".jpeg": 65_535}
 HEAD = 16  # rows of the line of text above a grid
-Fit = Literal["exact", "crop", "pad"]
+
+
+@dataclass(frozen=True)
+class Pictures(Medium):
+    """Pictures [B, C, H, W] in [0, 1]. channels: 1 grey, 3 colour; size: (height, width) of those that a tokenizer was
+    trained on, to which files are brought."""
+
+    channels: int
+    size: tuple[int, int]
+    name: ClassVar[str] = "picture"
+    plural: ClassVar[str] = "pictures"
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
+    rank: ClassVar[int] = 4
+
+    def take(self, given: Any, fit: Fit = "exact") -> Tensor:
+        """See `Medium.take`. Files and Pillow pictures are brought to `size`; tensors and arrays stay as they are."""
+        return joined([self._one(part, fit) for part in listed(given)])
+
+    def _one(self, given: Any, fit: Fit) -> Tensor:
+        if isinstance(given, str | Path):
+            return self.read(given, fit)
+        if not isinstance(given, Image.Image):
+            return from_array(given, self.channels, self.rank)
+        if 0 in given.size:
+            raise ValueError(f"picture: got {given.width} x {given.height} pixels, accepted: one pixel or more")
+        try:
+            return to_tensor(ImageOps.exif_transpose(given), self.channels, self.size, fit)
+        except (OSError, SyntaxError) as error:  # a file that Pillow opened, but reads only now
+            raise ValueError(f"picture: damaged ({' '.join(str(error).split())[:200]})") from None
+
+    def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
+        """See `read_image`."""
+        return read_image(path, self.channels, self.size, fit)
+
+    def changed(self, path: str | Path, fit: Fit) -> str:
+        """See `Medium.changed`."""
+        return changed(size(path), (self.size[1], self.size[0]), fit)
+
+    def empty(self, n: int) -> Tensor:
+        """Pictures of no size."""
+        return torch.zeros(n, self.channels, 0, 0)
+
+    def check_out(self, path: str | Path, force: bool = False, how: Saving | None = None) -> None:
+        """The name, and that nothing is in the way."""
+        check_name(path, self.endings, force)
+
+    def check_sheet(self, n: int, columns: int | None = None) -> None:
+        """See `Medium.check_sheet`."""
+        check_sheet(n, columns, self.size)
+
+    def save(
+        self,
+        data: Tensor,
+        path: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        force: bool = False,
+        how: Saving | None = None,
+    ) -> Path:
+        """All of them in one picture: .png, .jpg or .webp."""
+        how = how or Saving()
+        return save_picture(self.sheet(data, how.columns, how.zoom), path, settings, force)
+
+    def stills(self, data: Tensor) -> list[Image.Image]:
+        """Each picture."""
+        return [to_pil(image) for image in data]
+
+    def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+        """See `grid`."""
+        return grid(data, columns, zoom)
+
+
+def listed(given: Any) -> list[Any]:
+    """What is in a list, or one thing by itself; ValueError for an empty list."""
+    parts = list(given) if isinstance(given, list | tuple) else [given]
+    if not parts:
+        raise ValueError("images: got none in the list, accepted: at least one")
+    return parts
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Samples of one size as one batch."""
+    if len(sizes := sorted({tuple(part.shape[2:]) for part in parts})) > 1:
+        got = " and ".join(" x ".join(map(str, size)) for size in sizes[:2])
+        raise ValueError(f"images: got {got} pixels in one list, accepted: all of one size")
+    return torch.cat(list(parts))
+
+
+def check_sheet(n: int, columns: int | None, size: tuple[int, int]) -> None:
+    """ValueError where n pictures of (height, width), enlarged as `grid` does, make too large a picture."""
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
+    across = math.ceil(math.sqrt(n)) if columns is None else columns
+    height, width = (side * least_zoom(*size) for side in size)
+    down = math.ceil(n / across) * height
+    if across * width * down > MAX_SHEET:
+        raise ValueError(
+            f"n, columns: {n} samples would make a picture of {across * width} x {down} pixels, accepted: "
+            f"{MAX_SHEET} in all; several calls with seeds of their own make several pictures"
+        )
 
 
 def read_image(path: str | Path, channels: int, size: tuple[int, int], fit: Fit = "exact") -> Tensor:
@@ -256,17 +361,25 @@ def grid(images: Tensor, columns: int | None = None, zoom: int | None = None, he
     return sheet
 
 
-def check_png(path: str | Path, force: bool) -> None:
-    """What `save_png` would refuse, refused before the work is done."""
-    check_name(path, (".png",), force)
-
-
-def save_png(
-    picture: Image.Image, path: str | Path, settings: dict[str, Any] | None = None, force: bool = False
+def save_picture(
+    picture: Image.Image, path: str | Path, settings: Mapping[str, Any] | None = None, force: bool = False
 ) -> Path:
-    """Write a PNG in one move; `settings` become its text chunks. An existing file stays unless `force`."""
-    check_png(path, force)
-    info = PngImagePlugin.PngInfo()
-    for key, value in (settings or {}).items():
-        info.add_itxt(key, str(value))
-    return write_whole(path, lambda file: picture.save(file, "PNG", pnginfo=info), force)
+    """Write a picture in one move, in the format that the name's ending says; an existing file stays unless `force`.
+
+    settings: text chunks of a PNG, the description (EXIF, as JSON) of JPEG and WebP, which is written without loss.
+    """
+    check_name(path, ENDINGS, force)
+    ending, settings = Path(path).suffix.lower(), dict(settings or {})
+    if max(picture.size) > MAX_SIDE.get(ending, max(picture.size)):
+        got = f"{picture.width} x {picture.height} pixels"
+        raise ValueError(f"out: {str(path)!r} would have {got}, accepted: sides of at most {MAX_SIDE[ending]}, or .png")
+    if ending == ".png":
+        info = PngImagePlugin.PngInfo()
+        for key, value in settings.items():
+            info.add_itxt(key, str(value))
+        return write_whole(path, lambda file: picture.save(file, "PNG", pnginfo=info), force)
+    exif = Image.Exif()
+    exif[DESCRIPTION] = json.dumps(settings)
+    if ending == ".webp":
+        return write_whole(path, lambda file: picture.save(file, "WEBP", lossless=True, exif=exif), force)
+    return write_whole(path, lambda file: picture.save(file, "JPEG", quality=95, subsampling=0, exif=exif), force)

@@ -6,106 +6,32 @@
 Sample i of a run is drawn from the seed (run seed, i) alone: the same picture in any batch, on any device.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import registry
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
-from ..contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
+from ..contracts import Generator, Keep, OrderedTokenizer, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
-from ..decoding.frames import Frames
 from ..inference import inference
-from ..media import clips as video
-from ..media import pictures as media
-from ..media.pictures import Fit
+from ..media import Fit, Medium
 from ..rng import Rng, mix
 from . import conditions, inputs, ladder
-from .inputs import Images
+from .result import Result, joined
 
 BATCH = 64
 MAX_ROWS = 1_000_000
 """Samples of one call: more are made in several, with seeds of their own."""
-MAX_SHEET = 1 << 28
-"""Pixels of the picture that holds all samples, in memory three bytes each and more."""
 Progress = Callable[[int, int], None]
 MEANT = {"label": "labels", "class_labels": "labels", "classes": "labels", "prompt": "text", "caption": "text"}
 MEANT |= {"captions": "text", "num_images": "n", "count": "n", "generator": "seed", "batch_size": "batch"}
 """What other libraries call arguments of ours."""
-
-
-@dataclass
-class Result:
-    """Pictures or clips, and how they came about.
-
-    images: [n, C, H, W] in [0, 1] on the CPU, of clips [n, C, T, H, W] (those T frames that are final); labels, text:
-    of each, [n], or None; calls: network calls of a batch; seconds by part; backend: the attention backend that ran;
-    done: entities of `entities` (fewer in a streamed partial result).
-    """
-
-    images: Tensor
-    name: str
-    seed: int
-    labels: list[int] | None = None
-    sampling: dict[str, Any] = field(default_factory=dict)
-    calls: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    backend: str = ""
-    done: int = 0
-    entities: int = 0
-    text: list[str] | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """What a PNG keeps: enough to make it again."""
-        own = {"model": self.name, "seed": self.seed, "n": len(self.images), "labels": self.labels}
-        own |= {"sampling": self.sampling, "attention": self.backend}
-        own |= {} if self.text is None else {"text": self.text}
-        return {f"nextok.{key}": value for key, value in own.items()}
-
-    @property
-    def moving(self) -> bool:
-        """Clips rather than pictures."""
-        return self.images.dim() == 5
-
-    def pil(self) -> list[Image.Image]:
-        """Each picture by itself, a clip as a row of its frames."""
-        if self.moving:
-            return [video.strip(clip[None]) for clip in self.images]
-        return [media.to_pil(image) for image in self.images]
-
-    def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
-        """All of them in one picture, clips as rows of their frames."""
-        columns, zoom = inputs.sides(columns, zoom)
-        return video.strip(self.images, zoom) if self.moving else media.grid(self.images, columns, zoom)
-
-    def save(
-        self,
-        path: str | Path,
-        force: bool = False,
-        columns: int | None = None,
-        zoom: int | None = None,
-        fps: float = video.FPS,
-    ) -> Path:
-        """Write pictures as a PNG, clips as .mp4, .gif, .webp (at `fps` frames a second) or .png, with the settings.
-
-        An existing file is kept unless `force`.
-        """
-        columns, zoom = inputs.sides(columns, zoom)
-        return video.save(self.images, path, self.settings(), force, columns, zoom, fps)
-
-    def _repr_png_(self) -> bytes:
-        """Notebooks show the grid."""
-        buffer = io.BytesIO()
-        self.grid().save(buffer, "PNG")
-        return buffer.getvalue()
 
 
 class Pipeline:
@@ -123,19 +49,40 @@ class Pipeline:
                     part.to(target)
         return self
 
-    def labels(self, given: Any, n: int) -> Tensor | None:
-        """Class indices [n]; see conditions.labels."""
-        return conditions.labels(self.generator, self.card.labels or (), given, n)
+    def __repr__(self) -> str:
+        """One line: the checkpoint, what it does, where it is."""
+        device = next((part.device for part in (self.generator, self.tokenizer) if part is not None), "nowhere")
+        return f"<Pipeline {self.card.name}: {self.card.role} {self.card.kind}, {', '.join(self.tasks)}, on {device}>"
 
-    def _condition(self, labels: Any, text: Any, n: int) -> Tensor | list[str] | None:
-        """Labels or captions of n samples, whichever this model reads; ValueError for the other."""
-        takes = None if self.generator is None else self.generator.conditioned_on
-        if takes == "text" and labels is not None:
-            raise ValueError(f"labels: got {labels!r}, accepted: text, {self.card.name} reads captions")
-        if takes != "text" and text is not None:
-            accepted = "labels" if takes == "labels" else "neither text nor labels"
-            raise ValueError(f"text: got {text!r}, accepted: {accepted}, {self.card.name} reads no captions")
-        return conditions.captions(text, n) if takes == "text" else self.labels(labels, n)
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        part = self.generator or self.tokenizer
+        assert part is not None
+        return part.device
+
+    @property
+    def medium(self) -> Medium:
+        """What it takes in and gives back; ValueError where a generator has no tokenizer."""
+        return self._tokenizer().medium
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What this checkpoint can do: the names of the methods that work."""
+        able = {
+            "generate": self.generator is not None and self.tokenizer is not None,
+            "stream": self.generator is not None and self.tokenizer is not None,
+            "predict": self.generator is not None and self.tokenizer is not None and self.medium.temporal,
+            "tokenize": self.tokenizer is not None,
+            "detokenize": self.tokenizer is not None,
+            "reconstruct": self.tokenizer is not None,
+            "ladder": isinstance(self.tokenizer, OrderedTokenizer),
+        }
+        return tuple(name for name, there in able.items() if there)
+
+    def condition(self, n: int, **given: Any) -> dict[str, Any]:
+        """What n samples are asked for, as the generator reads it; see `conditions.read`."""
+        return conditions.read(self.generator, self.card.labels or (), self.card.name, n, given)
 
     def generate(
         self,
@@ -171,7 +118,7 @@ class Pipeline:
                 count(last.done, last.entities)
             assert last is not None
             parts.append(last)
-        return _joined(parts)
+        return joined(parts)
 
     def stream(
         self,
@@ -199,69 +146,78 @@ class Pipeline:
         for name in sampling.keys() & MEANT.keys():
             raise ValueError(f"{name}: no such argument, accepted: {MEANT[name]}=... (or a sampling setting)")
         settings = settings_of(generator, sampling)
-        chosen = self._condition(labels, text, n)
-        mine = None if chosen is None else chosen[rows.start : rows.stop]
+        mine = {
+            name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
+        }
         started = time.perf_counter()
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, _rows_of(keep, rows, n))
         seconds = {"generate": 0.0, "decode": 0.0}
-        frames = Frames(tokenizer, generator) if isinstance(tokenizer, ClipTokenizer) else None
-        images = torch.zeros(len(rows), 0, 0, 0)
+        preview, data = tokenizer.preview(generator.layout), tokenizer.medium.empty(len(rows))
+        asked = {name: part.tolist() if isinstance(part, Tensor) else list(part) for name, part in mine.items()}
         for state in decode(generator, begun_state):
             begun = time.perf_counter()
             seconds["generate"] += begun - started
-            if state.done or (decode_all and _worth_showing(tokenizer, state.entity)):
-                images = self._pictures(tokenizer, generator, state) if frames is None else frames.take(state)
+            if state.done or (decode_all and preview.due(state.entity)):
+                data = preview.decode(state)
             seconds["decode"] += time.perf_counter() - begun
             yield Result(
-                images,
-                self.card.name,
-                seed,
-                mine.tolist() if isinstance(mine, Tensor) else None,
-                settings.model_dump(mode="json"),
-                getattr(state, "calls", 0),
-                dict(seconds),
-                generator.backend,
-                state.entity,
-                state.entities,
-                mine if isinstance(mine, list) else None,
+                data=data,
+                medium=tokenizer.medium,
+                name=self.card.name,
+                seed=seed,
+                condition=asked,
+                tokens=Tokens(state.data.cpu(), tuple(generator.layout.grid), fingerprint(tokenizer))
+                if state.done
+                else None,
+                sampling=settings.model_dump(mode="json"),
+                calls=getattr(state, "calls", 0),
+                seconds=dict(seconds),
+                backend=generator.backend,
+                done=state.entity,
+                entities=state.entities,
             )
-            started = time.perf_counter()  # what the caller does with a partial result is not ours
+            started = time.perf_counter()  # time that the caller spends between results is not counted
 
-    def tokenize(self, images: Images, fit: Fit = "exact") -> Tokens:
-        """Pictures or clips in any form that `inputs.images` takes, such as [B, C, H, W] in [0, 1], to tokens."""
+    def tokenize(self, images: Any, fit: Fit = "exact") -> Tokens:
+        """Samples in any form that `Medium.take` takes, such as pictures [B, C, H, W] in [0, 1], to tokens."""
         tokenizer = self._tokenizer()
         with inference(tokenizer):
-            return tokenizer.encode(inputs.images(images, tokenizer, fit).to(tokenizer.device))
+            return tokenizer.encode(self._taken(images, fit).to(tokenizer.device))
 
-    def detokenize(self, tokens: Tokens | Tensor | Any) -> Tensor:
-        """Tokens (or latents, or codes: a tensor, an array, a list) to images [B, C, H, W] in [0, 1].
+    def detokenize(
+        self, tokens: Tokens | Tensor | Any, seed: int | None = None, progress: Progress | None = None, **sampling: Any
+    ) -> Result:
+        """Tokens (or latents, or codes: a tensor, an array, a list) to what they stand for.
+
+        seed, progress, sampling: of tokenizers whose decoding draws noise (FlexTok): the noise's seed (None: one noise
+        for all), a function (done, all) that counts solver steps, and settings that replace the tokenizer's own.
+
+            pipeline.detokenize([12, 7, 900], seed=0).save("a.png")
 
         ValueError in one line for tokens of another tokenizer, or that don't fit its grid, channels or codes.
         """
-        tokenizer = self._tokenizer()
+        tokenizer, seed = self._tokenizer(), None if seed is None else inputs.whole("seed", seed)
         own = fingerprint(tokenizer)
         if isinstance(tokens, Tokens) and tokens.source and tokens.source != own:
             raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {self.card.name} ({own})")
+        checked, settings, started = inputs.tokens(tokens, tokenizer), {}, time.perf_counter()
         with inference(tokenizer):
-            return tokenizer.decode(inputs.tokens(tokens, tokenizer))
+            if isinstance(tokenizer, OrderedTokenizer):
+                chosen = settings_of(tokenizer, sampling)
+                rng = None if seed is None else Rng([mix(seed, row) for row in range(len(checked.data))])
+                settings, data = chosen.model_dump(mode="json"), tokenizer.decode(checked, None, rng, chosen, progress)
+            elif sampling:
+                raise ValueError(
+                    f"{next(iter(sampling))}: got a setting, accepted: none, {self.card.name} draws nothing"
+                )
+            else:
+                data = tokenizer.decode(checked)
+        seconds = {"decode": time.perf_counter() - started}
+        return self._result(data, seed=seed or 0, tokens=checked, sampling=settings, seconds=seconds)
 
-    @overload
-    def reconstruct(self, images: Images, fit: Fit = "exact") -> Tensor: ...
-    @overload
     def reconstruct(
         self,
-        images: Images,
-        fit: Fit = "exact",
-        *,
-        tokens: Sequence[int] | int,
-        seed: int = 0,
-        batch: int = BATCH,
-        progress: Progress | None = None,
-        **sampling: Any,
-    ) -> ladder.Ladder: ...
-    def reconstruct(
-        self,
-        images: Images,
+        images: Any,
         fit: Fit = "exact",
         *,
         tokens: Sequence[int] | int | None = None,
@@ -269,10 +225,10 @@ class Pipeline:
         batch: int = BATCH,
         progress: Progress | None = None,
         **sampling: Any,
-    ) -> Tensor | ladder.Ladder:
-        """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or any other form that `inputs.images` takes.
+    ) -> Result:
+        """Samples there and back through the tokenizer, in any form that `Medium.take` takes.
 
-        tokens: how many leading tokens to use, each number in turn, which gives a Ladder; seed: of the noise that all
+        tokens: how many leading tokens to use, each number in turn, which gives a `Ladder`; seed: of the noise that all
         of a picture's start from; progress(done, all) counts solver steps; sampling: settings that replace the
         tokenizer's own. ValueError in one line for a number or a setting that isn't accepted, and for tokens without
         an order.
@@ -280,63 +236,33 @@ class Pipeline:
         if tokens is None and sampling:
             raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
         batch, seed = inputs.whole("batch", batch, 1), inputs.whole("seed", seed)
-        tensor = inputs.images(images, self._tokenizer(), fit)
-        if tokens is None:
-            return self.detokenize(self.tokenize(tensor)).cpu()
-        tokenizer = ladder.ordered(self._tokenizer(), self.card.name)
-        numbers = ladder.check(conditions.each(tokens), math.prod(tokenizer.grid(tensor.shape[-2:])))
-        settings = settings_of(tokenizer, sampling)
-        found = ladder.climb(tokenizer, tensor, numbers, seed, settings, batch, progress)
-        return ladder.Ladder(tensor.cpu(), found, numbers, self.card.name, seed, settings.model_dump(mode="json"))
+        given, tokenizer = self._taken(images, fit), self._tokenizer()
+        if tokens is not None:
+            return ladder.ladder(self, given, conditions.each(tokens), seed, batch, progress, sampling)
+        with inference(tokenizer):
+            encoded = tokenizer.encode(given.to(tokenizer.device))
+            return self._result(tokenizer.decode(encoded), given=given.cpu(), tokens=encoded)
+
+    def predict(
+        self, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
+    ) -> Result:
+        """Clips that go on from their first frames; see `prediction.predict`."""
+        from .prediction import predict
+
+        return predict(self, clips, frames, seed, labels, **sampling)
+
+    def _result(self, data: Tensor, **how: Any) -> Result:
+        """Samples of this pipeline's medium."""
+        return Result(data=data.cpu(), medium=self.medium, name=self.card.name, **how)
+
+    def _taken(self, given: Any, fit: Fit = "exact") -> Tensor:
+        """What people hand in, as the tokenizer reads it."""
+        tokenizer = self._tokenizer()
+        return tokenizer.medium.take(given, fit).to(next(tokenizer.parameters()).dtype)
 
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
-        """A picture file in the tokenizer's channels and size, [1, C, H, W], or the first frames of a video file.
-
-        fit: of another aspect, `exact` refuses it, `crop` takes its middle, `pad` keeps it all between white borders.
-        """
-        return inputs.read(path, self._tokenizer(), fit)
-
-    def fitted(self, path: str | Path, fit: Fit) -> str:
-        """What `read` does to a file of another aspect, in words; empty where its aspect is the tokenizer's."""
-        tokenizer: Any = self._tokenizer()
-        rows, columns = tokenizer.size[1:] if self.moving else tokenizer.config.image_size
-        own = video.size(path) if self.moving else media.size(path)
-        return media.changed(own, (columns, rows), fit)
-
-    @property
-    def moving(self) -> bool:
-        """Whether it makes clips rather than pictures."""
-        return isinstance(self.tokenizer, ClipTokenizer)
-
-    def check_out(self, path: str | Path, force: bool, fps: float = video.FPS) -> None:
-        """What saving its results under this name would refuse, refused before the work is done."""
-        if self.moving:
-            video.check_out(path, force, fps)
-        else:
-            media.check_png(path, force)
-
-    def check_sheet(self, n: int, columns: int | None = None) -> None:
-        """ValueError where n samples side by side make too large a picture, said before the work is done."""
-        size = None if self.tokenizer is None else self.tokenizer.size
-        if size is None:
-            return
-        across = inputs.whole("n", n, 1, MAX_ROWS) if columns is None else inputs.whole("columns", columns, 1, MAX_ROWS)
-        across = math.ceil(math.sqrt(n)) if columns is None else across
-        height, width = (side * max(1, math.ceil(96 / min(size[-2:]))) for side in size[-2:])
-        down = math.ceil(n / across) * height
-        if across * width * down > MAX_SHEET:
-            raise ValueError(
-                f"n, columns: {n} samples would make a picture of {across * width} x {down} pixels, accepted: "
-                f"{MAX_SHEET} in all; several calls with seeds of their own make several pictures"
-            )
-
-    def _pictures(self, tokenizer: Tokenizer, generator: Generator, state: State) -> Tensor:
-        data = state.data
-        if isinstance(tokenizer, OrderedTokenizer) and state.entity < generator.layout.entities:
-            # An unfinished token is none, not code 0.
-            data = data[:, : generator.layout.span(state.entity - 1)[1]]
-        with inference(tokenizer):
-            return tokenizer.decode(Tokens(data, tuple(generator.layout.grid))).cpu()
+        """A file in the tokenizer's channels and size, [1, ...]; see `Medium.read`."""
+        return self.medium.read(path, fit)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -380,13 +306,16 @@ def load(
     return Pipeline(speaks, model, card).to(target)
 
 
-def of_clips(name: str | Path) -> bool:
-    """Whether a checkpoint is a tokenizer of clips, or a generator that speaks through one; loads no weights."""
+def medium_of(name: str | Path) -> Medium | None:
+    """What a tokenizer works on, or a generator that speaks through one; loads no weights. None for neither."""
     folder = resolve(name)
     card = read_card(folder)
     if card.role == "generator" and (place := tokenizer_folder(card, folder)) is not None:
         card = read_card(place)
-    return card.role == "tokenizer" and issubclass(registry.get("tokenizer", card.kind), ClipTokenizer)
+    if card.role != "tokenizer":
+        return None
+    cls: Any = registry.get("tokenizer", card.kind)
+    return cls.medium_of(cls.Config.parse(card.fields, where=card.kind))
 
 
 def _device(device: str | None) -> torch.device:
@@ -411,11 +340,6 @@ def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
     return model.Sampling.parse({**model.config.sampling.model_dump(), **given}, where="sampling")
 
 
-def _worth_showing(tokenizer: Tokenizer, entity: int) -> bool:
-    """Whether a partial picture is decoded after this entity: always, of ordered tokens at powers of two."""
-    return not isinstance(tokenizer, OrderedTokenizer) or entity & (entity - 1) == 0
-
-
 def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
     """The part of `keep` that belongs to these rows, where it has one for each of the n."""
     if keep is None:
@@ -430,21 +354,3 @@ def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
     data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
     each = mask.dim() == 2 and len(mask) == n
     return Keep(data, mask[rows.start : rows.stop] if each else mask)
-
-
-def _joined(parts: list[Result]) -> Result:
-    """Batches as one result."""
-    first = parts[0]
-    return Result(
-        torch.cat([part.images for part in parts]),
-        first.name,
-        first.seed,
-        None if first.labels is None else [label for part in parts for label in part.labels or []],
-        first.sampling,
-        first.calls,
-        {name: sum(part.seconds[name] for part in parts) for name in first.seconds},
-        first.backend,
-        first.done,
-        first.entities,
-        None if first.text is None else [caption for part in parts for caption in part.text or []],
-    )

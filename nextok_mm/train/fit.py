@@ -83,7 +83,7 @@ def data_warnings(config: TrainConfig, model: Model, source: Source) -> Iterator
 
 def count_classes(model: Model) -> int:
     """How many classes the model tells apart by labels; 0 where it reads none."""
-    if isinstance(model, Tokenizer) or (isinstance(model, Generator) and model.conditioned_on != "labels"):
+    if isinstance(model, Tokenizer) or (isinstance(model, Generator) and "labels" not in model.takes):
         return 0
     return int(getattr(model.config, "classes", 0))
 

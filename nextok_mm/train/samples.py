@@ -9,7 +9,7 @@ from ..contracts import Condition, Generator, Keep, Tokens
 from ..data import Source
 from ..data.latents import Latents
 from ..decoding import decode
-from ..files import write_whole
+from ..media import Saving
 from ..rng import Rng, mix
 from .config import TrainConfig
 
@@ -20,32 +20,25 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
 
     ValueError in one line where the disk is full.
     """
-    from torchvision.utils import save_image
-
     count, seed = config.train.samples, config.train.seed
     device, training = next(model.parameters()).device, model.training
     model.eval()
     try:
         if config.model.role == "tokenizer":
             images = _pictures(model, source, min(count, len(source)), device)
-            pictures = torch.stack([images, model.decode(model.encode(images))], dim=1).flatten(0, 1)
+            made = torch.stack([images, model.decode(model.encode(images))], dim=1).flatten(0, 1)
         elif config.model.role == "generator" and tokenizer is not None:
             rng = Rng([mix(seed, "sample", row) for row in range(count)])
             condition, keep = _condition(model, source, count, device), _given(model, tokenizer, source, count, device)
             for state in decode(model, model.start(condition, rng, keep=keep)):
                 last = state
-            pictures = tokenizer.decode(Tokens(last.data, model.layout.grid))
+            made = tokenizer.decode(Tokens(last.data, model.layout.grid))
         else:
             return
     finally:
         model.train(training)
-    columns = 8
-    if pictures.dim() == 5:  # a clip is a row of its frames
-        columns = pictures.shape[2]
-        pictures = pictures.transpose(1, 2).flatten(0, 1)
-    pictures = pictures.cpu().clamp(0, 1)
-    name = f"step-{step:08d}.png"
-    write_whole(folder / name, lambda file: save_image(pictures, file, format="png", nrow=columns), force=True)
+    medium = (tokenizer or model).medium
+    medium.save(made.cpu(), folder / f"step-{step:08d}.png", force=True, how=Saving(columns=8))
 
 
 def _pictures(model: Any, source: Source, count: int, device: torch.device) -> torch.Tensor:
@@ -58,10 +51,12 @@ def _pictures(model: Any, source: Source, count: int, device: torch.device) -> t
 
 def _condition(model: Generator, source: Source, count: int, device: torch.device) -> Condition:
     """The classes that the data has, in turn, or captions from all over it, whichever the model takes."""
-    if model.conditioned_on == "text" and source.captions:
-        return [source.captions[row * len(source) // count] for row in range(count)]
-    labels = source.found_labels() if model.conditioned_on == "labels" else []
-    return torch.tensor([labels[row % len(labels)] for row in range(count)], device=device) if labels else None
+    if "text" in model.takes and source.captions:
+        return {"text": [source.captions[row * len(source) // count] for row in range(count)]}
+    labels = source.found_labels() if "labels" in model.takes else []
+    return (
+        {"labels": torch.tensor([labels[row % len(labels)] for row in range(count)], device=device)} if labels else None
+    )
 
 
 def _given(model: Generator, tokenizer: Any, source: Source, count: int, device: torch.device) -> Keep | None:

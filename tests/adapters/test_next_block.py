@@ -140,16 +140,18 @@ def test_a_class_then_given_frames_is_what_the_official_network_computes():
     keep = Keep(codes, torch.arange(80) < 16)
     greedy = {"temperature": 0.0, "special": False}
     plain, uncached = (
-        list(decode(model, model.start(labels[:, 0], Rng([1, 2]), model.Sampling(**greedy, cache=cache), keep)))[
-            -1
-        ].data
+        list(
+            decode(
+                model, model.start({"labels": labels[:, 0]}, Rng([1, 2]), model.Sampling(**greedy, cache=cache), keep)
+            )
+        )[-1].data
         for cache in (True, False)
     )
     assert torch.equal(plain, uncached) and torch.equal(plain[:, :16], codes[:, :16])
     again = model.logits(plain, labels, torch.zeros(2, dtype=torch.bool))[:, 12:, 7:].argmax(-1)
     assert torch.equal(again, plain[:, 16:])
     with pytest.raises(ValueError, match="accepted: its codes; next_block with start 'given'"):
-        model.start(labels[:, 0], Rng([1, 2]))
+        model.start({"labels": labels[:, 0]}, Rng([1, 2]))
 
 
 def test_another_file_is_one_line(tmp_path):

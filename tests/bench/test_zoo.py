@@ -12,6 +12,7 @@ from nextok_mm import bench, pipeline
 from nextok_mm.bench import zoo
 from nextok_mm.checkpoint import read_card
 from nextok_mm.eval import quality
+from nextok_mm.media import Clips
 from nextok_mm.zoo import list_models
 
 
@@ -91,7 +92,8 @@ def test_figures_are_those_of_the_own_evaluation(shipped, tmp_path, capsys, monk
         return {"figures": {name: {"pixels": {"psnr": value}}}}
 
     monkeypatch.setattr(quality, "evaluate", evaluate)
-    monkeypatch.setattr(pipeline, "of_clips", lambda name: name in ("video", "clips"))
+    clips = Clips(1, (5, 8, 8))
+    monkeypatch.setattr(pipeline, "medium_of", lambda name: clips if name in ("video", "clips") else None)
     run("--n", 7, "--seed", 3, "--json", tmp_path / "before.json")
     assert asked["vae"] == {"n": 7, "seed": 3}
     assert asked["xar"] == asked["video"] == asked["clips"] == {"n": 7, "seed": 3, "baselines": False}

@@ -14,7 +14,11 @@ from .conftest import example
 
 def run(generator, seeds, keep=None, **sampling):
     labels = example(generator, range(8)).get("labels")
-    labels = None if labels is None else torch.stack([labels[seed % 8] for seed in seeds])
+    labels = (
+        {}
+        if labels is None or "labels" not in generator.takes
+        else {"labels": torch.stack([labels[seed % 8] for seed in seeds])}
+    )
     few = {"steps": 3} if "steps" in generator.Sampling.model_fields else {}
     settings = generator.Sampling.parse({**generator.config.sampling.model_dump(), **few, **sampling})
     return [state.data.clone() for state in decode(generator, generator.start(labels, Rng(seeds), settings, keep))]
@@ -96,7 +100,7 @@ def test_a_label_out_of_range_is_refused(generator):
     if not classes:
         pytest.skip("takes no labels")
     with pytest.raises(ValueError, match=f"labels: got {classes + 1}, accepted: 0 to {classes - 1}"):
-        generator.start(torch.tensor([classes + 1]), Rng([0]))
+        generator.start({"labels": torch.tensor([classes + 1])}, Rng([0]))
 
 
 def test_labels_train_where_there_is_a_class_for_them_and_are_refused_elsewhere(generator):

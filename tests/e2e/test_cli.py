@@ -125,7 +125,7 @@ def test_convert_then_load_and_generate(nextok, tmp_path: Path) -> None:
     assert code == 0 and "none stated by the authors" in said and "xAR-tiny.pth" in said
     line = ("--labels", 207, "--n", 1, "--steps", 1, "--device", "cpu", "--out", out)
     code, said, error = nextok("generate", folder, *line)
-    assert code == 0 and "1 pictures" in said, error
+    assert code == 0 and "1 picture" in said, error
     with Image.open(out) as picture:
         assert picture.text["nextok.labels"] == "[207]"
     code, _, error = nextok("convert", "xar", published, folder)
@@ -143,7 +143,7 @@ def test_a_diffusers_folder_converts_and_reconstructs(nextok, tmp_path: Path) ->
     assert "the checkpoint's own" in nextok("info", folder)[1]
     Image.effect_noise((16, 16), 60).save(picture)
     code, said, error = nextok("reconstruct", folder, picture, "--out", out, "--device", "cpu")
-    assert code == 0 and "1 pictures" in said and out.is_file(), error
+    assert code == 0 and "1 picture" in said and out.is_file(), error
 
 
 class Evil:

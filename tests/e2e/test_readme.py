@@ -43,7 +43,7 @@ def test_readmes_lines_run_in_order(nextok, tmp_path: Path, monkeypatch: pytest.
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").resize((96, 96)).save("picture.png")
-    video.save(torch.rand(1, 1, 9, 64, 64), "clip.mp4", {})
+    video.save_clips(torch.rand(1, 1, 9, 64, 64), "clip.mp4", {})
     ran = list(lines())
     assert len(ran) >= 10
     for words in ran:

@@ -90,7 +90,7 @@ def test_clips_of_a_folder(world: Path, tiny: Path, role: str) -> None:
     pytest.importorskip("av")
     (world / "clips").mkdir()
     for index in range(22):
-        video.save(torch.rand(1, 3, 5, 8, 8), world / "clips" / f"{index}.gif", {}, zoom=1)
+        video.save_clips(torch.rand(1, 3, 5, 8, 8), world / "clips" / f"{index}.gif", {}, zoom=1)
     name = str(tiny / ("video" if role == "tokenizer" else "clips"))
     given = {"kind": "clips", "path": str(world / "clips")}
     result = quality.evaluate(name, data=given)

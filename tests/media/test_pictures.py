@@ -18,7 +18,7 @@ from nextok_mm.media import pictures as media
 def test_a_picture_goes_out_and_comes_back(tmp_path: Path) -> None:
     for channels in (1, 3):
         image = torch.randint(0, 256, (1, channels, 8, 12)) / 255
-        path = media.save_png(media.to_pil(image[0]), tmp_path / f"{channels}.png", {"key": "välue"})
+        path = media.save_picture(media.to_pil(image[0]), tmp_path / f"{channels}.png", {"key": "välue"})
         torch.testing.assert_close(media.read_image(path, channels, (8, 12)), image)
         with Image.open(path) as saved:
             assert saved.text["key"] == "välue"
@@ -101,17 +101,17 @@ def test_the_grid_fills_rows() -> None:
 def test_an_existing_file_stays_without_force(tmp_path: Path) -> None:
     path = tmp_path / "new" / "out.png"
     black, white = Image.new("L", (1, 1), 0), Image.new("L", (1, 1), 255)
-    media.save_png(black, path)
+    media.save_picture(black, path)
     with pytest.raises(ValueError, match="exists"):
-        media.save_png(white, path)
+        media.save_picture(white, path)
     assert Image.open(path).getpixel((0, 0)) == 0
-    media.save_png(white, path, force=True)
+    media.save_picture(white, path, force=True)
     assert Image.open(path).getpixel((0, 0)) == 255
     assert [p.name for p in path.parent.iterdir()] == ["out.png"]
     with pytest.raises(ValueError, match=r"ends with \.png"):
-        media.save_png(white, tmp_path / "out.gif")
+        media.save_picture(white, tmp_path / "out.gif")
     with pytest.raises(ValueError, match="can't be written"):
-        media.save_png(white, path / "inside.png")
+        media.save_picture(white, path / "inside.png")
 
 
 QUICK = settings(
@@ -227,7 +227,7 @@ def test_what_is_padded_is_all_there(tmp_path: Path) -> None:
 
 def test_small_pictures_come_back_from_their_zoom_as_they_were(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (1, 3, 5, 7), generator=torch.Generator().manual_seed(0)) / 255
-    path = media.save_png(media.grid(image), tmp_path / "a.png")
+    path = media.save_picture(media.grid(image), tmp_path / "a.png")
     with Image.open(path) as zoomed:
         assert zoomed.size == (140, 100)
     torch.testing.assert_close(media.read_image(path, 3, (5, 7)), image)

@@ -82,7 +82,7 @@ def test_greedy_clips(nbp_file, cache):
         if model.config.start == "given":
             known = data["start"].shape[1]
             keep = Keep(data["codes"].flatten(1), torch.arange(model.layout.tokens) < known)
-        *_, done = decode(model, model.start(labels(model, data), Rng(range(rows)), settings, keep))
+        *_, done = decode(model, model.start({"labels": labels(model, data)}, Rng(range(rows)), settings, keep))
         wanted = data[name]
         assert torch.equal(done.data[:, -wanted.shape[1] :], wanted), name
         assert done.calls == steps

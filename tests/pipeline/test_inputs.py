@@ -14,7 +14,7 @@ import nextok_mm as nx
 from nextok_mm import registry
 from nextok_mm.checkpoint import save_pretrained
 from nextok_mm.contracts import Tokens
-from nextok_mm.pipeline import inputs, prediction
+from nextok_mm.pipeline import prediction
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_every_form_of_a_picture_is_the_same_picture(colour, n, rows, columns, g
     forms += [last / 255, last.astype(np.float32) / 255, wanted.numpy(), list(wanted), list(last), tuple(last / 255)]
     forms += [[p.squeeze(-1) for p in last]] if grey else []
     for form in forms:
-        found = inputs.images(form, colour.tokenizer)
+        found = colour.medium.take(form)
         assert found.dtype == torch.float32 and found.shape == wanted.shape
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
@@ -61,17 +61,15 @@ def test_pillow_pictures_and_files_are_read_alike(colour: nx.Pipeline, tiny: Pat
     picture.save(tmp_path / "p.png")
     vae = nx.load(tiny / "vae", device="cpu")
     for pipeline in (colour, vae):
-        ways = [pipeline.reconstruct(form) for form in (picture, tmp_path / "p.png", str(tmp_path / "p.png"))]
+        ways = [pipeline.reconstruct(form).images for form in (picture, tmp_path / "p.png", str(tmp_path / "p.png"))]
         assert torch.equal(ways[0], ways[1]) and torch.equal(ways[1], ways[2])
-        both = pipeline.reconstruct([picture, tmp_path / "p.png"])
+        both = pipeline.reconstruct([picture, tmp_path / "p.png"]).images
         assert both.shape[0] == 2 and torch.equal(both[0], both[1])
-    assert torch.equal(colour.reconstruct(picture), colour.reconstruct(np.asarray(picture)))
+    assert torch.equal(colour.reconstruct(picture).images, colour.reconstruct(np.asarray(picture)).images)
     turned = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     exif = turned.getexif()
     exif[0x0112] = 3
-    assert torch.equal(
-        inputs.images(turned, vae.tokenizer)[0, 0].flip(0, 1), inputs.images(np.asarray(turned), vae.tokenizer)[0, 0]
-    )
+    assert torch.equal(vae.medium.take(turned)[0, 0].flip(0, 1), vae.medium.take(np.asarray(turned))[0, 0])
     one_line(lambda: vae.reconstruct(Image.new("L", (8, 4))), "8 x 4", "fit='crop'")
     assert vae.tokenize(Image.new("L", (8, 4)), fit="crop").data.shape == (1, 16, 4)
     one_line(lambda: vae.reconstruct(Image.new("F", (8, 8))), "mode F")
@@ -136,23 +134,23 @@ def test_clips_in_every_form(tiny: Path) -> None:
 @pytest.mark.parametrize("name", ["vae", "flextok", "video"])
 def test_tokens_in_every_form(tiny: Path, name: str) -> None:
     pipeline = nx.load(tiny / name, device="cpu")
-    tokens = pipeline.tokenize(torch.rand(2, 1, *[5][: pipeline.moving], 8, 8))
-    wanted = pipeline.detokenize(tokens)
+    tokens = pipeline.tokenize(torch.rand(2, 1, *[5][: pipeline.medium.temporal], 8, 8))
+    wanted = pipeline.detokenize(tokens).images
     forms = [tokens.data, tokens.data.numpy(), tokens.data.tolist(), tokens.data.unflatten(1, tokens.grid)]
     forms += [] if tokens.continuous else [tokens.data.int(), tokens.data.short(), tokens.data.byte()]
     for form in forms:
-        assert torch.equal(pipeline.detokenize(form), wanted)
+        assert torch.equal(pipeline.detokenize(form).images, wanted)
     for form in (tokens.data[0], tokens.data[0].tolist(), tokens.data[0].unflatten(0, tokens.grid).numpy()):
-        torch.testing.assert_close(pipeline.detokenize(form), wanted[:1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(pipeline.detokenize(form).images, wanted[:1], atol=1e-5, rtol=0)
     if name == "flextok":
         first = Tokens(tokens.data[:, :3], tokens.grid, tokens.source)
-        assert torch.equal(pipeline.detokenize(tokens.data[:, :3]), pipeline.detokenize(first))
+        assert torch.equal(pipeline.detokenize(tokens.data[:, :3]).images, pipeline.detokenize(first).images)
 
 
 @pytest.mark.parametrize("name", ["vae", "flextok", "video"])
 def test_tokens_that_do_not_fit_are_one_line(tiny: Path, name: str) -> None:
     pipeline = nx.load(tiny / name, device="cpu")
-    tokens = pipeline.tokenize(torch.rand(1, 1, *[5][: pipeline.moving], 8, 8))
+    tokens = pipeline.tokenize(torch.rand(1, 1, *[5][: pipeline.medium.temporal], 8, 8))
     data, grid = tokens.data, tokens.grid
     wrong = [None, "tokens", {}, data[:, :0], data[None, None], torch.tensor(1), data.bool(), [], [[1, 2], [3]]]
     wrong += [Tokens(data, (*grid, 1)), Tokens(torch.cat((data, data), 1), grid)]
@@ -189,7 +187,7 @@ def test_whole_numbers_of_numpy_and_torch(tiny: Path, tmp_path: Path, kind: Any)
     )
     picture = torch.rand(1, 1, 8, 8)
     ladders = [flextok.reconstruct(picture, tokens=k, seed=s) for k, s in ((2, 3), (kind(2), kind(3)))]
-    assert torch.equal(ladders[0].images, ladders[1].images) and ladders[1].tokens == (2,)
+    assert torch.equal(ladders[0].images, ladders[1].images) and ladders[1].numbers == (2,)
     assert found.save(tmp_path / "o.png", zoom=kind(2), columns=kind(1)).is_file()
     assert found.grid(zoom=kind(2)).size == wanted.grid(zoom=2).size
 

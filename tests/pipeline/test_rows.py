@@ -79,7 +79,7 @@ def use(pipeline: Pipeline, name: str) -> torch.Tensor:
     assert tokenizer is not None
     channels = tokenizer.config.image_channels  # type: ignore[attr-defined]
     images = torch.full((1, channels, *(tokenizer.size or ())), 0.5)
-    return pipeline.detokenize(pipeline.tokenize(images))
+    return pipeline.detokenize(pipeline.tokenize(images)).images
 
 
 @pytest.mark.parametrize("name", SHIPPED)

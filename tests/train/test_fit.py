@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from nextok_mm import data, registry
+from nextok_mm import console, data, registry
 from nextok_mm.checkpoint import from_pretrained, read_card, save_pretrained
 from nextok_mm.data import latents
 from nextok_mm.data.latents import build_cache
@@ -23,6 +23,13 @@ GENERATORS = {
     "elm": torch.arange(ROWS * 16).reshape(ROWS, 16) % 64,
     "next_block": torch.arange(ROWS * 48).reshape(ROWS, 48) % 100,
 }
+
+
+@pytest.fixture(autouse=True)
+def speaking():
+    """What a training warns of is logged: here it is heard, as from the command."""
+    with console.speaking():
+        yield
 
 
 def short(fields, tmp_path, kind, columns=None, **changes):
