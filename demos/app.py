@@ -5,20 +5,28 @@ nothing from outside: no fonts, no scripts, no analytics.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from gradio.themes import Soft
 
-from nextok_mm.pipeline import of_clips
+from nextok_mm.media import Clips, Medium, Pictures
+from nextok_mm.pipeline import medium_of
 
 from . import image_tab, video_tab
 
 QUEUE = 16
+TABS: dict[type[Medium], tuple[str, Callable[[Sequence[str]], None]]] = {
+    Pictures: ("Image", image_tab.build),
+    Clips: ("Video", video_tab.build),
+}
+KEPT = (300, 1800)
+"""Seconds between two looks for files of results, and after which such a file is deleted. All go when the app ends."""
 CSS = """
-.gradio-container {max-width: 1080px !important; margin: 0 auto !important}
+.gradio-container {width: 100% !important; max-width: 1080px !important; margin: 0 auto !important}
+@media (max-width: 700px) {#pictures {height: min(100vw, 560px) !important}}
 #pictures img, #clips img, #frames img {image-rendering: pixelated}
 footer {display: none !important}
 """
@@ -28,15 +36,16 @@ THEME = Soft(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "Conso
 
 def build(models: Sequence[str]) -> gr.Blocks:
     """The page; `models` are the only generators that a visitor can ask for. ValueError where one can't be loaded."""
-    with gr.Blocks(title="nextok_mm", analytics_enabled=False) as page:
+    with gr.Blocks(title="nextok_mm", analytics_enabled=False, delete_cache=KEPT) as page:
         gr.Markdown("# nextok_mm\nNext-X prediction: pictures that grow one entity at a time.")
-        clips = [name for name in models if of_clips(name)]
-        if len(clips) < len(models) or not models:
-            with gr.Tab("Image"):
-                image_tab.build([name for name in models if name not in clips])
-        if clips:
-            with gr.Tab("Video"):
-                video_tab.build(clips)
+        if not models:
+            raise ValueError("models: got none, accepted: at least one generator")
+        media = {name: medium_of(name) for name in models}
+        for medium, (title, build_tab) in TABS.items():
+            own = [name for name in models if isinstance(media[name], medium)]
+            if own:
+                with gr.Tab(title):
+                    build_tab(own)
     return page.queue(max_size=QUEUE, default_concurrency_limit=1)
 
 

@@ -3,12 +3,13 @@
 Which controls show is the model's matter: classes or a caption, and those sampling settings that it has.
 """
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 import nextok_mm as nx
 from nextok_mm.contracts import OrderedTokenizer
@@ -19,14 +20,18 @@ from .limits import (
     MAX_SEED,
     MAX_TEMPERATURE,
     MAX_TEXT,
+    OWN,
     Turns,
     choices,
     classes_of,
+    field,
     generators,
     label_of,
     number,
     offered,
     refused,
+    typed,
+    unchecked,
     whole,
 )
 
@@ -35,8 +40,7 @@ MAX_PICTURES = 64
 
 @dataclass(frozen=True)
 class Setting:
-    """A sampling setting as a visitor sees it: a slider from low to high (in whole numbers where `step` is 1), or a
-    menu."""
+    """A sampling setting as a visitor sees it: a number from low to high (a whole one where `step` is 1), or a menu."""
 
     label: str
     low: float = 0
@@ -60,20 +64,20 @@ def build(models: Sequence[str]) -> None:
     first = loaded[models[0]]
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            model = gr.Dropdown(choices(loaded), value=models[0], label="Model", interactive=True)
-            asked = [_label(first), _caption(first)]
-            n = gr.Slider(1, MAX_PICTURES, 16, step=1, label="Pictures")
-            seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed")
+            model = unchecked(gr.Dropdown(choices(loaded), value=models[0], label="Model", interactive=True))
+            asked = [unchecked(_label(first)), unchecked(_caption(first))]
+            n = unchecked(gr.Slider(1, MAX_PICTURES, 16, step=1, label="Pictures"))
+            seed = unchecked(gr.Number(0, minimum=0, maximum=MAX_SEED, step=1, label="Seed"))
             with gr.Accordion("Sampling", open=False):
-                settings = [_control(first, name) for name in SETTINGS]
+                settings = [unchecked(_control(first, name)) for name in SETTINGS]
             with gr.Row():
                 begin = gr.Button("Generate", variant="primary", elem_id="generate", min_width=100)
                 stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=100)
+            status = gr.Markdown("Say what to draw and press Generate.", elem_id="status")
         with gr.Column(scale=3, min_width=360):
             picture = gr.Image(
                 label="Pictures", elem_id="pictures", format="png", interactive=False, height=560, buttons=["download"]
             )
-            status = gr.Markdown("Say what to draw and press Generate.", elem_id="status")
 
     def generate(
         model: str,
@@ -81,18 +85,20 @@ def build(models: Sequence[str]) -> None:
         text: str,
         n: float,
         seed: float,
-        steps: float,
-        cfg: float,
+        steps: str,
+        cfg: str,
         solver: str,
-        temperature: float,
-        tokens: float,
-    ) -> Iterator[tuple[Image.Image, str]]:
-        given = (label, text, n, seed, steps, cfg, solver, temperature, tokens)
-        pipeline, arguments = checked(loaded, model, *given)
+        temperature: str,
+        tokens: str,
+    ) -> Iterator[tuple[str, str]]:
+        own = map(typed, (steps, cfg, solver, temperature, tokens))
+        pipeline, arguments = checked(loaded, model, label, text, n, seed, *own)
         # Closing this generator, which Stop does, ends the work after the entity that is being drawn.
-        yield from turns.each(_shown(result) for result in pipeline.stream(**arguments))
+        yield from turns.each(_shown(pipeline.stream(**arguments)))
 
-    running = begin.click(
+    entered = [box.submit for box in (asked[1], seed, *settings) if not isinstance(box, gr.Dropdown)]
+    running = gr.on(
+        [begin.click, *entered],
         generate,
         [model, *asked, n, seed, *settings],
         [picture, status],
@@ -113,7 +119,7 @@ def checked(
     loaded: dict[str, nx.Pipeline], model: str, label: str, text: str, n: float, seed: float, *settings: Any
 ) -> tuple[nx.Pipeline, dict[str, Any]]:
     """The pipeline and the arguments of its `stream`; gr.Error names what isn't accepted. settings: in SETTINGS' order,
-    those that the model hasn't are left out."""
+    those that the model hasn't, and those that are left to it, are left out."""
     pipeline = offered(loaded, model)
     arguments: dict[str, Any] = {"n": whole("pictures", n, 1, MAX_PICTURES), "seed": whole("seed", seed, 0, MAX_SEED)}
     if reads_captions(pipeline):
@@ -123,14 +129,14 @@ def checked(
     else:
         arguments["labels"] = label_of(pipeline, label)
     for (name, setting), value in zip(SETTINGS.items(), settings, strict=True):
-        if name in _own(pipeline):
+        if name in _own(pipeline) and value is not None:
             arguments[name] = _checked(setting, value, _highest(pipeline, name))
     return pipeline, arguments
 
 
 def reads_captions(pipeline: nx.Pipeline) -> bool:
     """Whether a model draws what a caption says, rather than a class."""
-    return pipeline.generator is not None and pipeline.generator.conditioned_on == "text"
+    return pipeline.generator is not None and "text" in pipeline.generator.takes
 
 
 def _checked(setting: Setting, value: Any, high: float) -> Any:
@@ -171,13 +177,17 @@ def _caption(pipeline: nx.Pipeline) -> gr.Textbox:
 
 def _control(pipeline: nx.Pipeline, name: str) -> Any:
     setting, own = SETTINGS[name], _own(pipeline)
-    value = own.get(name, setting.menu[0] if setting.menu else setting.low)
     if setting.menu:
-        return gr.Dropdown(setting.menu, value=value, label=setting.label, visible=name in own)
+        menu = [(f"{OWN} ({own.get(name, '')})", ""), *((choice, choice) for choice in setting.menu)]
+        return gr.Dropdown(menu, value="", label=setting.label, visible=name in own)
     high = _highest(pipeline, name)
-    return gr.Slider(setting.low, high, min(value, high), step=setting.step, label=setting.label, visible=name in own)
+    return field(setting.label, own.get(name, ""), setting.low, high, name in own)
 
 
-def _shown(result: nx.Result) -> tuple[Image.Image, str]:
-    words, took = "Done" if result.done == result.entities else "Drawing", sum(result.seconds.values())
-    return result.grid(), f"{words}: entity {result.done} of {result.entities}, {took:.1f} s, seed {result.seed}"
+def _shown(results: Iterator[nx.Result]) -> Iterator[tuple[str, str]]:
+    """Each result as a PNG with its settings, in a folder of its own: what a browser reads is never written again."""
+    for result in results:
+        words, took = "Done" if result.done == result.entities else "Drawing", sum(result.seconds.values())
+        with tempfile.TemporaryDirectory() as folder:
+            path = result.save(Path(folder) / f"seed-{result.seed}.png")
+            yield str(path), f"{words}: entity {result.done} of {result.entities}, {took:.1f} s, seed {result.seed}"

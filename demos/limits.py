@@ -1,7 +1,9 @@
 """What the tabs share: the models on offer, the limits of what a visitor can ask for, and work that can be stopped.
 
-A browser's limits bind nobody who talks to the server directly, so every tab's `checked` states every limit again,
-with these functions. gr.Error is what a visitor sees: one line that says what was given and what is accepted.
+A browser's limits bind nobody who talks to the server directly, so every tab's `checked` states every limit, held
+against the model that was chosen, with these functions. gr.Error is what a visitor sees: one line that says what was
+given and what is accepted. Gradio's own checks are turned off (`unchecked`): they know only the first model's limits,
+and leave a traceback in the server's log. A setting that nobody gives (None, or an empty field) is the model's own.
 """
 
 import atexit
@@ -14,7 +16,7 @@ import gradio as gr
 import nextok_mm as nx
 
 MAX_SEED, MAX_GUIDANCE, MAX_TEMPERATURE, MAX_TEXT = 2**31 - 1, 20.0, 4.0, 200
-EVERY = "every class in turn"
+EVERY, OWN = "every class in turn", "the model's own"
 T = TypeVar("T")
 
 
@@ -82,6 +84,28 @@ def label_of(pipeline: nx.Pipeline, label: str) -> list[int] | None:
     if label not in classes:
         raise refused("class", label, ", ".join(classes))
     return None if label == EVERY else [classes.index(label) - 1]
+
+
+def unchecked(component: Any) -> Any:
+    """The same component, which passes on whatever it is sent."""
+    component.preprocess = lambda payload: payload
+    return component
+
+
+def field(label: str, own: Any, low: float, high: float, visible: bool = True) -> gr.Textbox:
+    """A number that is the model's own where the field is empty. (gr.Number can't be: a browser opens it with a 0.)"""
+    shown = f"{own:g}" if isinstance(own, int | float) else own
+    return gr.Textbox("", label=f"{label} ({low:g} to {high:g})", placeholder=f"{shown}, {OWN}", visible=visible)
+
+
+def typed(value: Any) -> Any:
+    """What a field says: a number where it is one, None where it is empty."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if value.strip() else None
+    except ValueError:
+        return value
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:

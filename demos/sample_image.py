@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 import nextok_mm as nx
+from nextok_mm import console
 from nextok_mm.config import override
-from nextok_mm.files import write_files
-from nextok_mm.media.pictures import save_png, to_pil
+from nextok_mm.files import write_json
+from nextok_mm.media import Medium, Pictures
+from nextok_mm.media.pictures import save_picture, to_pil
 from nextok_mm.pipeline import settings_of
 from nextok_mm.pipeline.conditions import captions, listed
 
@@ -56,7 +58,7 @@ def parser(about: str | None, model: str, batch: int) -> argparse.ArgumentParser
 
 
 def _write(image: Tensor, path: Path, settings: dict[str, Any]) -> None:
-    save_png(to_pil(image), path, settings, force=True)
+    save_picture(to_pil(image), path, settings, force=True)
 
 
 def sample(
@@ -65,25 +67,24 @@ def sample(
     world: int = 1,
     sampling: Sequence[str] = ("steps", "cfg", "solver"),
     ending: str = "png",
-    clips: bool = False,
+    medium: type[Medium] = Pictures,
     write: Callable[[Tensor, Path, dict[str, Any]], None] = _write,
 ) -> int:
     """Draw this process's blocks and return how many files were written; ValueError in one line for bad input.
 
-    sampling: the options that are sampling settings; clips: of a model of clips, not pictures; write: puts a sample and
-    its settings into a file.
+    sampling: the options that are sampling settings; medium: of the model; write: puts a sample and its settings into a
+    file.
     """
     for name in ("n", "batch"):
         if getattr(given, name) < 1:
             raise ValueError(f"{name}: got {getattr(given, name)}, accepted: a whole number from 1")
     pipeline = nx.load(given.model, given.tokenizer, given.device or _device())
-    if pipeline.moving != clips:
-        accepted = "clips" if clips else "pictures"
+    if not isinstance(pipeline.medium, medium):
         raise ValueError(
-            f"model: got {given.model}, accepted: a model of {accepted}; demos/ has a sampler of each kind"
+            f"model: got {given.model}, accepted: a model of {medium.plural}; demos/ has a sampler of each kind"
         )
     labels = listed(given.labels)
-    chosen = pipeline.labels(labels, given.n)
+    chosen = pipeline.condition(given.n, labels=labels, text=given.text).get("labels")
     asked = override({name: getattr(given, name) for name in sampling}, given.set)
     settings_of(pipeline.generator, asked)  # a wrong one is refused before the folder is claimed
     asked |= {"text": captions(given.text, given.n)}
@@ -95,7 +96,7 @@ def sample(
         if all(path.exists() for path in paths):  # writes are atomic: what exists is whole
             continue
         *_, result = pipeline.stream(labels, given.n, given.seed, rows=rows, decode_all=False, **asked)
-        for row, path, image in zip(rows, paths, result.images):
+        for row, path, image in zip(rows, paths, result.data):
             if not path.exists():
                 own = {"nextok.index": row, "nextok.labels": None if chosen is None else [int(chosen[row])]}
                 own |= {} if result.text is None else {"nextok.text": result.text[row - rows.start]}
@@ -120,7 +121,7 @@ def _claim(given: argparse.Namespace, pipeline: nx.Pipeline, sampling: Sequence[
         differing = [name for name in settings if not isinstance(there, dict) or there.get(name) != settings[name]]
         raise ValueError(f"out: {given.out} holds another run ({', '.join(differing)} differ); choose another folder")
     if not path.exists():
-        write_files(given.out, {SETTINGS: json.dumps(settings, indent=2).encode() + b"\n"})
+        write_json(path, settings)
 
 
 def _device() -> str | None:
@@ -128,11 +129,12 @@ def _device() -> str | None:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else None
 
 
+def main() -> None:
+    """The command."""
+    here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    options = arguments()
+    print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new pictures in {options.out}")
+
+
 if __name__ == "__main__":
-    try:
-        here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        options = arguments()
-        print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new pictures in {options.out}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(console.run(main))

@@ -14,6 +14,8 @@ from typing import Any
 
 import sample_image
 
+from nextok_mm import console
+from nextok_mm.media import Clips
 from nextok_mm.media import clips as video
 
 
@@ -36,14 +38,15 @@ def sample(given: argparse.Namespace, rank: int = 0, world: int = 1) -> int:
         video.save_clips(clip[None], path, settings, force=True, fps=given.fps)
 
     video.check_out(given.out / f"0.{given.ending}", True, given.fps)
-    return sample_image.sample(given, rank, world, ("temperature", "top_p", "cfg"), given.ending, True, write)
+    return sample_image.sample(given, rank, world, ("temperature", "top_p", "cfg"), given.ending, Clips, write)
+
+
+def main() -> None:
+    """The command."""
+    here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    options = arguments()
+    print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new clips in {options.out}")
 
 
 if __name__ == "__main__":
-    try:
-        here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        options = arguments()
-        print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new clips in {options.out}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(console.run(main))

@@ -10,9 +10,8 @@ Source: Wu et al., Elucidating the Design Space of Language Models for Image Gen
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -20,13 +19,25 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
+from nextok_mm.contracts import (
+    Batch,
+    Condition,
+    Generator,
+    Keep,
+    Loss,
+    check_labels,
+    check_numbers,
+    check_tokens,
+    checked_labels,
+    taken,
+)
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.decoding.masked import confidence, hidden_after, least_sure, train_mask
 from nextok_mm.features.text import Text, TextEncoder, load_text
 from nextok_mm.flow.guidance import Guidance, Schedule, guide
 from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, group_vocabulary, join, split
 from nextok_mm.heads.masked import MaskedHead
+from nextok_mm.inference import inferring
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
@@ -68,15 +79,15 @@ class ELMConfig(ModelConfig):
         "XXL": dict(width=1536, heads=24, depth=48, codes=2**24),
         "2B": dict(width=1792, heads=28, depth=48, codes=2**24),
     }
-    grid: tuple[int, ...] = (16, 16)
+    grid: tuple[int, ...] = Field(default=(16, 16), min_length=1, max_length=3)
     codes: int = Field(default=2**20, ge=2, le=2**62)
     groups: int = Field(default=2, ge=1, le=64)
     classes: int = Field(default=1000, ge=0)
     text: Text | None = None
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    mlp_hidden: int | None = Field(default=None, gt=0)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
+    depth: int = Field(gt=0, le=1 << 10)
+    mlp_hidden: int | None = Field(default=None, gt=0, le=1 << 18)
     objective: Literal["autoregressive", "masked"] = "autoregressive"
     head: Literal["independent", "chained"] = "independent"
     ada: bool = False
@@ -101,14 +112,14 @@ class ELMConfig(ModelConfig):
 @dataclass
 class State(contracts.State):
     """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes `keep` gave, and of a masked
-    model what it is sure of; given: at which places it gave those of all rows; prefix, cond: of the R rows; calls:
+    model what it is sure of; drawing: of each place, which rows draw its code; prefix, cond: of the R rows; calls:
     network calls so far."""
 
     codes_BNG: Tensor
     rng: Rng
     sampling: Sampling
     known_BN: Tensor
-    given: list[bool]
+    drawing: list[list[bool]]
     prefix_RPD: Tensor
     cond_R1D: Tensor
     cache: KVCache | None
@@ -179,9 +190,9 @@ class ELM(Generator):
         return self.config.codes
 
     @property
-    def conditioned_on(self) -> Literal["labels", "text"] | None:
+    def takes(self) -> tuple[str, ...]:
         """Captions, classes, or neither."""
-        return "text" if self.config.text else "labels" if self.config.classes else None
+        return ("text",) if self.config.text else ("labels",) if self.config.classes else ()
 
     def gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute blocks in the backward pass."""
@@ -189,9 +200,32 @@ class ELM(Generator):
 
     # Training
 
+    def check(self, batch: Batch) -> None:
+        """Codes of this model's vocabulary, and labels of its classes, or captions in the shape that it reads."""
+        tokens = batch.get("tokens")
+        if tokens is not None and len(self.layout.grid) == 1:  # of ordered ones there may be more
+            tokens = tokens[:, : self.layout.tokens]
+        check_tokens(tokens, [self.layout.tokens], self.codes)
+        check_labels(batch, self.config.classes)
+        text = self.config.text
+        if text is None:
+            return
+        if "text" not in batch or batch["text"].shape[1:] != (text.length, text.width):
+            got = tuple(batch["text"].shape[1:]) if "text" in batch else "no text"
+            raise ValueError(
+                f"data: got {got}, accepted: captions as ({text.length}, {text.width}) numbers, from a cache "
+                f"(nextok cache --text {text.encoder})"
+            )
+        lengths, rows = batch.get("text_length"), len(batch["text"])
+        if lengths is None or lengths.shape != (rows,):
+            got = "none" if lengths is None else f"shape {tuple(lengths.shape)}"
+            raise ValueError(f"text_length: got {got}, accepted: ({rows},), how many places of each caption count")
+        check_numbers("text_length", lengths, text.length + 1, "places of text")
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross-entropy in nats a group. batch: tokens [B, N] codes, and labels [B], or text [B, P - 1, W] with
         text_length [B] (see nextok_mm.features.text)."""
+        self.check(batch)
         codes_BNG, hidden_BN = self._codes(batch["tokens"]), None
         if self.masked:
             hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device)
@@ -203,6 +237,7 @@ class ELM(Generator):
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """The logits [B, N, G, V] that `loss` compares."""
+        self.check(batch)
         codes_BNG = self._codes(batch["tokens"])
         hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device) if self.masked else None
         return self.logits(codes_BNG, *self._trained_on(batch, rng), hidden_BN)
@@ -238,29 +273,15 @@ class ELM(Generator):
         return hidden * (1 + scale) + shift
 
     def _codes(self, tokens_BN: Tensor) -> Tensor:
-        """[B, N] codes -> [B, N, G]; ValueError for another number of them, or latents.
-
-        Where they go from coarse to fine, more than the N of this model may be there: it is one of the first N.
-        """
-        places = self.layout.tokens
-        tokens_BN = tokens_BN[:, :places] if len(self.layout.grid) == 1 else tokens_BN
-        if tokens_BN.is_floating_point() or tokens_BN.dim() != 2 or tokens_BN.shape[1] != places:
-            got = f"{tuple(tokens_BN.shape)} of {tokens_BN.dtype}"
-            raise ValueError(f"tokens: got {got}, accepted: whole numbers [batch, {places}]")
-        return split(tokens_BN, self.vocabulary, self.config.groups)
+        """[B, N] codes -> [B, N, G]. Where they go from coarse to fine, more than the N of this model may be there: it
+        is one of the first N."""
+        return split(tokens_BN[:, : self.layout.tokens], self.vocabulary, self.config.groups)
 
     def _trained_on(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
         """Prefix and condition of a training batch, some rows without."""
         rows, device = len(batch["tokens"]), batch["tokens"].device
         dropped_B = (rng.uniform() < self.config.drop).to(device)
-        text = self.config.text
-        if self.read is not None and text is not None:
-            if "text" not in batch or batch["text"].shape[1:] != (text.length, text.width):
-                got = tuple(batch["text"].shape[1:]) if "text" in batch else "no text"
-                raise ValueError(
-                    f"data: got {got}, accepted: captions as ({text.length}, {text.width}) numbers, from a cache "
-                    f"(nextok cache --text {text.encoder})"
-                )
+        if self.read is not None:
             length_B = torch.where(dropped_B, 0, batch["text_length"])
             return self._prefix(torch.zeros_like(length_B), batch["text"], length_B)
         labels_B = batch.get("labels")
@@ -285,6 +306,7 @@ class ELM(Generator):
         """The attention backend of sampling on this device."""
         return choose_backend(self.backbone.backend, two_way(1), self.device)
 
+    @inferring
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples; condition: labels [n], captions, or None; `keep` holds known codes, raster order."""
         settings: Sampling = sampling or self.config.sampling
@@ -304,7 +326,7 @@ class ELM(Generator):
             rng=rng,
             sampling=settings,
             known_BN=known,
-            given=[] if keep is None else known.all(0).tolist(),
+            drawing=[[True] * rows] * places if keep is None else (~known).T.tolist(),
             prefix_RPD=prefix,
             cond_R1D=cond,
             cache=cache,
@@ -317,10 +339,13 @@ class ELM(Generator):
     def _next(self, state: State) -> State:
         """Draw the next code, where it isn't known in every row."""
         at = state.entity
-        if not state.given[at : at + 1] == [True]:
+        if any(state.drawing[at]):
             known_B1 = state.known_BN[:, at, None]
+            rng = state.rng.only(state.drawing[at])  # a row that knows its code draws none, as it would alone
             hidden_R1D = self._take_in(state)
-            chosen_B1G = self.head.choose(hidden_R1D, lambda logits: draw(*self._guided(state, logits)))
+            chosen_B1G = self.head.choose(
+                hidden_R1D, lambda logits: draw(self._guided(state, logits), state.sampling, rng)
+            )
             kept = state.codes_BNG[:, at : at + 1]
             state.codes_BNG[:, at : at + 1] = torch.where(known_B1[..., None], kept, chosen_B1G)
         state.entity += 1
@@ -343,8 +368,8 @@ class ELM(Generator):
             state.cache.commit(end - cached)
         return hidden[:, -1:]
 
-    def _guided(self, state: State, logits_RNGV: Tensor) -> tuple[Tensor, Drawing, Rng]:
-        """What `draw` takes: the logits of the B samples, guided with this step's weight."""
+    def _guided(self, state: State, logits_RNGV: Tensor) -> Tensor:
+        """The logits of the B samples, guided with this step's weight."""
         s = state.sampling
         logits = logits_RNGV.float()
         if s.cfg != 1.0:
@@ -354,7 +379,7 @@ class ELM(Generator):
             weight = Guidance(weight=s.cfg, schedule=s.cfg_schedule).grown(done / total)
             with_condition, without = logits.chunk(2)
             logits = guide(with_condition, without, weight)
-        return logits, s, state.rng
+        return logits
 
     def _unmask(self, state: State) -> State:
         """Guess every hidden code, keep the surest."""
@@ -362,7 +387,7 @@ class ELM(Generator):
         guided = len(state.prefix_RPD) // len(hidden_BN)
         state.calls += 1
         seen = state.codes_BNG.repeat(guided, 1, 1), state.prefix_RPD, state.cond_R1D, hidden_BN.repeat(guided, 1)
-        logits_BNGV = self._guided(state, self.logits(*seen))[0]
+        logits_BNGV = self._guided(state, self.logits(*seen))
         guess_BNG = draw(logits_BNGV, s, state.rng)
         fading = s.noise * (1 - (state.entity + 1) / s.passes)
         sure_BN = confidence(logits_BNGV, guess_BNG, fading, state.rng)
@@ -393,9 +418,10 @@ class ELM(Generator):
         if self.config.text is None:
             labels = checked_labels(condition, rows, classes) + [classes] * (rows if guided else 0)
             return self._prefix(torch.tensor(labels, device=self.device))
-        if condition is not None and (isinstance(condition, Tensor) or len(condition) != rows):
-            raise ValueError(f"text: got {type(condition).__name__}, accepted: a list of {rows} captions")
-        captions = [*(cast(Sequence[str], condition) or [""] * rows), *([""] * rows if guided else [])]
+        given = taken(condition, "text").get("text", [""] * rows)
+        if isinstance(given, str) or len(given) != rows:
+            raise ValueError(f"text: got {given!r:.80}, accepted: a list of {rows} captions")
+        captions = [*given, *([""] * rows if guided else [])]
         text, length = self._encoder().encode(captions, self.config.text.length)
         text, length = text.to(self.device), length.to(self.device)
         return self._prefix(torch.zeros_like(length), text, length)
@@ -411,7 +437,7 @@ class ELM(Generator):
             codes = torch.zeros(rows, places, groups, dtype=torch.long, device=self.device)
             return codes, torch.zeros(rows, places, dtype=torch.bool, device=self.device)
         data, mask = keep.expanded("codes", rows, places)
-        mask = mask.to(self.device, torch.bool)
+        mask = mask.to(self.device)
         data = torch.where(mask, data.to(self.device), 0)
         if not 0 <= int(data.min()) <= int(data.max()) < self.codes:
             raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {self.codes - 1}")

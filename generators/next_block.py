@@ -7,7 +7,7 @@ causal between blocks. Blocks of one token are plain next-token prediction. Ther
     hybrid  [condition] begin c0 c1 .. cK-2 | cK-1 filler .. filler | block 1 | block 2 ..
             one token after another up to the end of the first block; then its last code and K - 1 learned fillers
             make the first whole block of input, which predicts block 1. E - 1 + K steps.
-    given   block 0 | block 1 ..     the first blocks (frames) are known: video prediction.
+    given   [condition] block 0 | block 1 ..     the first blocks (frames) are known: video prediction.
 
 The vocabulary is [begin and fillers (hybrid: K, given: none) | condition ids | codes].
 
@@ -26,10 +26,21 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
+from nextok_mm.contracts import (
+    Batch,
+    Condition,
+    Generator,
+    Keep,
+    Loss,
+    check_labels,
+    check_tokens,
+    checked_labels,
+    taken,
+)
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.flow.guidance import Guidance, Schedule, guide
 from nextok_mm.heads.categorical import CategoricalHead, CodeEmbedding
+from nextok_mm.inference import inferring
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
@@ -67,12 +78,12 @@ class NextBlockConfig(ModelConfig):
     block: tuple[int, int, int] = (1, 1, 16)
     start: Literal["hybrid", "given"] = "hybrid"
     classes: int = Field(0, ge=0)
-    condition: int = Field(1, ge=1)
+    condition: int = Field(1, ge=1, le=1 << 12)
     pad: int | None = Field(None, ge=0)
     positions: int | None = Field(None, gt=0)
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    depth: int = Field(gt=0)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
+    depth: int = Field(gt=0, le=1 << 10)
     drop: float = Field(0.1, ge=0, le=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     sampling: Sampling = Sampling()
@@ -91,7 +102,7 @@ class NextBlockConfig(ModelConfig):
     def length(self) -> int:
         """L, tokens of the longest input."""
         total, block = self.codes
-        return self.prefix + total if self.start == "hybrid" else total - block
+        return self.prefix + total - (0 if self.start == "hybrid" else block)
 
     @property
     def shift(self) -> int:
@@ -102,8 +113,8 @@ class NextBlockConfig(ModelConfig):
     def _consistent(self) -> "NextBlockConfig":
         if any(side < 1 or whole % side for side, whole in zip(self.block, self.grid)):
             raise ValueError(f"block: got {self.block}, accepted: divisors of the grid {self.grid} on each axis")
-        if self.start == "given" and (self.classes or self.codes[0] == self.codes[1]):
-            raise ValueError("start: got 'given', accepted with classes 0 and two blocks or more (else 'hybrid')")
+        if self.start == "given" and self.codes[0] == self.codes[1]:
+            raise ValueError("start: got 'given', accepted with two blocks or more (else 'hybrid')")
         if self.pad is not None and not (self.condition > 1 and self.pad < self.classes):
             raise ValueError(
                 f"pad: got {self.pad}, accepted with condition of two or more: below classes {self.classes}"
@@ -173,9 +184,14 @@ class NextBlock(Generator):
         return self.config.vocabulary
 
     @property
-    def conditioned_on(self) -> Literal["labels", "text"] | None:
+    def takes(self) -> tuple[str, ...]:
         """Class labels; a condition of several tokens has no names to ask for, its ids go to `start` itself."""
-        return "labels" if self.config.prefix == 1 else None
+        return ("labels",) if self.config.prefix == 1 else ()
+
+    @property
+    def given(self) -> int:
+        """The first block, of a `given` start."""
+        return int(self.config.start == "given")
 
     def gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute blocks in the backward pass."""
@@ -186,15 +202,14 @@ class NextBlock(Generator):
     @property
     def sizes(self) -> tuple[int, ...]:
         """How the input falls into parts that see themselves and what came before: their lengths, L in all."""
-        blocks = [self.block] * (self.layout.entities - 1)
-        if self.config.start == "given":
-            return tuple(blocks)
-        return (*([self.config.prefix] if self.config.prefix else []), *[1] * self.block, *blocks)
+        condition = [self.config.prefix] if self.config.prefix else []
+        first = [1] * self.block if self.config.start == "hybrid" else []
+        return (*condition, *first, *[self.block] * (self.layout.entities - 1))
 
     def _place(self, code: int) -> int:
         """Where a code of the sequence lies in the input. All that lies before it predicts it."""
         if self.config.start == "given":
-            return code
+            return self.config.prefix + code
         return self.config.prefix + 1 + code + (self.block - 1 if code >= self.block else 0)  # behind the fillers
 
     def ids(self, codes_BN: Tensor, condition_BP: Tensor | None) -> Tensor:
@@ -210,10 +225,10 @@ class NextBlock(Generator):
         ids[:, self.places] = codes_BN + config.shift
         return ids
 
-    def _condition(self, given: Condition, rows: int) -> tuple[Tensor | None, Tensor | None]:
+    def _condition(self, condition: Condition, rows: int) -> tuple[Tensor | None, Tensor | None]:
         """Condition ids [B, P] (0 where there is none) and which rows have none [B]; ValueError for wrong ones."""
-        config = self.config
-        if config.prefix > 1 and isinstance(given, Tensor):
+        config, given = self.config, taken(condition, "labels").get("labels")
+        if config.prefix > 1 and given is not None:
             if given.shape != (rows, config.prefix) or not 0 <= int(given.min()) <= int(given.max()) < config.classes:
                 raise ValueError(
                     f"labels: got shape {tuple(given.shape)}, accepted: ({rows}, {config.prefix}) condition ids of "
@@ -222,7 +237,7 @@ class NextBlock(Generator):
             if bool((given == config.pad).all(1).any()) if config.pad is not None else False:
                 raise ValueError(f"labels: got a condition of {config.pad} (pad) alone, accepted: with other ids in it")
             return given.to(self.device), torch.zeros(rows, dtype=torch.bool, device=self.device)
-        labels = torch.tensor(checked_labels(given, rows, config.classes), device=self.device)
+        labels = torch.tensor(checked_labels(condition, rows, config.classes), device=self.device)
         without = labels == config.classes
         ids = labels.where(~without, 0)[:, None].expand(-1, config.prefix)
         return (ids, without) if config.prefix else (None, None)
@@ -242,10 +257,15 @@ class NextBlock(Generator):
 
     # Training
 
+    def check(self, batch: Batch) -> None:
+        """Codes of this model's vocabulary; labels of its classes, or the condition ids of each row."""
+        check_tokens(batch.get("tokens"), [self.layout.tokens], self.codes)
+        check_labels(batch, self.config.classes, *([self.config.prefix] if self.config.prefix > 1 else []))
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross-entropy over all codes that have a prediction. batch: tokens [B, N] raster codes, labels [B]."""
-        target_BN = self.layout.to_sequence(batch["tokens"])
         logits_BNV = self.predict(batch, rng)
+        target_BN = self.layout.to_sequence(batch["tokens"])
         target_BN = target_BN[:, -logits_BNV.shape[1] :] + self.config.shift
         loss = self.head.loss(logits_BNV[:, :, None], target_BN[..., None]).mean()
         hits = (logits_BNV.detach().argmax(-1) == target_BN).float().mean()
@@ -253,8 +273,9 @@ class NextBlock(Generator):
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """Logits [B, N, V] of every code in the layout's order; a `given` start has none for its first block."""
+        self.check(batch)
         codes_BN = self.layout.to_sequence(batch["tokens"])
-        drawn_B = rng.uniform(like=self.head.logits.weight)
+        drawn_B = rng.uniform().to(codes_BN.device)  # in fp32: in bf16 some of them are 1
         labels = batch.get("labels") if self.config.prefix else None
         if labels is not None and self.config.prefix == 1:
             labels = labels[:, None]
@@ -280,6 +301,7 @@ class NextBlock(Generator):
         """The attention backend of sampling on this device: one block against all before it."""
         return choose_backend(self.backbone.backend, continued(self.block, [self.block]), self.device)
 
+    @inferring
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) clips; condition: labels [n], condition ids [n, P], or None; `keep` holds known raster codes.
 
@@ -297,7 +319,7 @@ class NextBlock(Generator):
         embedded, hidden, guided = None, None, settings.cfg != 1.0 and condition is not None
         if condition_BP is not None and without_B is not None:
             embedded = self._embed_condition(condition_BP, without_B)
-            hidden = self._hidden(condition_BP)
+            hidden = None if condition is None else self._hidden(condition_BP)  # no condition has no padding
             if guided:
                 hidden = None if hidden is None else hidden.repeat(2, 1)
                 embedded = torch.cat((embedded, self._embed_condition(condition_BP, torch.ones_like(without_B))))
@@ -343,7 +365,9 @@ class NextBlock(Generator):
                 conditional, without = logits_RKV.chunk(2)
                 logits_RKV = guide(conditional, without, self._weight(state, start))
             first = 0 if state.sampling.special else shift
-            codes_BK = draw(logits_RKV, state.sampling, state.rng) + (first - shift)
+            # A row that knows the block whole draws nothing for it, as it would alone.
+            rng = state.rng if known is None else state.rng.only(~known[1].all(1))
+            codes_BK = draw(logits_RKV, state.sampling, rng) + (first - shift)
             codes_BK = codes_BK if known is None else torch.where(known[1], known[0], codes_BK)
         state.ids_BM[:, self.places[start:stop]] = codes_BK + shift
 
@@ -396,7 +420,7 @@ class NextBlock(Generator):
             return None
         tokens, vocabulary = self.layout.tokens, self.config.vocabulary
         data, mask = keep.expanded("codes", rows, tokens)
-        data, mask = data.to(self.device), mask.to(self.device, torch.bool)
+        data, mask = data.to(self.device), mask.to(self.device)
         known = data[mask]
         if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
             raise ValueError(

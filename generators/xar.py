@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import Config, ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, checked_labels
+from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_labels, check_tokens, checked_labels
 from nextok_mm.flow import PATHS, Guidance, sample_times, solve, time_grid
 from nextok_mm.flow.guidance import guide, ordered
 from nextok_mm.heads.flow import FlowHead, TimeEmbedding
+from nextok_mm.inference import inferring
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
@@ -68,13 +69,13 @@ class XARConfig(ModelConfig):
         "H": dict(width=1280, heads=16, depth=40),
     }
     grid: tuple[int, int] = (16, 16)
-    channels: int = Field(default=16, gt=0)
+    channels: int = Field(default=16, gt=0, le=1 << 16)
     classes: int = Field(default=1000, ge=0)
     entity: Literal["patch", "cell", "subsample", "scale", "image"] = "cell"
     entity_size: int | tuple[int, ...] | None = 8
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    depth: int = Field(gt=1)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
+    depth: int = Field(gt=1, le=1 << 10)
     mlp: Literal["swiglu", "geglu"] = "geglu"
     path: Literal["linear", "cosine"] = "linear"
     times: Literal["logit_normal", "uniform"] = "logit_normal"
@@ -144,10 +145,15 @@ class XAR(Generator):
 
     # Training
 
+    def check(self, batch: Batch) -> None:
+        """Latents in this model's shape, labels of its classes."""
+        check_tokens(batch.get("tokens"), (self.config.grid[0] * self.config.grid[1], self.config.channels), None)
+        check_labels(batch, self.config.classes)
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Flow-matching error over all entities. batch: tokens [B, N, C] raster latents, labels [B] (with classes)."""
         x0_BSC, eps_BSC, times_BE, labels_B = self._noise(batch, rng)
-        target_BSC = self.path.velocity(x0_BSC, eps_BSC, self._per_token(times_BE))
+        target_BSC = self.path.velocity(x0_BSC, eps_BSC, self._per_token(times_BE, x0_BSC))
         loss = self.head.loss(self.velocity(x0_BSC, eps_BSC, times_BE, labels_B), target_BSC).mean()
         return Loss(loss, {"flow": loss.detach()})
 
@@ -156,18 +162,21 @@ class XAR(Generator):
         return self.velocity(*self._noise(batch, rng))
 
     def _noise(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Clean sequence, noise, a time for each entity, and labels, some of them dropped."""
-        x0_BSC = self.layout.to_sequence(batch["tokens"])
-        times_BE = sample_times(self.config.times, rng, self.layout.entities).to(x0_BSC)
+        """Clean sequence, noise, a time for each entity in fp32, and labels, some of them dropped."""
+        self.check(batch)
+        x0_BSC, device = self.layout.to_sequence(batch["tokens"]), batch["tokens"].device
+        times_BE = sample_times(self.config.times, rng, self.layout.entities).to(device)
         eps_BSC = rng.normal(*x0_BSC.shape[1:], like=x0_BSC)
-        dropped_B = rng.uniform(like=x0_BSC) < self.config.label_drop
-        labels_B = self._labels(batch.get("labels"), len(x0_BSC)).to(x0_BSC.device)
+        dropped_B = (rng.uniform() < self.config.label_drop).to(device)  # in fp32: in bf16 some of them are 1
+        labels_B = batch.get("labels") if self.config.classes else None
+        if labels_B is None:
+            labels_B = torch.full((len(x0_BSC),), self.config.classes, device=device)
         return x0_BSC, eps_BSC, times_BE, torch.where(dropped_B, self.config.classes, labels_B)
 
     def velocity(self, x0_BSC: Tensor, eps_BSC: Tensor, times_BE: Tensor, labels_B: Tensor) -> Tensor:
         """Velocities [B, S, C] of all entities at once, as training sees them: each noised to its own time."""
         sizes = self.layout.sizes
-        x_BSC = self.path.mix(x0_BSC, eps_BSC, self._per_token(times_BE))
+        x_BSC = self.path.mix(x0_BSC, eps_BSC, self._per_token(times_BE, x0_BSC))
         if self.config.context == "noisy":
             cond_BED = self.condition(labels_B[:, None], times_BE)
             hidden = self.backbone(self.embed(x_BSC), block_causal(sizes), sizes, cond_BED)
@@ -183,18 +192,10 @@ class XAR(Generator):
         """Label + time embedding; the two broadcast against each other. [...] -> [..., D]."""
         return self.labels(labels) + self.time(times)
 
-    def _per_token(self, values_BE: Tensor) -> Tensor:
-        """[B, E] -> [B, S, 1]."""
+    def _per_token(self, values_BE: Tensor, like: Tensor) -> Tensor:
+        """[B, E] -> [B, S, 1], on the device and in the dtype of `like`."""
         ids = self.layout.entity_ids.to(values_BE.device)
-        return values_BE[:, ids, None]
-
-    def _labels(self, labels: Tensor | None, rows: int) -> Tensor:
-        """Labels [rows]; without any, the "no label" one. ValueError for a wrong number of them."""
-        if labels is None:
-            return torch.full((rows,), self.config.classes)
-        if labels.shape != (rows,):
-            raise ValueError(f"labels: got shape {tuple(labels.shape)}, accepted: ({rows},)")
-        return labels
+        return values_BE[:, ids, None].to(like)
 
     # Sampling
 
@@ -204,6 +205,7 @@ class XAR(Generator):
         mask = block_causal(self.layout.sizes).last(self.layout.sizes[-1])
         return choose_backend(self.backbone.backend, mask, self.device)
 
+    @inferring
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples; condition: labels [n] or None; `keep` holds known raster latents."""
         settings: Sampling = sampling or self.config.sampling
@@ -229,7 +231,7 @@ class XAR(Generator):
         )
 
     def step(self, state: State) -> State:  # type: ignore[override]
-        """Generate one entity: integrate its velocity from noise to data. Entities that are kept whole are copied."""
+        """Generate one entity: integrate its velocity from noise to data. One that all rows know whole is copied."""
         start, stop = self.layout.span(state.entity)
         known = None if state.keep is None else tuple(part[:, start:stop] for part in state.keep)
         if known is not None and bool(known[1].all()):
@@ -245,7 +247,9 @@ class XAR(Generator):
         s = state.sampling
         times = time_grid(s.solver, s.steps, s.last)
         like = state.sequence_BSC
-        eps_BKC = state.rng.normal(tokens, self.config.channels, like=like)
+        # A row that knows the entity whole draws nothing for it, as it would alone.
+        rng = state.rng if known is None else state.rng.only(~known[1].flatten(1).all(1))
+        eps_BKC = rng.normal(tokens, self.config.channels, like=like)
 
         def hold(x: Tensor, t: float) -> Tensor:  # put the known tokens of a half-known entity back, at this noise
             return x if known is None else torch.where(known[1], self.path.mix(known[0], eps_BKC, t), x)
@@ -255,7 +259,7 @@ class XAR(Generator):
             self._velocity_at(state),
             hold(eps_BKC, 1.0),
             times,
-            noise=lambda: state.rng.normal(tokens, self.config.channels, like=like),
+            noise=lambda: rng.normal(tokens, self.config.channels, like=like),
             path=self.path,
             project=hold,
         )
@@ -317,7 +321,7 @@ class XAR(Generator):
             return None
         tokens = self.config.grid[0] * self.config.grid[1]
         data, mask = keep.expanded("latents", rows, tokens, self.config.channels)
-        data = data.to(self.device).float()
+        data = data.to(self.device)
         # A coarse token of the `scale` layout is known where all that it covers is.
         known = self.layout.to_sequence(mask.to(self.device, torch.float32)[..., None]) > 1 - 1e-6
         return self.layout.to_sequence(data), known

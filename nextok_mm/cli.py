@@ -4,7 +4,6 @@ Heavy imports stay inside the commands, so that `nextok --help` answers at once.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from . import console
 
 app = typer.Typer(
     help="Next-X generation of images: tokenizers and autoregressive generators.",
@@ -29,19 +30,28 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an existing file."
 Speaks = Annotated[str | None, typer.Option("--tokenizer", help="Another tokenizer than the checkpoint names.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps ...; else a GPU where there is one.")]
 Fps = Annotated[float, typer.Option(help="Frames a second of a written clip.")]
+Fitting = Annotated[
+    str | None,
+    typer.Option("--fit", help="Of another aspect: crop (default) to the middle, pad with white, or exact: refuse."),
+]
+Crop = Annotated[bool, typer.Option("--crop", help="The same as --fit crop.")]
+FITS = ("crop", "pad", "exact")
 Sets = Annotated[list[str] | None, typer.Option("--set", help="A sampling setting, name=value; repeatable.")]
 
 
 @app.command("list")
 def list_() -> None:
-    """The shipped checkpoints, and the kinds that can be trained or converted."""
-    from . import registry
+    """The shipped checkpoints, the kinds that can be trained or converted, and the kinds of data to train on."""
+    from . import data, registry
     from .zoo import list_models
 
     for name, card in list_models().items():
         print(f"{name:16s} {card.role} ({card.kind})  {card.about.get('summary', '')}")
     for role in registry.ROLES:
         print(f"{role} kinds: {', '.join(registry.kinds(role))}")
+    print("data kinds (own pictures and clips: docs/own-data.md, configs/tokenizers/vae-own.yaml):")
+    for kind, what in data.KINDS.items():
+        print(f"  {kind:14s} {what}")
 
 
 @app.command()
@@ -84,21 +94,23 @@ def generate(
 ) -> None:
     """Draw pictures into one PNG, or clips into .mp4, .gif, .webp or .png; the file keeps the settings."""
     from .files import refuse_existing
+    from .media import Saving
     from .pipeline import load
     from .pipeline.conditions import listed
+    from .pipeline.core import MAX_ROWS
+    from .pipeline.inputs import whole
 
     refuse_existing(out, force)
-    if columns is not None and columns < 1:
-        raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     pipeline = load(name, tokenizer, device)
-    pipeline.check_out(out, force, fps)
+    pipeline.medium.check_out(out, force, Saving(columns, None, fps))
+    pipeline.medium.check_sheet(whole("n", n, 1, MAX_ROWS), columns and whole("columns", columns, 1, MAX_ROWS))
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     given = {flag: value for flag, value in flags.items() if value is not None}
     settings = _settings(pipeline.generator, setting) | given
     with _bar("entity") as show:
         result = pipeline.generate(listed(labels), n, seed, text=text, batch=batch, progress=show, **settings)
     path = result.save(out, force, columns, fps=fps)
-    made, took = f"{n} {'clips' if result.moving else 'pictures'}", sum(result.seconds.values())
+    made, took = pipeline.medium.words(n), sum(result.seconds.values())
     print(f"{path}: {made}, seed {seed}, {result.calls} network calls a batch, {took:.1f} s, {result.backend}")
 
 
@@ -110,7 +122,8 @@ def reconstruct(
     tokens: Annotated[str, typer.Option(help="Use the first 1,4,16 ... tokens in turn, where they are ordered.")] = "",
     seed: Annotated[int, typer.Option(help="Of the noise that --tokens starts from.")] = 0,
     setting: Sets = None,
-    crop: Annotated[bool, typer.Option("--crop", help="Take the middle of a picture of another aspect.")] = False,
+    fit: Fitting = None,
+    crop: Crop = False,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     device: Device = None,
     force: Force = False,
@@ -119,29 +132,32 @@ def reconstruct(
     import torch
 
     from .files import refuse_existing
-    from .media import clips as video
+    from .media import Saving
     from .pipeline import load
 
     refuse_existing(out, force)
+    how = _fit(fit, crop)
     pipeline = load(name, device=device)
-    pipeline.check_out(out, force)
-    images = torch.cat([pipeline.read(picture, "crop" if crop else "exact") for picture in pictures])
+    pipeline.medium.check_out(out, force)
+    images = torch.cat([_fitted(pipeline, picture, how, pipeline.read) for picture in pictures])
     settings = _settings(pipeline.tokenizer, setting)
     if settings and not tokens:
         raise ValueError("set: got a setting, accepted: beside --tokens, of ordered tokens")
     if tokens:
         with _bar("step") as show:
             options = {"seed": seed, "batch": batch, "progress": show, **settings}
-            ladder = pipeline.reconstruct(images, tokens=_numbers(tokens), **options)
+            ladder: Any = pipeline.reconstruct(images, tokens=_numbers(tokens), **options)
         path = ladder.save(out, force)
-        found = ", ".join(f"{k}: {psnr:.1f}" for k, psnr in zip(ladder.tokens, ladder.psnr()))
+        found = ", ".join(f"{k}: {psnr:.1f}" for k, psnr in zip(ladder.numbers, ladder.psnr()))
         print(f"{path}: {len(images)} pictures, left as given, then from their first tokens, PSNR in dB {found}")
         return
-    both = torch.stack((images, pipeline.reconstruct(images)), dim=1).flatten(0, 1)
+    both = torch.stack((images, pipeline.reconstruct(images).data), dim=1).flatten(0, 1)
     error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
-    path = video.save(both, out, {"nextok.model": pipeline.card.name}, force, columns=2)
-    what = "pictures" if images.dim() == 4 else "clips"
-    print(f"{path}: {len(images)} {what}, each as given and then as it came back, PSNR {-10 * error.log10():.1f} dB")
+    path = pipeline.medium.save(both, out, {"nextok.model": pipeline.card.name}, force, Saving(columns=2))
+    print(
+        f"{path}: {pipeline.medium.words(len(images))}, each as given and then as it came back, "
+        f"PSNR {-10 * error.log10():.1f} dB"
+    )
 
 
 @app.command()
@@ -154,7 +170,8 @@ def predict(
         int | None, typer.Option(help="Frames in the end; beyond the trained length it slides on.")
     ] = None,
     labels: Annotated[str, typer.Option(help="What it shows, taken in turn; else no condition.")] = "",
-    crop: Annotated[bool, typer.Option("--crop", help="Take the middle of a clip of another aspect.")] = False,
+    fit: Fitting = None,
+    crop: Crop = False,
     seed: Annotated[int, typer.Option(help="The same seed draws the same clips.")] = 0,
     setting: Sets = None,
     fps: Fps = 8.0,
@@ -165,17 +182,23 @@ def predict(
     import torch
 
     from .files import refuse_existing
+    from .media import Saving
     from .pipeline import load, prediction
     from .pipeline.conditions import listed
 
     refuse_existing(out, force)
+    how = _fit(fit, crop)
     pipeline = load(name, device=device)
-    pipeline.check_out(out, force, fps)
+    pipeline.medium.check_out(out, force, Saving(fps=fps))
     settings = _settings(pipeline.generator, setting)
-    start = torch.cat([prediction.read_given(pipeline, clip, given, "crop" if crop else "exact") for clip in clips])
+
+    def read(clip: Path, fit: Any) -> Any:
+        return prediction.read_given(pipeline, clip, given, fit)
+
+    start = torch.cat([_fitted(pipeline, clip, how, read) for clip in clips])
     result = prediction.predict(pipeline, start, frames, seed, listed(labels), **settings)
     path = result.save(out, force, fps=fps)
-    print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.images.shape[2]}, seed {seed}")
+    print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.data.shape[2]}, seed {seed}")
 
 
 @app.command()
@@ -188,9 +211,7 @@ def train(
     from .train import load
     from .train import train as run
 
-    summary = run(load(bundled.config(config), overrides or []))
-    print(f"{summary.status} at step {summary.step} ({summary.reason or 'all steps done'}): {summary.folder}")
-    raise typer.Exit(summary.exit_code)
+    raise typer.Exit(run(load(bundled.config(config), overrides or []), progress=True).exit_code)
 
 
 @app.command("eval")
@@ -203,7 +224,8 @@ def evaluate(
     setting: Sets = None,
     tokens: Annotated[str, typer.Option(help="A tokenizer with an order: how many tokens, 1,4,16.")] = "",
     given: Annotated[
-        list[str] | None, typer.Option("--data", help="Other data, name=value; splits train, test.")
+        list[str] | None,
+        typer.Option("--data", help="Other data, name=value: kind=image_folder, path=FOLDER."),
     ] = None,
     judge: Annotated[list[str] | None, typer.Option(help="Feature space; repeatable. Default: both.")] = None,
     baselines: Annotated[bool, typer.Option(help="Measure the baselines beside it.")] = True,
@@ -214,23 +236,28 @@ def evaluate(
     from .checkpoint import read_card, resolve
     from .config import override
     from .eval import quality
-    from .files import refuse_existing, write_files
+    from .files import check_out, write_json
+    from .pipeline.core import MAX_ROWS
 
+    if n is not None and not 0 < n <= MAX_ROWS:
+        raise ValueError(f"n: got {n}, accepted: a whole number from 1 to {MAX_ROWS}")
     if out is not None:
-        refuse_existing(out, force)
+        check_out(out, force)
     options: dict[str, Any] = {"judges": judge} if judge else {}
     if given:
-        options["test"] = override({}, given) | {"split": "test"}
+        options["data"] = override({}, given)
     if (role := read_card(resolve(name)).role) != "judge":
         options |= {"seed": seed, "sampling": override({}, setting or [])} | ({"n": n} if n is not None else {})
+    if tokens and role != "tokenizer":
+        raise ValueError(f"tokens: got {tokens!r}, accepted: for a tokenizer with an order, {name} is a {role}")
     if role == "generator":
-        options |= {"baselines": baselines} | ({"train": options["test"] | {"split": "train"}} if given else {})
-    elif tokens:
+        options["baselines"] = baselines
+    if tokens:
         options["tokens"] = _numbers(tokens)
     result = quality.evaluate(name, **options)
     print(quality.report(result))
     if out is not None:
-        write_files(out.parent, {out.name: json.dumps(result, indent=2).encode() + b"\n"})
+        write_json(out, result)
 
 
 @app.command()
@@ -262,7 +289,7 @@ def cache(
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(help="bae, elm, flextok, kl_vae, next_block, video_vq or xar.")],
+    kind: Annotated[str, typer.Argument(help="The family that it belongs to.")],
     source: Annotated[Path, typer.Argument(help="The published file or folder.")],
     folder: Annotated[Path, typer.Argument(help="Where our checkpoint goes.")],
     tokenizer: Annotated[
@@ -271,30 +298,42 @@ def convert(
     ] = None,
     force: Force = False,
 ) -> None:
-    """A published checkpoint as a folder that `load` takes. Nothing in the source is run."""
+    """A published checkpoint as a folder that `load` takes; KIND: bae, elm, flextok, kl_vae, next_block, video_vq, xar.
+
+    Nothing in the source is run.
+    """
     import pkgutil
     from importlib import import_module
 
     from . import adapters, registry
-    from .checkpoint import save_pretrained
-    from .files import refuse_existing
+    from .checkpoint import fingerprint, from_pretrained, save_pretrained
+    from .contracts import check_speaks
+    from .files import check_out
 
     known = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
     if kind not in known:
         raise ValueError(f"kind: got {kind!r}, accepted: {', '.join(known)}")
-    refuse_existing(folder, force)
+    check_out(folder, force)
     adapter = import_module(f"{adapters.__name__}.{kind}")
     inside = tokenizer is not None and getattr(adapter, "HOLDS_TOKENIZER", False)
-    fields, state = adapter.read(source, tokenizer) if inside else adapter.read(source)
     role = next(role for role in registry.ROLES if kind in registry.kinds(role))
+    speaks = None
+    if tokenizer is not None and not inside:
+        if role != "generator":
+            raise ValueError(f"tokenizer: got {tokenizer!r}, accepted: none, a {kind} is a tokenizer by itself")
+        speaks = from_pretrained(tokenizer, role="tokenizer")[0]
+    fields, state = adapter.read(source, tokenizer) if inside else adapter.read(source)
     model = registry.build(role, kind, fields)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{kind} checkpoint {source}: {' '.join(str(error).split())[:300]}") from None
     about = {"converted from": source.name} | ({"stands on": Path(tokenizer).name} if tokenizer and inside else {})
-    meta = {"name": folder.name, "license": adapter.LICENCE, "about": about}
-    print(save_pretrained(model, folder, tokenizer=None if inside else tokenizer, **meta))
+    meta: dict[str, Any] = {"name": folder.name, "license": adapter.LICENCE, "about": about}
+    if speaks is not None:
+        check_speaks(model, speaks, f"{tokenizer}", f"{source}")
+        meta |= {"tokenizer": tokenizer, "tokenizer_fingerprint": fingerprint(speaks)}
+    print(save_pretrained(model, folder, **meta))
     if said := getattr(adapter, "note", lambda _: None)(fields):
         print(f"note: {said}", file=sys.stderr)
 
@@ -304,11 +343,7 @@ def bench(context: typer.Context) -> None:
     """Speed and claims, side by side in one run; without a name: which there are (each with --help)."""
     from .bench import BENCHES, main
 
-    if context.args and context.args[0] not in ("-h", "--help"):
-        main(context.args)
-    else:
-        for name, what in BENCHES.items():
-            print(f"nextok bench {name:10s} {what}")
+    _run_or_list(context, BENCHES, main)
 
 
 @app.command(context_settings=PASSED_ON)
@@ -316,11 +351,7 @@ def study(context: typer.Context) -> None:
     """A paper's analysis at small scale, as one JSON and plots: elm (with --help)."""
     from .study import STUDIES, main
 
-    if context.args and context.args[0] not in ("-h", "--help"):
-        main(context.args)
-    else:
-        for name, what in STUDIES.items():
-            print(f"nextok study {name:10s} {what}")
+    _run_or_list(context, STUDIES, main)
 
 
 @app.command()
@@ -344,6 +375,15 @@ def demo(
     from . import bundled
 
     bundled.demo("app").launch(model or SHOWN, host, port)
+
+
+def _run_or_list(context: typer.Context, names: dict[str, str], run: Callable[[list[str]], None]) -> None:
+    """Pass the arguments on to one of several commands with options of their own; without a name, list them."""
+    if context.args and context.args[0] not in ("-h", "--help"):
+        run(context.args)
+        return
+    for name, what in names.items():
+        print(f"nextok {context.info_name} {name:10s} {what}")
 
 
 @contextmanager
@@ -373,6 +413,23 @@ def _settings(model: Any, given: list[str] | None) -> dict[str, Any]:
     return settings
 
 
+def _fit(fit: str | None, crop: bool) -> str:
+    """What --fit and --crop say together."""
+    if fit is not None and fit not in FITS:
+        raise ValueError(f"fit: got {fit!r}, accepted: {', '.join(FITS)}")
+    if crop and fit not in (None, "crop"):
+        raise ValueError(f"fit: got {fit!r} and --crop, accepted: one of them")
+    return fit or "crop"
+
+
+def _fitted(pipeline: Any, path: Path, fit: str, read: Callable[[Path, Any], Any]) -> Any:
+    """A file, read; said in a line where it was of another aspect."""
+    images = read(path, fit)
+    if said := pipeline.medium.changed(path, fit):
+        print(f"note: {path}: {said} (--fit {', '.join(FITS)})", file=sys.stderr)
+    return images
+
+
 def _numbers(text: str) -> list[int]:
     """`1,4,16` as numbers."""
     try:
@@ -383,13 +440,7 @@ def _numbers(text: str) -> list[int]:
 
 def main() -> None:
     """The `nextok` command."""
-    try:
-        app(standalone_mode=True)
-    except ValueError as error:
-        if os.environ.get("NEXTOK_DEBUG"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(console.run(lambda: app(standalone_mode=True)))
 
 
 if __name__ == "__main__":

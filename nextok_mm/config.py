@@ -1,26 +1,62 @@
 """Typed, frozen configs: strict loading, one clear line for a mistake, `a.b=value` overrides.
 
 Every config is a pydantic model that forbids unknown keys. YAML is read with the safe loader, and nothing in a config
-names code: methods are named by their registered kind.
+names code: methods are named by their registered kind. A number is finite, in range and of its field's own type: true
+is no 1, text is no number, and a field without an upper bound of its own has its class's.
 """
 
 import difflib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 C = TypeVar("C", bound="Config")
 M = TypeVar("M", bound="ModelConfig")
+Channels = Annotated[int, Field(gt=0, le=1 << 16)]
+"""Of one convolution."""
 MAX_BYTES = 1 << 20
+MAX_NODES = 1 << 18
+"""Values of a YAML file, those counted again that an alias repeats."""
+MAX_LENGTH = 1 << 12
+"""Numbers of one field."""
+MAX_LINES = 5
+"""Mistakes that are told at once."""
+MAX_FLOAT = 3e38
+"""What still is finite in single precision."""
 
 
 class Config(BaseModel):
-    """Base of every config: frozen, strict about names."""
+    """Base of every config: frozen, strict about names, and about what is a number.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    LARGEST: the bound, on both sides, of whole numbers whose field has no upper bound.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    LARGEST: ClassVar[int] = (1 << 63) - 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_types(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        fields = dict(given)
+        for name, field in cls.model_fields.items():
+            if name in fields:
+                try:
+                    bounded = any(hasattr(bound, "le") or hasattr(bound, "lt") for bound in field.metadata)
+                    largest = Config.LARGEST if bounded else cls.LARGEST
+                    fields[name] = _plain(fields[name], _types(field.annotation), largest)
+                except ValueError as error:
+                    found = {"field": name, "given": shown(fields[name]), "reason": str(error)}
+                    raise PydanticCustomError("own_type", "{field}: {reason}", found) from None
+        return fields
 
     @classmethod
     def parse(cls: type[C], fields: Mapping[str, Any], where: str = "") -> C:
@@ -31,13 +67,20 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(fields))
         except ValidationError as error:
-            raise ValueError("; ".join(_line(cls, item, where) for item in error.errors())) from None
+            lines = [_line(cls, item, where) for item in error.errors()[:MAX_LINES]]
+            raise ValueError("; ".join(lines)) from None
+        except RecursionError:
+            raise ValueError(f"{where or cls.__name__}: nested too deeply") from None
 
 
 class ModelConfig(Config):
-    """Base of the config of a tokenizer, generator or judge. `SIZES` names presets that `size:` expands to."""
+    """Base of the config of a tokenizer, generator or judge. `SIZES` names presets that `size:` expands to.
+
+    LARGEST: no width, count or side of a model is over a million; a field that may be says so (`Field(le=...)`).
+    """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {}
+    LARGEST: ClassVar[int] = 1 << 20
 
     @classmethod
     def parse(cls: type[M], fields: Mapping[str, Any], where: str = "") -> M:
@@ -53,6 +96,9 @@ class ModelConfig(Config):
 
 def _line(cls: type[BaseModel], item: Any, where: str) -> str:
     """One mistake as `group.field: got this, accepted: that`."""
+    if item["type"] == "own_type":
+        found = item["ctx"]
+        return f"{_name(where, (*item['loc'], found['field']))}: got {found['given']}; {found['reason']}"
     path = _name(where, item["loc"])
     reason = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "extra_forbidden":
@@ -64,8 +110,66 @@ def _line(cls: type[BaseModel], item: Any, where: str) -> str:
         return f"{path}: required, and not given"
     if isinstance(item["input"], Mapping | BaseModel) and item["type"] in ("value_error", "assertion_error"):
         return f"{path}: {reason}" if path else reason  # fields that don't go together: the reason names them
-    given = repr(item["input"])
-    return f"{path}: got {given if len(given) < 80 else given[:77] + '...'}; {reason}"
+    return f"{path}: got {shown(item['input'])}; {reason}"
+
+
+def shown(value: Any) -> str:
+    """What was given, as at most 80 letters in one line of a message."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of over 4300 digits
+        text = f"a {type(value).__name__} that is too long to write"
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _types(annotation: Any) -> frozenset[Any]:
+    """The types of the single values that a field's annotation allows: `tuple[int, ...] | None` -> int, NoneType."""
+    if get_origin(annotation) is Literal:
+        return frozenset(type(value) for value in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        return _types(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType, tuple, list):
+        return frozenset().union(*(_types(part) for part in get_args(annotation) if part is not Ellipsis))
+    return frozenset([annotation])
+
+
+def _plain(value: Any, types: frozenset[Any], largest: int) -> Any:
+    """A field's value, its numbers checked against the field's types; ValueError for one that isn't of its type."""
+    numeric = bool(types & {int, float})
+    if Any in types:
+        return value
+    if isinstance(value, list | tuple):
+        if numeric and len(value) > MAX_LENGTH:
+            raise ValueError(f"Input should have at most {MAX_LENGTH} numbers, not {len(value)}")
+        return [_plain(part, types, largest) for part in value]
+    if isinstance(value, Written):
+        value = value if numeric or str not in types else value.text
+    if isinstance(value, bool | str) and numeric and type(value) not in types:
+        if isinstance(value, str) and Written.FORM.fullmatch(value):
+            return _plain(float(value), types, largest)
+        raise ValueError(f"Input should be a number, not {'text' if isinstance(value, str) else 'true or false'}")
+    if bool in types and not numeric and not isinstance(value, bool) and value is not None:
+        raise ValueError("Input should be true or false")
+    if numeric and isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("Input should be a finite number")
+        bound = MAX_FLOAT if float in types else largest
+        if abs(value) > bound:
+            raise ValueError(f"Input should be at most {bound} in size")
+    return value
+
+
+class Written(float):
+    """A number as `3e-4`, which YAML 1.1 reads as text: a number where a field wants one, its `text` elsewhere."""
+
+    FORM = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+    text: str
+
+    def __new__(cls, text: str) -> "Written":
+        """The number that `text` is, in Python's way of writing it."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
 
 
 def _name(where: str, loc: Iterable[Any]) -> str:
@@ -95,7 +199,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"config {path}: {path.stat().st_size} bytes, at most {MAX_BYTES} accepted")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf8"))
+        data = _yaml(path.read_text(encoding="utf8"))
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"config {path}: not YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
@@ -104,16 +208,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """A copy of `data` with `a.b.c=value` assignments applied; values are read as YAML scalars or flow lists."""
+    """A copy of `data` with `a.b.c=value` assignments applied, the last one of a name counts; values are read as YAML
+    scalars or flow lists."""
     result = _copy(data)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name:
             raise ValueError(f"override: got {assignment!r}, accepted: name.of.field=value")
         try:
-            value = _number(yaml.safe_load(text)) if text else None
-        except yaml.YAMLError:
-            raise ValueError(f"override {name}: the value {text!r} is not YAML") from None
+            value = _copy(_yaml(text)) if text else None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = f" ({error})" if isinstance(error, _Refused) else ""
+            raise ValueError(f"override {name}: the value {shown(text)} is not YAML{reason}") from None
         *folders, leaf = name.split(".")
         node = result
         for folder in folders:
@@ -124,20 +230,53 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     return result
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `3e-4` as a string; people mean a number."""
-    if isinstance(value, str) and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+class _Refused(ValueError):
+    """YAML that would be read, and isn't accepted."""
+
+
+def _yaml(text: str) -> Any:
+    """The data of a YAML text, by the safe loader; `_Refused` where a name is given twice, or aliases make it huge."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """How many values a node is, those of aliases each time; before anything is made of it.
+
+    known: what has been counted, None for those that are being counted.
+    """
+    if id(node) in known:
+        found = known[id(node)]
+        if found is None:
+            raise _Refused("an alias (*name) stands inside what it repeats")
+        return found
+    known[id(node)] = None
+    count, seen = 1, set()
+    for part in node.value if isinstance(node, yaml.CollectionNode) else ():
+        if isinstance(node, yaml.MappingNode):
+            key = (part[0].tag, part[0].value) if isinstance(part[0], yaml.ScalarNode) else None
+            if key in seen and key is not None:
+                where = f"line {part[0].start_mark.line + 1}"
+                raise _Refused(f"{where}: {shown(part[0].value)} is given twice in one group, accepted: once")
+            seen.add(key)
+        count += sum(_count(inner, known) for inner in (part if isinstance(node, yaml.MappingNode) else (part,)))
+        if count > MAX_NODES:
+            raise _Refused(f"over {MAX_NODES} values, those counted that aliases (*name) repeat")
+    known[id(node)] = count
+    return count
 
 
 def _copy(node: Any) -> Any:
-    """A deep copy that also mends `3e-4` strings (see `_number`)."""
+    """A deep copy in which `3e-4` is a number too (see `Written`)."""
     if isinstance(node, dict):
         return {key: _copy(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_copy(value) for value in node]
-    return _number(node)
+    return Written(node) if isinstance(node, str) and Written.FORM.fullmatch(node) else node

@@ -1,9 +1,11 @@
 """What the machine can do: the yardstick that every other figure is held against."""
 
 import argparse
+import math
 import multiprocessing
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -78,17 +80,20 @@ def bandwidth() -> float:
 
 
 def in_child(function: Callable[..., float], *arguments: Any) -> tuple[float, float]:
-    """Run it in a fresh process; its result (seconds) and that process's peak resident memory in GiB."""
+    """Run it in a fresh process; its result (seconds) and its peak resident memory in GiB (Windows: NaN)."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_with_peak, function, *arguments).result()
 
 
 def _with_peak(function: Callable[..., float], *arguments: Any) -> tuple[float, float]:
-    import resource  # not on Windows
-
     result = function(*arguments)
-    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return result, math.nan
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, others KiB
+    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def main(arguments: list[str]) -> None:

@@ -11,6 +11,15 @@ from nextok_mm.checkpoint import save_pretrained
 CLASSES = ("shoe", "bag", "coat")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run all tests, the slow ones too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--slow") and config.option.markexpr == "not slow":  # a -m of the caller's stays
+        config.option.markexpr = ""
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `vae` (8 x 8 grey pictures, 4 x 4 tokens of 4 channels) and `xar`, which speaks through it;

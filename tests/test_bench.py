@@ -18,9 +18,10 @@ def tiny():
 
 
 def counted(run) -> float:
+    """What torch counts, but for attention's products: on a CPU it knows those from 2.15 on."""
     with FlopCounterMode(display=False) as counter:
         run()
-    return counter.get_total_flops()
+    return sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -49,7 +50,7 @@ def test_the_arithmetic_of_flextok_is_what_torch_counts(tokenizer, batch, monkey
     monkeypatch.setattr("tokenizers_visual.flextok.packed", lambda model: nullcontext())
     latents, run = flextok.inputs(tokenizer, batch)
     seen = {"encode": 16 * 16 + sum(17 + i for i in range(8)), "decode": 2 * 2 * 24**2}  # pairs; two halves, two steps
-    pairs = {what: batch * 4 * 2 * 32 * count for what, count in seen.items()}  # the counter doesn't see attention here
+    pairs = {what: batch * 4 * 2 * 32 * count for what, count in seen.items()}  # which `counted` leaves out
     real = counted(lambda: flextok.encode(tokenizer, latents))
     assert flextok.encoding_flops(tokenizer, batch) - pairs["encode"] == pytest.approx(real, rel=1e-6)
     real = counted(lambda: flextok.decode(tokenizer, run, 2))  # times and conditions beside it, once a batch

@@ -4,15 +4,30 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import struct
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import nextok_mm as nx
 from nextok_mm import checkpoint, registry
-from nextok_mm.checkpoint import fingerprint, from_pretrained, read_weights, resolve, save_pretrained
+from nextok_mm.checkpoint import (
+    fingerprint,
+    from_pretrained,
+    read_card,
+    read_weights,
+    reference,
+    resolve,
+    save_pretrained,
+    tokenizer_folder,
+)
 
 
 @pytest.fixture
@@ -254,3 +269,197 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert "not on the hub (no connection)" in refused("somebody/model")
+
+
+# What a generator's checkpoint says about its tokenizer
+
+
+@pytest.fixture
+def pair(model, tmp_path, monkeypatch):
+    """`work/run1/final`, a tokenizer, and `work/run2/final`, a generator trained with it, named as it was typed."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail(f"asked the hub for {a}"))
+    vae = registry.build("tokenizer", "kl_vae", {"size": "tiny"})
+    save_pretrained(vae, "run1/final")
+    save_pretrained(model, "run2/final", tokenizer="run1/final")
+    return work
+
+
+def test_a_tokenizer_is_found_from_everywhere(pair, tmp_path, monkeypatch):
+    card = read_card(pair / "run2" / "final")
+    assert card.tokenizer == "../../run1/final" and len(card.tokenizer_fingerprint) == 16
+    monkeypatch.chdir(tmp_path)
+    assert nx.load("work/run2/final", device="cpu").tokenizer is not None
+    shutil.move(pair, tmp_path / "moved")
+    assert nx.load(tmp_path / "moved" / "run2" / "final", device="cpu").tokenizer is not None
+
+
+def test_a_tokenizer_that_is_gone_is_never_asked_for_on_the_hub(pair, monkeypatch):
+    shutil.move("run1", "elsewhere")
+    for folder in (pair, pair.parent):
+        monkeypatch.chdir(folder)
+        with pytest.raises(ValueError, match="names the folder '../../run1/final', which isn't there; another"):
+            nx.load(pair / "run2" / "final")
+    assert nx.load(pair / "run2" / "final", tokenizer=pair / "elsewhere" / "final", device="cpu").tokenizer is not None
+
+
+def test_a_tokenizer_that_has_become_another_is_refused(pair):
+    torch.manual_seed(7)
+    save_pretrained(registry.build("tokenizer", "kl_vae", {"size": "tiny"}), "run1/final")
+    with pytest.raises(
+        ValueError, match="tokenizer: .*run1/final is [0-9a-f]{16}, accepted: [0-9a-f]{16}, with"
+    ) as error:
+        nx.load("run2/final")
+    assert "\n" not in str(error.value)
+    assert nx.load("run2/final", tokenizer="run1/final", device="cpu").tokenizer is not None
+
+
+def test_how_a_checkpoint_names_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/final", "b/final", "b/final/vae", "far/away/in/other/folders"):
+        Path(folder).mkdir(parents=True)
+    assert reference("a/final", "b/final") == "../../a/final"
+    assert reference(tmp_path / "a" / "final", "b/new") == "../../a/final"
+    assert reference("b/final/vae", "b/final") == "./vae"
+    assert reference("vae", "b/final") == "./vae"  # inside it
+    assert reference("./vae", "b/final") == "./vae"
+    assert reference("../../a/final", tmp_path / "b" / "final") == "../../a/final"
+    assert reference("a/final", "far/away/in/other/folders") == str((tmp_path / "a" / "final").resolve())
+    assert reference("vae-fashion", "b/final") == "vae-fashion"
+    assert reference("owner/name", "b/final") == "owner/name"
+    Path("owner/name").mkdir(parents=True)
+    assert reference("owner/name", "b/final") == "../../owner/name"
+
+
+def test_a_hub_id_stays_one_and_an_old_name_never_becomes_one(model, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    known = save_pretrained(model, "known", tokenizer="owner/name", tokenizer_fingerprint="0123456789abcdef")
+    assert tokenizer_folder(read_card(known), known) == tmp_path and asked == ["owner/name"]
+    old = save_pretrained(model, "old", tokenizer="run1/final")  # as typed, from a folder where it wasn't
+    with pytest.raises(ValueError, match="names 'run1/final', which is no folder beside it or here, and may be no hub"):
+        tokenizer_folder(read_card(old), old)
+    (tmp_path / "run1" / "final").mkdir(parents=True)
+    assert tokenizer_folder(read_card(old), old) == Path("run1/final")
+    (old / "run1" / "final").mkdir(parents=True)
+    assert tokenizer_folder(read_card(old), old) == old / "run1" / "final"
+    assert asked == ["owner/name"]
+
+
+# What nothing untrusted may cost
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"depth": 1000},
+        {"depth": 10**8},
+        {"width": 10**9},
+        {"grid": [10**9, 1]},
+        {"grid": [10**5, 10**5]},
+        {"classes": 10**9},
+        {"heads": float("nan")},
+        {"depth": True},
+        {"width": "32"},
+    ],
+)
+def test_a_config_larger_than_its_weights_is_refused_before_it_is_built(saved, fields):
+    began = time.process_time()
+    refused(edit(saved, fields={"size": "tiny", **fields}))
+    assert time.process_time() - began < 2
+
+
+def test_a_tokenizer_of_too_many_layers_is_refused_at_once(tmp_path):
+    folder = save_pretrained(registry.build("tokenizer", "kl_vae", {"size": "tiny"}), tmp_path / "vae")
+    plain = registry.get("tokenizer", "kl_vae").Config.SIZES["tiny"]
+    for fields in (
+        {"block_layers": 10**9},
+        {"block_layers": 64, "block_channels": [4096] * 16, "image_size": [1 << 15] * 2},
+    ):
+        began = time.process_time()
+        refused(edit(folder, fields={**plain, **fields}))
+        assert time.process_time() - began < 2
+
+
+def test_another_library_s_model_without_end_is_stopped_by_the_weights(saved, monkeypatch):
+    """The rule holds for kinds that nobody here has seen: they build as long as the file has tensors for it."""
+    plain, made = registry.build, []
+
+    def endless(*_):
+        for _ in range(10**6):
+            made.append(torch.nn.Linear(2, 2))
+
+    monkeypatch.setattr(registry, "build", endless)
+    assert "larger than what model.safetensors holds" in refused(saved)
+    assert len(made) < 200
+    monkeypatch.setattr(registry, "build", plain)
+    from_pretrained(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits_a_number_are_one_line(model, saved, tmp_path, dtype):
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(saved / "model.safetensors").items()}
+    save_file(weights, saved / "model.safetensors")
+    assert "accepted: float64, float32, float16, bfloat16" in refused(edit(saved, sha256=""))
+    with pytest.raises(ValueError, match="is float8_e.*, accepted: float64"):
+        save_pretrained(model, tmp_path / "x", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 300, "a/" + "b" * 300, "~nobody-of-this-name/x", "~nobody-of-this-name", "ä" * 200]
+)
+def test_a_name_that_no_folder_can_have_is_one_line(name):
+    assert len(refused(name)) < 600
+
+
+def test_a_folder_of_another_library_is_told(tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL", "in_channels": 3}')
+    assert "it is a diffusers folder, not one of nextok_mm; nextok convert kl_vae" in refused(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+    assert "it is a transformers folder, not one of nextok_mm" in refused(tmp_path)
+
+
+def test_a_card_that_says_a_thing_twice_is_refused(saved):
+    path = saved / "config.json"
+    path.write_text(path.read_text().replace('"kind": "xar"', '"kind": "elm", "kind": "xar"'))
+    assert "'kind' is given twice" in refused(saved)
+
+
+def test_many_threads_load_at_once(saved):
+    """While others build modules of their own, and nobody's random numbers change."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    torch.manual_seed(5)
+    before, stop, failed = torch.random.get_rng_state(), threading.Event(), []
+
+    def build() -> None:
+        while not stop.is_set():
+            try:
+                assert not torch.nn.LayerNorm(2).weight.is_meta
+            except BaseException as error:
+                failed.append(error)
+                return
+
+    other = threading.Thread(target=build)
+    other.start()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            models = list(pool.map(lambda _: from_pretrained(saved)[0], range(40)))
+    finally:
+        stop.set()
+        other.join()
+        sys.setswitchinterval(interval)
+    assert not failed and torch.equal(before, torch.random.get_rng_state())
+    mine = models[0].state_dict()
+    for model in models[1:]:
+        assert all(torch.equal(mine[name], tensor) for name, tensor in model.state_dict().items())
+        assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+
+
+def test_saving_hashes_the_file_that_it_wrote(saved):
+    from nextok_mm.files import sha256
+
+    assert read_card(saved).sha256 == sha256(saved / "model.safetensors")

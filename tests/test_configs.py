@@ -18,6 +18,7 @@ def test_every_training_is_one(path) -> None:
     # What begins from another training's output is complete without it: the preset has the same part.
     config = load(path, ["init=null"] if "init: {vae: runs/" in text else [])
     assert config.optim.warmup < config.train.steps
+    assert not config.train.cpu  # a GPU is used where there is one, a CPU elsewhere
     with torch.device("meta"):
         registry.get(config.model.role, config.model.kind)(config.model.fields)
 
@@ -28,7 +29,7 @@ def test_every_launch_file_is_what_accelerate_takes(path) -> None:
 
     assert path.read_text().startswith("# ") and "accelerate" in path.read_text()
     config = load_config_from_file(str(path))
-    meant = {"ddp": "MULTI_GPU", "ddp_cpu": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed": "DEEPSPEED"}
+    meant = {"ddp": "MULTI_GPU", "ddp_cpu": "MULTI_GPU", "fsdp2": "FSDP"}
     assert config.distributed_type == meant[path.stem] and config.num_processes > 1
     assert config.mixed_precision == "no"  # train.precision decides
     if path.stem == "fsdp2":

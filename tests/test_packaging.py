@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nextok_mm import bundled
 from nextok_mm.cli import app
 
 TOP = Path(__file__).parents[1]
-DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
+DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
 
 
+@pytest.mark.slow
 def test_import_costs_torch_and_little_more():
     """Processor time, side by side: it doesn't count what other processes do on this machine."""
     code = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
@@ -39,7 +41,7 @@ def test_bundled_configs_are_found_by_name():
         bundled.config("configs/generators/xar-fashoin.yaml")
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(TOP)))
 def test_links_in_documents_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
@@ -81,3 +83,41 @@ def test_the_wheel_claims_three_names_and_carries_configs_and_demos():
     assert wheel["packages"] == ["nextok_mm", "tokenizers_visual", "generators"]
     assert wheel["force-include"] == {name: f"nextok_mm/_bundled/{name}" for name in ("configs", "demos")}
     # The built wheel itself is used outside the checkout by .ci/run.
+
+
+@pytest.mark.parametrize("package", ["nextok_mm", "tokenizers_visual", "generators"])
+def test_type_hints_are_there_for_users(package):
+    assert (TOP / package / "py.typed").is_file()
+
+
+def test_citation_names_this_version():
+    cited = yaml.safe_load((TOP / "CITATION.cff").read_text())
+    assert f'version = "{cited["version"]}"' in (TOP / "pyproject.toml").read_text()
+    assert cited["cff-version"] == "1.2.0" and cited["license"] == "Apache-2.0" and cited["authors"] and cited["title"]
+
+
+def test_notice_names_every_checkpoint_and_family():
+    """What ships with its data, and of whom a published family is, whose files adapters read."""
+    from nextok_mm.zoo import list_models
+
+    notice = (TOP / "NOTICE").read_text()
+    assert not [name for name in list_models() if name not in notice]
+    sources = [*(TOP / "generators").glob("[a-z]*.py"), *(TOP / "tokenizers_visual").glob("[a-z]*.py")]
+    first = {path.stem: re.search(r"arXiv (\d{4}\.\d{5})", path.read_text()) for path in sources}
+    assert not [name for name, found in first.items() if found and found[1] not in notice]
+
+
+def test_continuous_integration_runs_what_a_developer_runs():
+    workflow = yaml.safe_load((TOP / ".github" / "workflows" / "ci.yml").read_text())
+    commands = {name: [step.get("run", "") for step in job["steps"]] for name, job in workflow["jobs"].items()}
+    assert any(line.startswith("bash .ci/run") for line in commands["all"])
+    script = (TOP / ".ci" / "run").read_text()
+    assert all(line in script for line in commands["lint"] if not line.startswith("pip ")) and "--slow" in script
+    oldest, newest = workflow["jobs"]["all"]["strategy"]["matrix"]["python"]
+    assert f'requires-python = ">={oldest}"' in (TOP / "pyproject.toml").read_text() and newest == "3.14"
+
+
+def test_the_glossary_points_at_files_that_exist():
+    places = re.findall(r"`([\w/]+(?:\.py|/))(?:`|, )", (TOP / "docs" / "glossary.md").read_text())
+    assert len(places) > 30
+    assert not [place for place in places if not any((TOP / top / place).exists() for top in ("", "nextok_mm"))]

@@ -19,3 +19,12 @@ def test_seeds_that_share_low_bits_differ():
 
 def test_numbers_take_the_dtype_asked_for():
     assert Rng([1]).normal(2, like=torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_row_that_does_not_draw_stays_where_it_is():
+    both, first, second = Rng([3, 7]), Rng([3]), Rng([7])
+    some = both.only([True, False]).normal(4)
+    assert torch.equal(some[:1], first.normal(4)) and not some[1].any()
+    assert not both.only(torch.tensor([False, False])).integers(9, 5).any()
+    after = both.uniform(3)
+    assert torch.equal(after[:1], first.uniform(3)) and torch.equal(after[1:], second.uniform(3))

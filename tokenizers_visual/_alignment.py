@@ -7,14 +7,14 @@ Shapes: B batch, P patches, D width, F channels of the feature map, H W picture,
 Source: Yu et al., Representation Alignment for Generation (arXiv 2410.06940), section 3.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from nextok_mm.config import Config
+
+from ._losses import FrozenFeatures
 
 
 class AlignmentConfig(Config):
@@ -25,10 +25,10 @@ class AlignmentConfig(Config):
 
     net: str = "effnet-lite0-imagenet"
     resolution: int = Field(default=64, ge=32, le=1024)
-    map: int = -2
-    channels: int = Field(default=112, gt=0)
-    layer: int = Field(default=0, ge=0)
-    hidden: int = Field(default=256, gt=0)
+    map: int = Field(default=-2, ge=-64, le=64)
+    channels: int = Field(default=112, gt=0, le=1 << 16)
+    layer: int = Field(default=0, ge=0, le=1 << 10)
+    hidden: int = Field(default=256, gt=0, le=1 << 16)
     weight: float = Field(default=0.5, gt=0)
 
 
@@ -39,7 +39,7 @@ class Alignment(nn.Module):
         super().__init__()
         self.config = config
         self.mlp = nn.Sequential(nn.Linear(width, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.channels))
-        self._net: list[Any] = []
+        self._features = FrozenFeatures(config.net, config.resolution)
 
     def taps(self, like: Tensor) -> dict[int, Tensor]:
         """What a backbone's pass has to be given to hand out the layer."""
@@ -60,11 +60,7 @@ class Alignment(nn.Module):
     @torch.no_grad()
     def _target(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """The feature map at the patches, [B, P, F]."""
-        if not self._net:
-            from nextok_mm.features.pictures import load_features
-
-            self._net.append(load_features(self.config.net, self.config.resolution).requires_grad_(False))
-        maps = self._net[0].to(images.device).maps(images.float())
+        maps = self._features.on(images.device).maps(images.float())
         if not -len(maps) <= self.config.map < len(maps):
             raise ValueError(f"repa.map: got {self.config.map}, but {self.config.net} has {len(maps)} maps")
         chosen = maps[self.config.map].float()

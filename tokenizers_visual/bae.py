@@ -2,8 +2,8 @@
 
 Every place of the grid has n bits, each drawn from its own Bernoulli distribution (or its likelier value), with the
 gradient passed straight through; the decoder sees the sum of one learned vector for every bit that is 1. Encoder and
-decoder are those of a VAE (diffusers' parts). A code is its bits read as a number, the first bit counting most.
-Loss: pixels, and by choice p (1 - p) of the bits, a perceptual and an adversarial term as in kl_vae.
+decoder are those of a VAE. A code is its bits read as a number, the first bit counting most.
+Loss: pixels, and by choice p (1 - p) of the bits, a perceptual and an adversarial term (see _losses).
 
 Shapes: B batch, P picture channels, H W picture rows and columns, h w grid rows and columns, N = h * w tokens, n bits.
 Sources: Wang et al., Binary Latent Diffusion (arXiv 2304.04820); Wu et al. (arXiv 2410.16257), section 3.1.
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
 from nextok_mm.contracts import Batch, Loss, Tokens
+from nextok_mm.quantizers import check_codes
 from nextok_mm.quantizers.binary import BinaryQuantizer
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 
 from ._conv import ConvConfig, ConvTokenizer
+from ._losses import patch_discriminator
 
 
 class BAEConfig(ConvConfig):
@@ -48,7 +50,7 @@ class BAEConfig(ConvConfig):
         **{f"bae{bits}": dict(bits=bits, block_channels=(128, 128, 256, 256, 512)) for bits in (16, 20, 24)},
     }
     bits: int = Field(gt=0, le=62)
-    embed: int = Field(default=256, gt=0)
+    embed: int = Field(default=256, gt=0, le=1 << 16)
     norm_first: bool = False
     stochastic: bool = True
     bits_weight: float = Field(default=0.0, ge=0)
@@ -68,9 +70,11 @@ class BAE(ConvTokenizer):
     config: BAEConfig  # type: ignore[assignment]
 
     def __init__(self, config: BAEConfig):
-        super().__init__(config, config.embed)
+        super().__init__(config)
+        self.encoder, self.decoder = config.halves(config.embed)
         # The published networks have no activation before their last convolutions.
         self.encoder.conv_act, self.decoder.conv_act = nn.Identity(), nn.Identity()
+        self.discriminator = patch_discriminator(config.image_channels, config.adversarial)
         self.quantizer = BinaryQuantizer(config.bits, config.embed)
         self.norm_first = nn.GroupNorm(config.groups, config.embed, eps=1e-6) if config.norm_first else nn.Identity()
 
@@ -81,7 +85,7 @@ class BAE(ConvTokenizer):
 
     def chances(self, images: Tensor) -> Tensor:
         """Images [B, P, H, W] in [0, 1] -> how likely each bit is 1, [B, n, h, w] in fp32."""
-        return self.quantizer.chances(self.hidden(images))
+        return self.quantizer.chances(self.encoder(self.checked(images)))
 
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
         """Images [B, P, H, W] in [0, 1] -> Tokens [B, N]; the likelier value of every bit, drawn bits with an `rng`
@@ -92,13 +96,8 @@ class BAE(ConvTokenizer):
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens [B, N] -> images [B, P, H, W] in [0, 1], fp32. ValueError for codes out of range."""
-        codes = tokens.data
-        if codes.is_floating_point():
-            raise ValueError(f"codes: got {codes.dtype}, accepted: whole numbers from 0 to {self.codes - 1}")
-        if not tokens.source and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
-            got = f"{int(codes.min())} to {int(codes.max())}"
-            raise ValueError(f"codes: got {got}, accepted: 0 to {self.codes - 1}")
-        return self._decode(self.quantizer.to_bits(codes.unflatten(1, tokens.grid))).float().clamp(0, 1)
+        check_codes(tokens.data, self.codes)
+        return self._decode(self.quantizer.to_bits(tokens.data.unflatten(1, tokens.grid))).float().clamp(0, 1)
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Pixel error, and p (1 - p), the perceptual and the adversarial terms where the config has them."""
@@ -106,7 +105,7 @@ class BAE(ConvTokenizer):
         chances = self.chances(target)
         bits = self.quantizer.bits(chances, rng if self.config.stochastic else None)
         pictures = self._decode(bits + chances - chances.detach()).float()  # straight through
-        total, parts = self.compare(pictures, target)
+        total, parts = self.picture_loss(pictures, target, self.discriminator)
         parts["undecided"] = (chances * (1 - chances)).mean()
         total = total + self.config.bits_weight * parts["undecided"]
         parts["entropy"] = self.quantizer.entropy(bits)

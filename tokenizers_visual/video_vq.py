@@ -15,19 +15,18 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nextok_mm.checkpoint import fingerprint
-from nextok_mm.config import ModelConfig
+from nextok_mm.config import Channels, ModelConfig
 from nextok_mm.contracts import Batch, ClipTokenizer, Loss, Tokens
 from nextok_mm.quantizers.fsq import FSQ, usage
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
-from tokenizers_visual.kl_vae import Adversarial, Perceptual, adversarial, perceive
 
-Stride = tuple[int, int, int]
+from ._causal3d import Carry, CausalConv3d, FrameNorm, Stack, Stride, Swish, Upsample, residual_units, unfold
+from ._losses import Adversarial, Perceptual, PictureLoss, patch_discriminator
 
 
 class VideoVQConfig(ModelConfig):
@@ -65,16 +64,16 @@ class VideoVQConfig(ModelConfig):
         ),
         "published": dict(bound="tan"),
     }
-    image_channels: int = Field(3, gt=0)
+    image_channels: int = Field(3, gt=0, le=1 << 10)
     clip_size: tuple[int, int, int] = (17, 128, 128)
-    patch: int = Field(1, ge=1)
-    channels: tuple[int, ...] = Field((128, 256, 256, 512), min_length=1)
-    strides: tuple[Stride, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
-    blocks: int = Field(4, ge=1)
-    middle: int = Field(4, ge=0)
+    patch: int = Field(1, ge=1, le=1 << 10)
+    channels: tuple[Channels, ...] = Field((128, 256, 256, 512), min_length=1, max_length=16)
+    strides: tuple[Stride, ...] = Field(((1, 2, 2), (2, 2, 2), (2, 2, 2)), max_length=16)
+    blocks: int = Field(4, ge=1, le=64)
+    middle: int = Field(4, ge=0, le=64)
     up_kernel: Literal[1, 3] = 3
     groups: int = Field(32, ge=1)
-    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    levels: tuple[int, ...] = Field((8, 8, 8, 5, 5, 5), min_length=1, max_length=62)
     bound: Literal["atanh", "tan"] = "atanh"
     pixel: Literal["l1", "l2"] = "l1"
     perceptual: Perceptual | None = None
@@ -110,105 +109,6 @@ def code_grid(size: Sequence[int], stride: Stride, what: str = "clip size") -> t
     return 1 + (size[0] - 1) // time, size[1] // rows, size[2] // columns
 
 
-class Carry:
-    """What a pass over a long clip hands on from chunk to chunk: the last frames that each convolution still needs."""
-
-    def __init__(self):
-        self.frames: dict[nn.Module, Tensor] = {}
-        self.begun = False
-
-
-class CausalConv3d(nn.Module):
-    """A convolution that sees no later frame; its borders, in space and before the first frame, repeat the edge."""
-
-    def __init__(self, width: int, out: int, kernel: int = 3, stride: Stride = (1, 1, 1)):
-        super().__init__()
-        self.conv = nn.Conv3d(width, out, kernel, stride)
-        self.history, self.border = kernel - 1, kernel // 2
-        self.kept = kernel - stride[0]
-
-    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
-        """[B, D, T, H, W] -> [B, out, T', H', W']; with `carry` these are the frames behind those of the last call."""
-        begun, border = carry is not None and carry.begun, self.border
-        if begun and self.kept:
-            x_BDTHW = torch.cat((carry.frames[self], x_BDTHW), dim=2)  # pyright: ignore[reportOptionalMemberAccess]
-        if carry is not None and self.kept:
-            source = x_BDTHW if x_BDTHW.shape[2] >= self.kept else self._pad(x_BDTHW, self.history, 0)
-            carry.frames[self] = source[:, :, -self.kept :]
-        return self.conv(self._pad(x_BDTHW, 0 if begun else self.history, border) if self.history else x_BDTHW)
-
-    def _pad(self, x: Tensor, front: int, border: int) -> Tensor:
-        return F.pad(x, (border, border, border, border, front, 0), mode="replicate")
-
-
-class FrameNorm(nn.GroupNorm):
-    """GroupNorm of each frame by itself, so that no frame knows of another."""
-
-    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
-        """[B, D, T, H, W] -> the same shape."""
-        frames = x_BDTHW.transpose(1, 2)
-        return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
-
-
-class Swish(nn.Module):
-    """x * sigmoid(beta * x) with a learned beta for each channel."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.beta = nn.Parameter(torch.ones(width))
-
-    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
-        """[B, D, T, H, W] -> the same shape."""
-        return x_BDTHW * torch.sigmoid(self.beta[:, None, None, None] * x_BDTHW)
-
-
-class ResidualUnit(nn.Module):
-    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1 x 1 convolution on x where the width changes."""
-
-    def __init__(self, width: int, out: int, groups: int):
-        super().__init__()
-        self.norm1, self.swish1, self.conv1 = FrameNorm(groups, width), Swish(width), CausalConv3d(width, out)
-        self.norm2, self.swish2, self.conv2 = FrameNorm(groups, out), Swish(out), CausalConv3d(out, out)
-        self.skip = CausalConv3d(width, out, kernel=1) if width != out else None
-
-    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
-        """[B, D, T, H, W] -> [B, out, T, H, W]."""
-        y = self.conv1(self.swish1(self.norm1(x_BDTHW)), carry)
-        y = self.conv2(self.swish2(self.norm2(y)), carry)
-        return y + (x_BDTHW if self.skip is None else self.skip(x_BDTHW))
-
-
-class Upsample(nn.Module):
-    """Channels become frames, rows and columns; of the first frame only its last copy stays."""
-
-    def __init__(self, width: int, stride: Stride, kernel: int):
-        super().__init__()
-        self.stride = stride
-        self.conv = CausalConv3d(width, width * math.prod(stride), kernel)
-
-    def forward(self, x_BDTHW: Tensor, carry: Carry | None = None) -> Tensor:
-        """[B, D, T, H, W] -> [B, D, T', H', W']."""
-        return unfold(self.conv(x_BDTHW, carry), self.stride, first=carry is None or not carry.begun)
-
-
-def unfold(x_BDTHW: Tensor, stride: Stride, first: bool) -> Tensor:
-    """Depth to space: [B, s * D, T, H, W] -> [B, D, T * s1, H * s2, W * s3]; `first` drops the first frame's copies."""
-    time, rows, columns = stride
-    x = x_BDTHW.unflatten(1, (time, rows, columns, -1)).permute(0, 4, 5, 1, 6, 2, 7, 3)
-    x = x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
-    return x[:, :, time - 1 :] if first else x
-
-
-class Stack(nn.ModuleList):
-    """Layers one after another, all with the same carry."""
-
-    def forward(self, x: Tensor, carry: Carry | None = None) -> Tensor:
-        """Through all of them."""
-        for layer in self:
-            x = layer(x, carry)
-        return x
-
-
 @register("tokenizer", "video_vq")
 class VideoVQ(ClipTokenizer):
     """The model; see the module's text."""
@@ -224,23 +124,25 @@ class VideoVQ(ClipTokenizer):
         for level, (before, width) in enumerate(zip((widths[0], *widths), widths)):
             if level:
                 encoder += [CausalConv3d(before, before, stride=config.strides[level - 1])]
-            encoder += _units(before, width, config.blocks, groups)
+            encoder += residual_units(before, width, config.blocks, groups)
         last = widths[-1]
-        encoder += [*_units(last, last, config.middle, groups), FrameNorm(groups, last), Swish(last)]
+        encoder += [*residual_units(last, last, config.middle, groups), FrameNorm(groups, last), Swish(last)]
         to_codes = CausalConv3d(last, len(config.levels), kernel=1)
         # Codes begin spread over their levels: where they begin in the middle one, training can't tell them apart.
         nn.init.normal_(to_codes.conv.weight, std=1.7 / last**0.5)
         self.encoder = Stack([*encoder, to_codes])
         self.fsq = FSQ(config.levels, config.bound)
-        decoder: list[nn.Module] = [CausalConv3d(len(config.levels), last), *_units(last, last, config.middle, groups)]
+        decoder: list[nn.Module] = [CausalConv3d(len(config.levels), last)]
+        decoder += residual_units(last, last, config.middle, groups)
         for level, (before, width) in reversed(list(enumerate(zip((*widths[1:], last), widths)))):
             if level < len(widths) - 1:
                 decoder += [Upsample(before, config.strides[level], config.up_kernel)]
-            decoder += _units(before, width, config.blocks, groups)
+            decoder += residual_units(before, width, config.blocks, groups)
         decoder += [FrameNorm(groups, widths[0]), Swish(widths[0]), CausalConv3d(widths[0], pixels)]
         self.decoder = Stack(decoder)
-        self.discriminator = _discriminator(config.image_channels, config.adversarial) if config.adversarial else None
-        self._perceptual: list[Any] = []  # in a list: a fixed network is no part of this one's parameters
+        self.discriminator = patch_discriminator(config.image_channels, config.adversarial, dimensions=3)
+        # The discriminator is shown [0, 1], unlike those of pictures: trainings that stopped so go on so.
+        self.picture_loss = PictureLoss(config.pixel, config.perceptual, config.adversarial, critic_low=0)
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -299,16 +201,7 @@ class VideoVQ(ClipTokenizer):
         target = batch["images"]
         self._check(target)
         quantised, codes = self._codes(target)
-        clips = self._clips(quantised).float()
-        error = F.l1_loss if self.config.pixel == "l1" else F.mse_loss
-        parts = {"pixel": error(clips, target.float())}
-        total = parts["pixel"]
-        if self.config.perceptual:
-            parts["perceptual"] = perceive(self._features(clips.device), _frames(clips), _frames(target))
-            total = total + self.config.perceptual.weight * parts["perceptual"]
-        if self.config.adversarial:
-            parts["adversarial"], parts["discriminator"] = adversarial(self.discriminator, clips, target)
-            total = total + self.config.adversarial.weight * parts["adversarial"] + parts["discriminator"]
+        total, parts = self.picture_loss(self._clips(quantised).float(), target, self.discriminator)
         parts |= usage(codes, self.fsq.size)
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
@@ -348,29 +241,3 @@ class VideoVQ(ClipTokenizer):
         if codes.is_floating_point() or not fits or not codes.numel():
             got = f"{tuple(codes.shape)} of {codes.dtype} on the grid {tuple(grid)}"
             raise ValueError(f"codes: got {got}, accepted: whole numbers [batch, N] on a grid (frames, rows, columns)")
-
-    def _features(self, device: torch.device) -> Any:
-        if not self._perceptual:
-            from nextok_mm.features.pictures import load_features
-
-            assert self.config.perceptual is not None
-            self._perceptual.append(load_features(self.config.perceptual.net))
-        return self._perceptual[0].to(device)
-
-
-def _units(before: int, width: int, count: int, groups: int) -> list[nn.Module]:
-    return [ResidualUnit(before if unit == 0 else width, width, groups) for unit in range(count)]
-
-
-def _frames(clips: Tensor) -> Tensor:
-    """[B, P, T, H, W] -> [B * T, P, H, W]."""
-    return clips.transpose(1, 2).flatten(0, 1)
-
-
-def _discriminator(channels: int, config: Adversarial) -> nn.Sequential:
-    """Clips [B, P, T, H, W] -> one logit per patch in space and time. GroupNorm: a row must not see its neighbours."""
-    layers: list[nn.Module] = [nn.Conv3d(channels, config.width, 3, 1, 1), nn.LeakyReLU(0.2)]
-    for level in range(config.depth):
-        width, wider = (config.width * 2**i for i in (level, level + 1))
-        layers += [nn.Conv3d(width, wider, (3, 4, 4), (1, 2, 2), 1), nn.GroupNorm(8, wider), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Conv3d(config.width * 2**config.depth, 1, 3, 1, 1))

@@ -1,7 +1,7 @@
 """A grid of codes: pictures through a convolutional autoencoder whose middle is quantised, by VQ or by FSQ.
 
 Every place of the grid is one code. Loss: pixels, the codebook's terms, and by choice a perceptual and an adversarial
-term as in kl_vae.
+term (see _losses).
 
 Shapes: B batch, P picture channels, H W picture rows and columns, h w grid rows and columns, N = h * w tokens,
 F numbers of a code.
@@ -22,6 +22,7 @@ from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 
 from ._conv import ConvConfig, ConvTokenizer
+from ._losses import patch_discriminator
 
 
 class VQTokenizerConfig(ConvConfig):
@@ -57,8 +58,10 @@ class VQTokenizer(ConvTokenizer):
     config: VQTokenizerConfig  # type: ignore[assignment]
 
     def __init__(self, config: VQTokenizerConfig):
-        super().__init__(config, config.quantiser.width)
+        super().__init__(config)
         chosen = config.quantiser
+        self.encoder, self.decoder = config.halves(chosen.width)
+        self.discriminator = patch_discriminator(config.image_channels, config.adversarial)
         self.quantiser = VQ(chosen) if isinstance(chosen, VQConfig) else FSQ(chosen.levels)
 
     @property
@@ -68,7 +71,7 @@ class VQTokenizer(ConvTokenizer):
 
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
         """Images [B, P, H, W] in [0, 1] -> Tokens [B, N]; no chance is involved."""
-        _, codes, *_ = self.quantiser(self.hidden(images).movedim(1, -1))
+        _, codes, *_ = self.quantiser(self.encoder(self.checked(images)).movedim(1, -1))
         return Tokens(codes.flatten(1), self.grid(images.shape[-2:]), source=fingerprint(self))
 
     def decode(self, tokens: Tokens) -> Tensor:
@@ -78,8 +81,8 @@ class VQTokenizer(ConvTokenizer):
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """The pictures' terms and the codebook's; use of the codes is logged beside them. Draws nothing."""
         target = batch["images"]
-        quantised, codes, *terms = self.quantiser(self.hidden(target).movedim(1, -1))
-        total, parts = self.compare(self._decode(quantised), target)
+        quantised, codes, *terms = self.quantiser(self.encoder(self.checked(target)).movedim(1, -1))
+        total, parts = self.picture_loss(self._decode(quantised), target, self.discriminator)
         if terms:
             parts["codebook"] = terms[0].mean()
             total = total + parts["codebook"]
@@ -93,4 +96,4 @@ class VQTokenizer(ConvTokenizer):
 
     def _decode(self, quantised_BhwF: Tensor) -> Tensor:
         """Quantised vectors -> pictures, fp32, not clamped."""
-        return self.decoder(quantised_BhwF.movedim(-1, 1).to(self.decoder.conv_in.weight.dtype)).float()
+        return self.decoder(quantised_BhwF.movedim(-1, 1)).float()

@@ -22,6 +22,19 @@ def tensors(where: str, found: Any) -> dict[str, Tensor]:
     return {str(name): value for name, value in found.items()}
 
 
+def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without what torch.compile (`_orig_mod.`) and DDP (`module.`) put before, or into, their names."""
+    named: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        plain = name.replace("_orig_mod.", "")
+        while plain.startswith("module."):
+            plain = plain.removeprefix("module.")
+        if plain in named:
+            raise ValueError(f"weights: {plain!r} is there twice, once as {name!r}")
+        named[plain] = tensor
+    return named
+
+
 def described(source: Path) -> Any:
     """What a .safetensors file says of itself under `config`, as data; nothing where it, or another file, doesn't."""
     if source.suffix != ".safetensors":

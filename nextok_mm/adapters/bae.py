@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import described, tensors
+from . import described, plain_names, tensors
 
 LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
 GROUPS = 32
@@ -23,7 +23,7 @@ def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     where = f"bae checkpoint {source}"
     weights = tensors(where, read_weights(source))
     weights = {key.removeprefix("w."): weights[key] for key in weights if key.startswith("w.")} or weights
-    weights = {key.removeprefix("ae."): value for key, value in weights.items()}
+    weights = {key.removeprefix("ae."): value for key, value in plain_names(weights).items()}
     try:
         return convert(weights, described(source))
     except (KeyError, IndexError, StopIteration) as error:

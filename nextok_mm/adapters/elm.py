@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import described, numbered, tensors
+from . import described, numbered, plain_names, tensors
 
 LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
 _NAMES = {
@@ -32,7 +32,7 @@ def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         found = found[wrapper] if isinstance(found.get(wrapper), dict) else found
     weights = tensors(where, found)
     weights = {key.removeprefix("w."): weights[key] for key in weights if key.startswith("w.")} or weights
-    weights = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in weights.items()}
+    weights = plain_names(weights)
     try:
         return convert(weights, described(source))
     except KeyError as error:

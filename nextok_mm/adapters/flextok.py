@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..checkpoint import from_pretrained, read_card, resolve
-from . import kl_vae
+from . import kl_vae, plain_names
 
 LICENCE = "Apple ML Research Model License: research only (EPFL-VILAB/flextok_*)"
 HOLDS_TOKENIZER = True
@@ -55,7 +55,7 @@ def read(path: str | Path, tokenizer: str | Path | None = None) -> Converted:
         if beside.stat().st_size > MAX_DESCRIPTION:
             raise ValueError(f"flextok checkpoint {beside}: over {MAX_DESCRIPTION} bytes")
         described = {**described, **_json(beside)}
-    return convert(weights, described, vae)
+    return convert(plain_names(weights), described, vae)
 
 
 def note(fields: Mapping[str, Any]) -> str | None:

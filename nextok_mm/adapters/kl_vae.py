@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import numbered, tensors
+from . import numbered, plain_names, tensors
 
 LICENCE = "the checkpoint's own (MAR's code and weights: MIT)"
 
@@ -33,7 +33,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in ("model", "state_dict"):
         if isinstance(weights.get(name), dict):
             weights = weights[name]
-    return convert(tensors(f"KL-VAE checkpoint {path}", weights))
+    return convert(plain_names(tensors(f"KL-VAE checkpoint {path}", weights)))
 
 
 def convert(compvis: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -113,7 +113,7 @@ def read_diffusers(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     found = [file for file in files if file.is_file()]
     if not found:
         raise ValueError(f"diffusers folder {folder}: no {files[0].name}; pickled .bin weights aren't read")
-    return fields, _diffusers_state(read_weights(found[0]))
+    return fields, _diffusers_state(plain_names(read_weights(found[0])))
 
 
 def convert_diffusers(weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

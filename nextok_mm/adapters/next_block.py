@@ -2,6 +2,9 @@
 
 Key maps only. The official file is minGPT's: separate key, query and value projections, which are one matrix here.
 What no tensor tells (heads, block, grid) is read from the arguments that the training script stored beside them.
+A model without condition ids is a frame predictor. One with them begins as `hybrid` in those arguments says, or, where
+they are lost, as its table of positions allows: a hybrid input is a block longer than one whose first frames are given.
+The official code gives the latter one special id, in the last row, which nothing is trained on: it is left behind.
 Padding of a text condition stays visible (no `pad` in the fields): the official mask looks for its id after the ids
 have been shifted by the block, and never finds it.
 """
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import numbered, tensors
+from . import numbered, plain_names, tensors
 
 LICENCE = "MIT (RenShuhuai-Andy/NBP)"
 
@@ -40,13 +43,14 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     data: Any = read_weights(path)
     weights = tensors(f"NBP checkpoint {path}", data.get("state_dict", data))
     facts = _facts(_arguments(data.get("hyper_parameters")))
-    return convert({key.removeprefix("module."): value for key, value in weights.items()}, facts)
+    return convert(plain_names(weights), facts)
 
 
 def convert(official: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """An official state dict -> (fields of NextBlockConfig, our state dict). ValueError names a key that isn't known.
 
-    facts: grid (frames, rows, columns), block (codes), vocab, and heads where the width isn't a published one.
+    facts: grid (frames, rows, columns), block (codes), vocab, and heads where the width isn't a published one; where
+    they are known: hybrid (bool) and classes, how many condition ids there are.
     """
     rest = {key.removeprefix("transformer."): value for key, value in official.items() if not _OTHERS.fullmatch(key)}
     state: dict[str, Tensor] = {}
@@ -65,6 +69,9 @@ def convert(official: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[d
         if rest:
             raise ValueError(f"unknown key {next(iter(rest))!r}")
         fields = _fields(state, none, facts, depth)
+        if fields["classes"] and fields["start"] == "given":
+            for table in ("embed.table.weight", "head.logits.weight"):
+                state[table] = state[table][: fields["classes"] + fields["vocabulary"]]
     except KeyError as error:
         raise ValueError(f"NBP checkpoint: not in the official form: no weight {error}") from None
     except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
@@ -99,7 +106,14 @@ def _facts(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return value or published
 
     frames, side = number("sequence_length", 17), number("resolution", 128) // 8
+    hybrid = None if arguments.get("hybrid") is None else bool(arguments["hybrid"])
+    if hybrid is False and arguments.get("starts_with_bov"):
+        raise ValueError(
+            "NBP checkpoint: starts_with_bov: got true without hybrid, accepted: hybrid, or first frames that are given"
+        )
     return {
+        "hybrid": hybrid,
+        "classes": number("class_cond_dim", 0),
         "grid": (1 + (frames - 1) // 4, side, side),
         "block": number("token_number_per_step", 16),
         "vocab": _CODES,
@@ -111,18 +125,25 @@ def _fields(state: dict[str, Tensor], none: Tensor | None, facts: Mapping[str, A
     ids, width = state["embed.table.weight"].shape
     grid, tokens = tuple(facts["grid"]), int(facts["block"])
     heads = facts.get("heads") or _HEADS.get(width)
-    others = ids - int(facts["vocab"])  # special and condition ids: none in frame predictors
-    if not heads or others < 0 or (others and others < tokens):
-        raise ValueError(f"width {width}, {ids} ids for {facts['vocab']} codes in blocks of {tokens}")
-    classes = others - tokens if others else 0
+    others = ids - int(facts["vocab"])  # special and condition ids: none in frame predictors without a condition
+    places, condition = state["backbone.positions"].shape[0], 1 if none is None else len(none)
+    hybrid = facts.get("hybrid")
+    if hybrid is None:
+        hybrid = places >= condition + math.prod(grid)
+    special = tokens if hybrid else 1
+    classes = (facts.get("classes") or others - special) if others else 0
+    fits = classes + tokens == others if hybrid else classes in (others, others - 1)
+    if not heads or others < 0 or (others and (none is None or classes < 1 or not fits)):
+        said = f", for {facts['classes']} classes" if facts.get("classes") else ""
+        raise ValueError(f"width {width}, {ids} ids for {facts['vocab']} codes in blocks of {tokens}{said}")
     return {
         "grid": grid,
         "vocabulary": int(facts["vocab"]),
         "block": block_shape(tokens, grid),
-        "start": "hybrid" if others else "given",
+        "start": "hybrid" if others and hybrid else "given",
         "classes": classes,
-        "condition": len(none) if none is not None and classes else 1,
-        "positions": state["backbone.positions"].shape[0],
+        "condition": condition if classes else 1,
+        "positions": places,
         "width": width,
         "heads": int(heads),
         "depth": depth,

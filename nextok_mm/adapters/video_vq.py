@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import tensors
+from . import plain_names, tensors
 
 LICENCE = "MIT (RenShuhuai-Andy/NBP)"
 
@@ -42,7 +42,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a published file -> (fields of VideoVQConfig, our state dict)."""
     data: Any = read_weights(path)
     weights = tensors(f"NBP tokenizer {path}", data.get("model_state_dict", data))
-    return convert({key.removeprefix("module."): value for key, value in weights.items()})
+    return convert(plain_names(weights))
 
 
 def convert(official: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

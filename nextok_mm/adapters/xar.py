@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import numbered, tensors
+from . import numbered, plain_names, tensors
 
 LICENCE = "none stated by the authors of OliverRen/xAR"
 
@@ -66,7 +66,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if isinstance(weights.get(name), dict):
             weights = weights[name]
     weights = tensors(f"xAR checkpoint {path}", weights)
-    return convert({key.removeprefix("module."): value for key, value in weights.items()})
+    return convert(plain_names(weights))
 
 
 def _rename(whole: str, key: str, names: dict[str, str]) -> str:

@@ -15,8 +15,12 @@ BENCHES = {
     "claims": "xAR's claims at small scale: trains and measures eight small models",
     "ladder": "FlexTok: reconstruction against the number of tokens, nested dropout, and a 2-D grid",
     "steps": "how few steps will do: Frechet distance against network calls",
+    "zoo": "every shipped checkpoint: its pictures' hash and its own figures, beside those from before a change",
+    "table": "writes the Markdown table of a bench's JSON into docs/benchmarks, or prints it",
     "sampling": "a shipped or tiny xAR: cached against uncached, attention backends, images a second, training",
 }
+PLOTTED = ("blocks", "claims", "ladder", "steps")
+"""Those that end with a plot: what draws it is asked for before the work, not after it."""
 
 
 def main(arguments: list[str]) -> None:
@@ -24,4 +28,6 @@ def main(arguments: list[str]) -> None:
     name = arguments[0] if arguments else ""
     if name not in BENCHES:
         raise ValueError(f"bench: got {name!r}, accepted: {', '.join(BENCHES)}")
+    if name in PLOTTED and not {"-h", "--help"} & set(arguments):
+        import_module("matplotlib")
     import_module("nextok_mm.machine" if name == "machine" else f"{__name__}.{name}").main(arguments[1:])

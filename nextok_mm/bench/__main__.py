@@ -2,6 +2,7 @@
 
 import sys
 
+from .. import console
 from . import main
 
-main(sys.argv[1:])
+sys.exit(console.run(lambda: main(sys.argv[1:])))

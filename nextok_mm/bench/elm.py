@@ -18,6 +18,7 @@ from .. import registry
 from ..decoding import decode
 from ..machine import alternate, bandwidth, describe, matmul_rate, ratio
 from ..rng import Rng
+from .harness import options
 
 CFG = 3.0
 
@@ -32,7 +33,7 @@ def sample(model: Any, labels: Tensor, positions: int = 0, **sampling: Any) -> T
     """Greedy codes [n, positions, G]; the loop is left after so many (0: all)."""
     settings = model.Sampling(**{"temperature": 0, **sampling})
     state: Any = None
-    for state in decode(model, model.start(labels, Rng(range(len(labels))), settings)):
+    for state in decode(model, model.start({"labels": labels}, Rng(range(len(labels))), settings)):
         if state.entity == positions:
             break
     assert state is not None
@@ -76,12 +77,8 @@ def _generate(network: Any, rows: int, positions: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="nextok bench elm", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
-    )
-    parser.add_argument("--against", metavar="CHECKOUT", help="a checkout of the official code")
+    parser = options("bench elm", __doc__, repeats=3, against=True)
     parser.add_argument("--positions", type=int, default=256, help="codes of a picture (default 256)")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--size", default="B", help="of the side-by-side run with transformers (default B)")
     given = parser.parse_args(arguments)
     print(f"ELM, {given.positions} positions, greedy, fp32; {describe()}")

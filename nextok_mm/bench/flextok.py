@@ -9,8 +9,6 @@ Everything is measured in turn, A B A B, and ratios are of pairs. The arithmetic
 what has to be computed; a guided step passes every picture twice.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 from .. import registry
 from ..machine import alternate, describe, in_child, matmul_rate, ratio, seconds
 from ..rng import Rng
+from .harness import options
 
 LATENTS, REGISTERS, WEIGHT = (16, 32, 32), 256, 7.5
 OPTIONS = {"vae": None, "image_channels": LATENTS[0], "image_size": LATENTS[1:]}
@@ -78,21 +77,16 @@ def _weights(backbone: Any) -> float:
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="nextok bench flextok", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
-    )
-    parser.add_argument("--against", metavar="CHECKOUT", help="a checkout of the official code")
+    parser = options("bench flextok", __doc__, out="runs/flextok-curve", repeats=3, against=True)
     parser.add_argument("--curve", metavar="NAME", help="a flextok checkpoint: the few-step curve instead of speed")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="pictures at a time")
     parser.add_argument("--steps", type=int, default=2, help="of decoding; a whole picture takes 20 (default 2)")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--memory", action="store_true", help="the peak memory of each batch, in fresh processes, in place of times"
     )
     parser.add_argument("--n", type=int, default=2000, help="pictures of the curve")
     parser.add_argument("--tokens", type=int, help="codes that the curve decodes from (default: all)")
     parser.add_argument("--judge", default="fashion-judge", help="feature space of the curve")
-    parser.add_argument("--out", type=Path, default=Path("runs/flextok-curve"), help="folder of the curve")
     given = parser.parse_args(arguments)
     if given.curve:
         from .flextok_curve import draw

@@ -5,9 +5,10 @@ network twice (once for both halves in one batch), a step outside the guidance i
 and noise in every row; figures and a plot go to the folder, and what is there already isn't measured again.
 """
 
-import json
 from pathlib import Path
 from typing import Any
+
+from .harness import Results, plot
 
 REFERENCE = ("euler", 20, (0.0, 1.0))
 SETTINGS = [
@@ -24,28 +25,27 @@ def draw(name: str, folder: Path, n: int, tokens: int | None, judge: str, test: 
     """Measure what is missing, print the table, draw the plot. test: the source of pictures, else Fashion-MNIST's."""
     from ..eval.quality import TEST, evaluate_tokenizer
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "curve.json"
-    figures: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+    results = Results(folder / "curve.json")
     options: dict[str, Any] = {"n": n, "judges": [judge], "tokens": tokens and [tokens], "test": test or TEST}
-    for solver, steps, interval in SETTINGS:
-        key = _key(solver, steps, interval)
-        if key not in figures:
-            sampling = {"solver": solver, "steps": steps, "interval": interval}
-            result = evaluate_tokenizer(name, sampling=sampling, **options)
-            found = next(iter(result["figures"].values()))
-            figures[key] = {"frechet": found[judge]["frechet"], "psnr": found["pixels"]["psnr"]}
-            figures[key] |= calls(solver, steps, interval) | {"solver": solver, "interval": list(interval)}
-            figures[key]["protocol"] = {key: result["protocol"][key] for key in ("samples", "decoding", "tokenizer")}
-            path.write_text(json.dumps(figures, indent=2) + "\n")
-        row = figures[key]
+
+    def measure(solver: str, steps: int, interval: tuple[float, float]) -> dict[str, Any]:
+        sampling = {"solver": solver, "steps": steps, "interval": interval}
+        result = evaluate_tokenizer(name, sampling=sampling, **options)
+        found = next(iter(result["figures"].values()))
+        row = {"frechet": found[judge]["frechet"], "psnr": found["pixels"]["psnr"]}
+        row |= calls(solver, steps, interval) | {"solver": solver, "interval": list(interval)}
+        return row | {"protocol": {key: result["protocol"][key] for key in ("samples", "decoding", "tokenizer")}}
+
+    for setting in SETTINGS:
+        key = _key(*setting)
+        row = results.fill(key, lambda: measure(*setting))  # noqa: B023
         print(
             f"{key:24s} {row['guided']:3d} guided calls, {row['passes']:3d} passes: Frechet {row['frechet']:.4g}, "
             f"PSNR {row['psnr']:.2f} dB",
             flush=True,
         )
-    print(verdict(figures))
-    _plot(figures, folder / "curve.png", judge)
+    print(verdict(results.figures))
+    _plot(results.figures, folder / "curve.png", judge)
 
 
 def calls(solver: str, steps: int, interval: tuple[float, float]) -> dict[str, int]:
@@ -70,24 +70,17 @@ def _key(solver: str, steps: int, interval: tuple[float, float]) -> str:
 
 
 def _plot(figures: dict[str, dict[str, Any]], path: Path, judge: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(6, 3.6))
-    for solver, label in (("euler", "Euler"), ("ab2", "Adams-Bashforth 2"), ("heun", "Heun")):
-        rows = [row for row in figures.values() if row["solver"] == solver and row["interval"] == [0.0, 1.0]]
-        points = sorted((row["passes"], row["frechet"]) for row in rows)
-        axis.plot(*zip(*points), marker="o", label=f"{label}, guided all the way")
-    rest = {key: row for key, row in figures.items() if row["interval"] != [0.0, 1.0]}
-    axis.plot(*zip(*[(r["passes"], r["frechet"]) for r in rest.values()]), "k^", label="guided in an interval")
-    for key, row in rest.items():
-        axis.annotate(key, (row["passes"], row["frechet"]), fontsize=6, xytext=(4, 4), textcoords="offset points")
-    axis.axhline(figures[_key(*REFERENCE)]["frechet"], color="k", linestyle=":", label="Euler, 20 steps")
-    axis.set_xlabel("passes of the network a picture (a guided call is two)")
-    axis.set_ylabel(f"Frechet distance, {judge}")
-    axis.set_yscale("log")
-    axis.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with plot(path, (6, 3.6)) as (axis,):
+        for solver, label in (("euler", "Euler"), ("ab2", "Adams-Bashforth 2"), ("heun", "Heun")):
+            rows = [row for row in figures.values() if row["solver"] == solver and row["interval"] == [0.0, 1.0]]
+            points = sorted((row["passes"], row["frechet"]) for row in rows)
+            axis.plot(*zip(*points), marker="o", label=f"{label}, guided all the way")
+        rest = {key: row for key, row in figures.items() if row["interval"] != [0.0, 1.0]}
+        axis.plot(*zip(*[(r["passes"], r["frechet"]) for r in rest.values()]), "k^", label="guided in an interval")
+        for key, row in rest.items():
+            axis.annotate(key, (row["passes"], row["frechet"]), fontsize=6, xytext=(4, 4), textcoords="offset points")
+        axis.axhline(figures[_key(*REFERENCE)]["frechet"], color="k", linestyle=":", label="Euler, 20 steps")
+        axis.set_xlabel("passes of the network a picture (a guided call is two)")
+        axis.set_ylabel(f"Frechet distance, {judge}")
+        axis.set_yscale("log")
+        axis.legend(fontsize=7)

@@ -9,12 +9,11 @@ come (a killed run goes on where it stopped), the curves to OUT/ladder.png.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from .claims import by_name, trained
+from .harness import Results, by_name, options, plot, shown, slug, trained
 
 FLEXTOK, GRID = "configs/tokenizers/flextok-fashion.yaml", "configs/tokenizers/vq-fashion.yaml"
 VARIANTS = {
@@ -27,29 +26,26 @@ SHOWN = ("psnr", "ssim", "frechet", "agreement")
 
 def main(arguments: list[str]) -> None:
     """Train what is missing, measure what is missing, print the table."""
-    parser = argparse.ArgumentParser(
-        prog="nextok bench ladder", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
-    )
+    parser = options("bench ladder", __doc__, out="runs/ladder")
     parser.add_argument("--model", help="measure this checkpoint, and train nothing")
     parser.add_argument("--data", default="fashion_mnist", help="kind of the pictures (fashion_mnist, emoji)")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--n", type=int, default=1000, help="pictures of the test split")
     parser.add_argument("--judge", help="one feature space, else all that fit")
     parser.add_argument("--set", action="append", default=[], help="an override of the trainings, group.field=value")
-    parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
     given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / "ladder.json"
-    figures: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text()) if path.is_file() else {}
-    for name, (config, overrides) in {given.model: ("", ())}.items() if given.model else VARIANTS.items():
-        if name not in figures:
-            folder = given.out / "".join(c if c.isalnum() else "-" for c in name)
-            own = (f"train.steps={given.steps}", *overrides, *given.set)
-            figures[name] = _measure(given.model or trained(config, own, folder), given)
-            path.write_text(json.dumps(figures, indent=2) + "\n")
-        for tokens, row in figures[name].items():
-            print(f"{name:20s} {tokens:>4s}", *(f"{key} {value:.4g}" for key, value in row.items()), sep="  ")
-    _plot(figures, given.out / "ladder.png")
+    results = Results(given.out / "ladder.json")
+    for name in [given.model] if given.model else VARIANTS:
+        measure = _measure if given.model else _train_and_measure
+        for tokens, row in results.fill(name, lambda: measure(name, given)).items():  # noqa: B023
+            print(f"{name:20s} {tokens:>4s}  {shown(row)}")
+    _plot(results.figures, given.out / "ladder.png")
+
+
+def _train_and_measure(variant: str, given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    (config, overrides), folder = VARIANTS[variant], given.out / slug(variant)
+    own = (f"train.steps={given.steps}", *overrides, *given.set)
+    return _measure(trained(config, own, folder), given)
 
 
 def _measure(checkpoint: str, given: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -72,21 +68,14 @@ def _measure(checkpoint: str, given: argparse.Namespace) -> dict[str, dict[str, 
 
 
 def _plot(figures: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     names = [key for key in next(iter(next(iter(figures.values())).values())) if key.startswith(SHOWN)]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(3.6 * len(names), 3.4), squeeze=False)
-    for axis, name in zip(axes[0], names):
-        most = max(int(k) for rows in figures.values() for k in rows)
-        for label, rows in figures.items():
-            points = [(int(k), row[name]) for k, row in rows.items() if name in row]
-            axis.plot(*zip(*points), marker="o", label=label)
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel(f"tokens, of {most}")
-        axis.set_title(name, fontsize=9)
-    axes[0][0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    most = max(int(k) for rows in figures.values() for k in rows)
+    with plot(path, (3.6 * len(names), 3.4), len(names)) as axes:
+        for axis, name in zip(axes, names):
+            for label, rows in figures.items():
+                points = [(int(k), row[name]) for k, row in rows.items() if name in row]
+                axis.plot(*zip(*points), marker="o", label=label)
+            axis.set_xscale("log", base=2)
+            axis.set_xlabel(f"tokens, of {most}")
+            axis.set_title(name, fontsize=9)
+        axes[0].legend(fontsize=8)

@@ -18,6 +18,7 @@ from ..contracts import Keep
 from ..decoding import decode
 from ..machine import alternate, bandwidth, describe, matmul_rate, ratio
 from ..rng import Rng
+from .harness import options
 
 SIZES = {"6x512": dict(depth=6, width=512, heads=8), "12x768": dict(depth=12, width=768, heads=12)}
 GRID, GIVEN, MADE = (5, 16, 16), 512, 12
@@ -42,13 +43,9 @@ def sample(model: Any, given: torch.Tensor, **drawing: Any) -> torch.Tensor:
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="nextok bench next_block", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
-    )
-    parser.add_argument("--against", metavar="CHECKOUT", help="a checkout of the official code")
+    parser = options("bench next_block", __doc__, repeats=3, against=True)
     parser.add_argument("--sizes", default="6x512,12x768")
     parser.add_argument("--blocks", default="1,16,256")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--floor", action="store_true")
     given = parser.parse_args(arguments)
     unknown = [size for size in given.sizes.split(",") if size not in SIZES]

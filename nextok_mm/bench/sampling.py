@@ -5,8 +5,6 @@
 Every line is measured in turn with the others of its table, and the ratios are pairwise.
 """
 
-import argparse
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,15 @@ import torch
 from ..machine import alternate, describe, matmul_rate, ratio
 from ..rng import Rng
 from ..sequence.packed import packed
+from .harness import options, write_json
 from .xar import training_flops
 
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="nextok bench sampling", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
-    )
+    parser = options("bench sampling", __doc__, repeats=5)
     parser.add_argument("--model", default="xar-fashion")
     parser.add_argument("--n", type=int, default=64, help="pictures a batch")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     from ..checkpoint import from_pretrained
@@ -37,7 +33,7 @@ def main(arguments: list[str]) -> None:
     figures["sampling"] = _sampling(model, given.n, given.repeats)
     figures["training"] = _training(model, given.repeats)
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(given.json, figures)
 
 
 def _sampling(model: Any, n: int, repeats: int) -> dict[str, float]:
@@ -46,7 +42,7 @@ def _sampling(model: Any, n: int, repeats: int) -> dict[str, float]:
     def draw(backend: str = "auto", pack: bool = True, **sampling: Any) -> None:
         model.backbone.backend = backend
         settings = model.Sampling(**{**model.config.sampling.model_dump(), **sampling})
-        state = model.start(labels, Rng(range(n)), settings)
+        state = model.start({"labels": labels}, Rng(range(n)), settings)
         with torch.no_grad(), packed(model) if pack else nullcontext():
             while not state.done:
                 state = model.step(state)

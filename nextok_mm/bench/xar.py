@@ -16,6 +16,7 @@ from .. import registry
 from ..decoding import decode
 from ..machine import alternate, describe, in_child, matmul_rate, ratio, seconds
 from ..rng import Rng
+from .harness import options
 
 LABEL, CFG = 207, 2.7
 
@@ -29,7 +30,7 @@ def build(size: str = "B") -> Any:
 def sample(model: Any, rng: Any, **sampling: Any) -> torch.Tensor:
     """Latents [n, N, C] of len(rng) pictures."""
     settings = model.Sampling(**{"cfg": CFG, **sampling})
-    *_, done = decode(model, model.start(torch.tensor([LABEL] * len(rng)), rng, settings))
+    *_, done = decode(model, model.start({"labels": torch.tensor([LABEL] * len(rng))}, rng, settings))
     return done.data
 
 
@@ -75,12 +76,8 @@ def _train_step(model: Any, batch: dict[str, torch.Tensor]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="nextok bench xar", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
-    )
-    parser.add_argument("--against", metavar="CHECKOUT", help="a checkout of the official code")
+    parser = options("bench xar", __doc__, repeats=3, against=True)
     parser.add_argument("--steps", type=int, default=5, help="steps an entity of the side-by-side run (default 5)")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="leave out the 40-step run and the training step")
     given = parser.parse_args(arguments)
     print(f"xAR-B, 256 x 256 latents, batch 1, CFG {CFG}, fp32; {describe()}")

@@ -1,7 +1,7 @@
 """Where training rows come from: one file per kind of source, all saying the same two things, `len` and `batch`.
 
 `parse({"kind": "fashion_mnist", "split": "train"}).open()` is a source. A new kind is one file with a `Config` and a
-name in `KINDS`.
+line in `KINDS`.
 """
 
 import difflib
@@ -11,16 +11,30 @@ from typing import Any
 
 from .source import Source, SourceConfig
 
-__all__ = ["KINDS", "Source", "SourceConfig", "parse"]
+__all__ = ["KINDS", "Source", "SourceConfig", "config_class", "parse"]
 
-KINDS = ("clips", "emoji", "fashion_mnist", "image_folder", "latents", "moving", "tensors", "text")
+KINDS = {
+    "clips": "video files of a folder, every subfolder a class (path, size; fps, start, flip, channels)",
+    "emoji": "emoji drawn from the Noto font, with their names as captions (split, size, flip)",
+    "fashion_mnist": "70,000 grey pictures of clothes in ten classes, 32 x 32 (split, flip, limit)",
+    "image_folder": "picture files of a folder, every subfolder a class (path, size; crop, flip, channels)",
+    "latents": "what `nextok cache` made of one of the others (folder)",
+    "moving": "clips of two items of Fashion-MNIST that move (split, frames, rows)",
+    "tensors": "a .safetensors file of images, tokens and labels (path)",
+    "text": "text files of a folder: .txt, .md, .jsonl, .parquet (path; words, length, field, held_out)",
+}
+"""What each kind is, and the fields that matter most; all are in the Config of its file."""
 
 
 def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:
     """The config of a source from plain fields; `kind` says which. ValueError in one line for a mistake."""
-    kind = fields.get("kind")
-    if kind not in KINDS:
+    return config_class(fields.get("kind"), where).parse(fields, where)
+
+
+def config_class(kind: Any, where: str = "data") -> type[SourceConfig]:
+    """The config class of a kind; ValueError in one line for a kind that there isn't."""
+    if not isinstance(kind, str) or kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{where}.kind: got {kind!r}, accepted: {', '.join(KINDS)}{hint}")
-    return importlib.import_module(f"{__name__}.{kind}").Config.parse(fields, where)
+    return importlib.import_module(f"{__name__}.{kind}").Config

@@ -1,15 +1,16 @@
 """A folder of video files: every subfolder is a class, or none is. PyAV decodes them, every file is distrusted.
 
 A clip is so many frames of a file, `fps` a second, from its beginning or from a random moment, scaled so that they
-cover the wanted size, and cropped to its middle.
+cover the wanted size, and cropped to its middle. Which files and classes there are: see image_folder.scan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from ..contracts import Batch
 from ..media import clips as video
@@ -56,20 +57,30 @@ class Clips(Source):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def column(self, name: str) -> Iterable[Tensor]:
+        """The labels."""
+        return [self.labels] if name == "labels" and self.labels is not None else []
+
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`images` [B, P, T, H, W], and `labels` [B] where the folder has classes. ValueError names a bad file."""
         config = self.config
         moments = [0.0] * len(indices)
         if config.start == "random" and seeds is not None:
             moments = Rng([mix(seed, "start") for seed in seeds]).uniform().tolist()
-        clips = [
-            video.read_clip(self.paths[i], config.channels, config.size, "crop", config.fps, self._start(i, moment))
-            for i, moment in zip(indices, moments)
-        ]
+        clips = [self._clip(i, self._start(i, moment)) for i, moment in zip(indices, moments)]
         batch = {"images": flipped(torch.cat(clips), seeds if config.flip else None)}
         if self.labels is not None:
             batch["labels"] = self.labels.index_select(0, torch.tensor(indices))
         return batch
+
+    def _clip(self, index: int, start: float) -> Tensor:
+        config = self.config
+        try:
+            return video.read_clip(self.paths[index], config.channels, config.size, "crop", config.fps, start)
+        except ValueError:
+            if start == 0:
+                raise
+            return self._clip(index, 0.0)  # a file that ends before it says it does, or shows its frames unevenly
 
     def _start(self, index: int, moment: float) -> float:
         """Seconds into a file at which a clip begins, such that all of it is there."""

@@ -7,7 +7,7 @@ against the published content. Source: Xiao, Rasul and Vollgraf, arXiv 1708.0774
 import gzip
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -84,6 +84,10 @@ class FashionMNIST(Source):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def column(self, name: str) -> Iterable[Tensor]:
+        """The labels."""
+        return [self.labels] if name == "labels" else []
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`images` [B, 1, 32, 32] (a black border of two pixels) and `labels` [B]."""

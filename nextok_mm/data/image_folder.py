@@ -1,32 +1,35 @@
 """A folder of pictures: every subfolder is a class, or none is. PNG, JPEG, WebP and BMP; Pillow decodes them.
 
-Pictures are turned upright, scaled so that they cover the wanted size, and cropped to it. Every file is distrusted: its
-size is read from the header before any pixel is decoded, and only the parsers of those four formats are used.
+Pictures are turned upright, brought to sRGB, scaled so that they cover the wanted size, and cropped to it. Every file
+is distrusted: its size is read from the header before any pixel is decoded, and only the parsers of those four formats
+are used.
 
 Shapes: B batch, P channels, H W rows and columns.
 """
 
-import warnings
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from pydantic import Field, field_validator
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..contracts import Batch
-from ..media.pictures import opaque
+from ..media import pictures as media
 from ..rng import Rng, mix
 from .source import Source, SourceConfig, flipped
 
+JUNK = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
+"""Folders that unpackers, file servers and systems leave behind; some hold thumbnails."""
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
 class Config(SourceConfig):
-    """Pictures of a folder. size: (rows, columns), or one number for a square; channels: 3 colour, 1 grey.
+    """Pictures of a folder; see `scan` for classes. size: (rows, columns), or one number; channels: 3 colour, 1 grey.
 
     crop: centre, random, or none: then every picture must have exactly `size`; flip: mirror a random half; max_pixels:
     of a file; more is refused before it is decoded.
@@ -70,6 +73,10 @@ class ImageFolder(Source):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def column(self, name: str) -> Iterable[Tensor]:
+        """The labels."""
+        return [self.labels] if name == "labels" and self.labels is not None else []
+
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`images` [B, P, H, W], and `labels` [B] where the folder has classes. ValueError names a bad file."""
         places: Sequence[Sequence[float]] = [(0.5, 0.5)] * len(indices)
@@ -85,10 +92,20 @@ class ImageFolder(Source):
 def scan(
     root: Path, endings: Iterable[str], what: str = "picture"
 ) -> tuple[list[Path], Tensor | None, tuple[str, ...] | None]:
-    """Paths, labels and class names of a folder of pictures, or of whatever has one of these endings."""
+    """Paths, labels and class names of a folder of pictures, or of whatever has one of these endings (in any case).
+
+    Every subfolder is a class, its own subfolders included, links followed. Passed over, as folders and as files: what
+    begins with a dot (`.git`, `.ipynb_checkpoints`, `._0.png`) and what systems leave behind (JUNK). As with
+    torchvision's ImageFolder a class without a file is refused.
+    """
     if not root.is_dir():
         raise ValueError(f"data.path: got {str(root)!r}, accepted: a folder of {what}s")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    endings = tuple(endings)
+    try:
+        paths = sorted(path for path in _files(root) if path.suffix.lower() in endings)
+        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _passed_over(entry.name))
+    except OSError as error:
+        raise ValueError(f"data.path: {str(root)!r} can't be read ({error})") from None
     if not paths:
         raise ValueError(f"data.path: no {what} in {str(root)!r}, accepted: {', '.join(endings)}")
     parents = [path.relative_to(root).parts[:-1] for path in paths]
@@ -99,44 +116,65 @@ def scan(
         raise ValueError(
             f"data.path: {str(root)!r} has {what}s in subfolders (classes) and beside them; accepted: either"
         )
+    if empty := [name for name in folders if name not in names]:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        raise ValueError(
+            f"data.path: no {what} in {', '.join(map(repr, empty[:5]))}{more} of {str(root)!r}; every folder is a"
+            f" class, accepted: one or more of {', '.join(endings)} in each"
+        )
     index = {name: label for label, name in enumerate(names)}
     return paths, torch.tensor([index[parts[0]] for parts in parents]), tuple(names)
 
 
+def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Every file below a folder, links followed; one that leads back to a folder above it is passed over."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in os.scandir(folder):
+        if _passed_over(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _files(folder / entry.name, above | {real})
+        elif entry.is_file():
+            yield folder / entry.name
+
+
+def _passed_over(name: str) -> bool:
+    return name.startswith(".") or name in JUNK
+
+
 def _picture(path: Path, config: Config, place: Sequence[float]) -> Tensor:
     """One picture [P, H, W] in [0, 1]. place: where the crop lies, 0 .. 1 down and across."""
-    try:
-        with warnings.catch_warnings(), Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
-            if image.width * image.height > config.max_pixels:
-                raise ValueError(
-                    f"{image.width} x {image.height} pixels, accepted: data.max_pixels {config.max_pixels}"
-                )
-            return _fitted(image, config, place)
-    except UnidentifiedImageError:
-        raise ValueError(f"picture {path}: not a {', '.join(sorted(set(FORMATS.values())))} file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow's parsers raise
-        raise ValueError(f"picture {path}: {error}") from None
+    with media.opened(path, sorted(set(FORMATS.values())), config.max_pixels, "data.max_pixels") as image:
+        return _fitted(image, config, place)
 
 
 def _fitted(image: Image.Image, config: Config, place: Sequence[float]) -> Tensor:
     """Upright, in the wanted channels, scaled to cover the wanted size and cropped to it."""
     rows, columns = config.size
-    scale = max(rows / image.height, columns / image.width)
-    image.draft(
-        None, (int(image.width * min(1, 2 * scale)), int(image.height * min(1, 2 * scale)))
-    )  # JPEG: decode less
-    image = opaque(ImageOps.exif_transpose(image)).convert("L" if config.channels == 1 else "RGB")
+    aside = media.orientation(image) > 4
+    across, down = image.size[::-1] if aside else image.size  # as it is shown
+    scale = max(rows / down, columns / across)
+    inner = image.size
+    if config.crop != "none":  # a JPEG is decoded at a half, a quarter or an eighth where that is twice what is needed
+        part = min(1, 2 * scale)
+        draft = image.draft(None, (int(image.width * part), int(image.height * part)))
+        inner = draft[1][2:] if draft else inner  # not whole: 17 pixels at an eighth are 2.125 of 3
+    wide, high = inner[::-1] if aside else inner
+    image = media.flat(media.upright(image)).convert("L" if config.channels == 1 else "RGB")
     if config.crop == "none":
         if (image.height, image.width) != (rows, columns):
             raise ValueError(
                 f"{image.height} x {image.width}, accepted: {rows} x {columns} (data.crop centre or random fits others)"
             )
-    else:
-        scale = max(rows / image.height, columns / image.width)
-        width, height = max(columns, round(image.width * scale)), max(rows, round(image.height * scale))
-        if (width, height) != image.size:
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        top, left = round(place[0] * (height - rows)), round(place[1] * (width - columns))
+        return pil_to_tensor(image).float() / 255
+    width, height = max(columns, round(across * scale)), max(rows, round(down * scale))
+    top, left = round(place[0] * (height - rows)), round(place[1] * (width - columns))
+    if (width, height) == image.size:
         image = image.crop((left, top, left + columns, top + rows))
+    else:  # only that part of the scaled picture is made: a strip of 1 x 60000 would otherwise become gigabytes
+        x, y = wide / width, high / height
+        right, bottom = min((left + columns) * x, wide), min((top + rows) * y, high)
+        image = image.resize((columns, rows), Image.Resampling.BICUBIC, (left * x, top * y, right, bottom))
     return pil_to_tensor(image).float() / 255

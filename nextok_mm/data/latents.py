@@ -9,7 +9,7 @@ Shapes: n rows, B batch, N tokens, C latent channels.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ from .. import config as configs
 from ..checkpoint import fingerprint, read_weights
 from ..contracts import Batch, Tokenizer
 from ..features.text import Text, load_text
-from ..files import write_files
+from ..files import only_writer, write_files
+from ..inference import inferring
 from ..rng import Rng
 from .source import Source, SourceConfig
 
@@ -33,7 +34,8 @@ _MAX_BYTES = 1 << 20
 
 
 class Config(SourceConfig):
-    """A cache that `build_cache` (or `nextok cache`) made. sample: draw from the posterior; else take its mean."""
+    """A cache that `build_cache` (or `nextok cache`) made. sample: draw from the posterior; else take its mean (codes
+    have neither)."""
 
     kind: Literal["latents"] = "latents"
     folder: str
@@ -56,7 +58,7 @@ class Manifest(configs.Config):
     shard: int = Field(gt=0)
     flip: bool
     dtype: Literal["float32", "float16", "bfloat16"]
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = Field(None, fail_fast=True)
     text: Text | None = None
 
     @property
@@ -76,6 +78,10 @@ class Latents(Source):
         self.shards = [_read_shard(self.folder / name) for name in self.manifest.files]
         if sum(len(shard["tokens"]) for shard in self.shards) != self.manifest.rows:
             raise ValueError(f"cache {self.folder}: its shards don't hold the {self.manifest.rows} rows of {MANIFEST}")
+        if len({tuple(sorted(shard)) for shard in self.shards}) != 1:
+            raise ValueError(f"cache {self.folder}: its shards hold different columns; build it again")
+        if self.manifest.flip != ("tokens_flipped" in self.shards[0]):
+            raise ValueError(f"cache {self.folder}: {MANIFEST} says flip={self.manifest.flip}, its shards don't")
         self.text = None if self.manifest.text is None else _read_text(self.folder / TEXT, self.manifest)
         if self.text is not None:
             self.captions = tuple(self.text[1][row] for row in self.text[0]["row"].tolist())
@@ -90,6 +96,29 @@ class Latents(Source):
                 f"cache {self.folder}: made by tokenizer {self.manifest.tokenizer}, not by {fingerprint(tokenizer)};"
                 " build it again with this one"
             )
+
+    def check_text(self, text: Text | None) -> None:
+        """ValueError where a model reads captions in another form than the cache holds them: by which encoder, how
+        wide, how long. text: of the model; None: it reads none."""
+        if text is None:
+            return
+        held = self.manifest.text
+        command = f"nextok cache --text {text.encoder} --text-length {text.length}"
+        if held is None:
+            raise ValueError(
+                f"cache {self.folder}: it holds no captions, accepted for this model: those of `{command}`"
+            )
+        for name in Text.model_fields:
+            ours, theirs = getattr(text, name), getattr(held, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"model.text.{name}: got {ours!r}, accepted: {theirs!r}, with which the captions of cache "
+                    f"{self.folder} were encoded (or another cache: `{command}`)"
+                )
+
+    def column(self, name: str) -> Iterable[Tensor]:
+        """A column of each shard, of either orientation."""
+        return [shard[key] for shard in self.shards for key in (name, f"{name}_flipped") if key in shard]
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """The rows: posterior samples of one orientation or the other with seeds, the plain means without."""
@@ -116,7 +145,7 @@ class Latents(Source):
         return rows.float() if rows.is_floating_point() else rows.long()
 
 
-@torch.no_grad()
+@inferring
 def build_cache(
     tokenizer: Tokenizer,
     config: SourceConfig,
@@ -126,12 +155,14 @@ def build_cache(
     shard: int = 8192,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     text: Text | None = None,
+    progress: bool = True,
 ) -> Path:
     """Encode a data set into `folder` and return it; one that was interrupted goes on, a whole one is left as it is.
 
-    config: of the pictures; its `flip` makes the cache hold both orientations; text: keep the captions too, encoded so.
-    ValueError where the folder holds another cache, the pictures are cropped at random (which can't be cached), or
-    there are no captions.
+    config: of the pictures; its `flip` makes the cache hold both orientations; text: keep the captions too, encoded so;
+    progress: a bar, where there is a terminal. ValueError where the folder holds another cache, somebody else is just
+    building one there, the disk is full (the next call goes on), the pictures are cropped at random (which can't be
+    cached), or there are no captions.
     """
     folder, source = Path(folder).expanduser(), config.open()
     if source.draws - {"flip"}:
@@ -139,7 +170,7 @@ def build_cache(
     if text is not None and source.captions is None:
         raise ValueError(f"text: got {text.encoder!r}, accepted: none, {config.kind} pictures have no captions")
     sides = tuple(source.batch([0])["images"].shape[2:])
-    manifest = Manifest(
+    described = dict(
         tokenizer=fingerprint(tokenizer),
         source=config.model_dump(mode="json"),
         rows=len(source),
@@ -150,22 +181,31 @@ def build_cache(
         class_names=source.class_names,
         text=text,
     )
+    manifest = Manifest.parse(described, "cache")
     if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
         fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
         raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); accepted: another folder")
-    if text is not None and source.captions is not None and not (folder / TEXT).is_file():
-        columns, captions = _encode_text(text, source.captions)
-        write_files(folder, {TEXT: lambda path: save_file(columns, path, {"captions": json.dumps(captions)})})
+    names = [MANIFEST, *manifest.files, *([TEXT] if text is not None else [])]
+    if not all((folder / name).is_file() for name in names):
+        with only_writer(folder, "cache", "`nextok cache`"):
+            _build(tokenizer, source, folder, manifest, batch, progress)
+    return folder
+
+
+def _build(tokenizer: Tokenizer, source: Source, folder: Path, manifest: Manifest, batch: int, progress: bool) -> None:
+    """Write what is missing."""
+    if manifest.text is not None and source.captions is not None and not (folder / TEXT).is_file():
+        encoded, captions = _encode_text(manifest.text, source.captions)
+        write_files(folder, {TEXT: lambda path: save_file(encoded, path, {"captions": json.dumps(captions)})})
     write_files(folder, {MANIFEST: manifest.model_dump_json(indent=1).encode()})
-    with tqdm(total=manifest.rows, unit="picture", desc="encoding", disable=None) as bar:
+    with tqdm(total=manifest.rows, unit="picture", desc="encoding", disable=None if progress else True) as bar:
         for index, name in enumerate(manifest.files):
-            rows = range(index * shard, min((index + 1) * shard, manifest.rows))
+            rows = range(index * manifest.shard, min((index + 1) * manifest.shard, manifest.rows))
             if not (folder / name).is_file():
                 columns = _encode(tokenizer, source, rows, batch, manifest, bar)
                 write_files(folder, {name: lambda path, columns=columns: save_file(columns, path)})
             else:
                 bar.update(len(rows))
-    return folder
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -230,6 +270,8 @@ def _read_text(path: Path, manifest: Manifest) -> tuple[dict[str, Tensor], list[
         captions = json.loads((file.metadata() or {}).get("captions", "[]"))
     if columns.keys() != {"text", "length", "row"} or len(columns["row"]) != manifest.rows:
         raise ValueError(f"cache {path}: not the captions of {manifest.rows} rows")
+    if not 0 <= int(columns["row"].min()) <= int(columns["row"].max()) < len(columns["text"]) == len(captions):
+        raise ValueError(f"cache {path}: its rows name captions that it doesn't hold")
     return columns, captions
 
 

@@ -9,7 +9,7 @@ Source: Srivastava et al., Unsupervised Learning of Video Representations using 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations_with_replacement
 from typing import Literal
 
@@ -59,6 +59,10 @@ class Moving(Source):
 
     def __len__(self) -> int:
         return self.config.rows or len(self.items)
+
+    def column(self, name: str) -> Iterable[Tensor]:
+        """Every label that a clip may have, once."""
+        return [torch.arange(len(self.groups))] if name == "labels" else []
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`images` [B, 1, T, side, side] and `labels` [B]; nothing is drawn from seeds."""

@@ -1,7 +1,7 @@
 """What every source of rows promises, and the endless deterministic stream that training reads from one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,18 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    def column(self, name: str) -> Iterable[Tensor]:
+        """The `labels` or `tokens` of all rows, in parts, where they are known before a row is read; else nothing.
+
+        Numbers that the model has no place for are found by it before the first step.
+        """
+        return ()
+
+    def found_labels(self) -> list[int]:
+        """The labels that there are, each once, in order; none where `column` knows of none."""
+        parts = [part.unique() for part in self.column("labels")]
+        return torch.cat(parts).unique().tolist() if parts else []
 
     @abstractmethod
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:

@@ -1,6 +1,6 @@
 """Rows that are tensors already: one safetensors file with any of `images`, `tokens`, `labels`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,10 @@ class Tensors(Source):
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    def column(self, name: str) -> Iterable[Tensor]:
+        """A column as it is in the file."""
+        return [self.columns[name]] if name in self.columns else []
+
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """The columns that the file has; images as floats in [0, 1], labels and codes as int64."""
         rows = torch.tensor(indices)
@@ -68,6 +72,12 @@ def _check(config: Config, columns: dict[str, Tensor]) -> None:
             raise ValueError(f"{where}: {name} are not finite")
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(f"{where}: its tensors have {sorted(lengths)} rows, accepted: one number above 0")
+    for name in ("labels", "tokens"):
+        column = columns.get(name)
+        whole = column is not None and (name == "labels" or column.ndim == 2)
+        if column is not None and (column.is_floating_point() == whole or column.dtype == torch.bool):
+            accepted = "whole numbers" if whole else "floating point, as latents of rank 3 are"
+            raise ValueError(f"{where}: {name} {tuple(column.shape)} are {column.dtype}, accepted: {accepted}")
     if config.flip and "images" not in columns:
         raise ValueError(f"{where}: data.flip mirrors images, and there are none (accepted: flip=false)")
     if "images" in columns and columns["images"].is_floating_point():

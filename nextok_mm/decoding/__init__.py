@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-import torch
-
 from ..contracts import Generator, State
+from ..inference import inference
 from ..sequence.packed import packed
 
 Progress = Callable[[int, int], None]
@@ -13,11 +12,12 @@ Progress = Callable[[int, int], None]
 def decode(generator: Generator, state: State, progress: Progress | None = None) -> Iterator[State]:
     """Step until done, handing out the state after every entity; each is decodable (`state.data`).
 
-    progress(done, entities) is called after every entity. Stop iterating to stop early: nothing is left behind.
+    progress(done, entities) is called after every entity. Stop iterating to stop early: nothing is left behind. Steps
+    run in eval mode and without gradients; between them both are as the caller has them.
     """
     with packed(generator):
         while not state.done:
-            with torch.no_grad():
+            with inference(generator):
                 state = generator.step(state)
             if progress is not None:
                 progress(state.entity, state.entities)

@@ -4,6 +4,7 @@ The folder is `$NEXTOK_CACHE/measured`, or `~/.cache/nextok_mm/measured`; deleti
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..checkpoint import read_weights
 from ..files import write_files
 
+_logger = logging.getLogger(__name__)
 VERSION = 1
 """Raised whenever the computation behind a key changes."""
 
@@ -24,11 +26,17 @@ def folder() -> Path:
 
 
 def remembered(key: tuple[object, ...], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors kept under `key`, computed and kept where there are none yet, or damaged ones."""
+    """The tensors kept under `key`, computed and kept where there are none yet, or damaged ones.
+
+    Where they can't be kept, a warning says so: what was measured counts for more than its memory.
+    """
     name = hashlib.sha256(repr((VERSION, *key)).encode()).hexdigest()[:32] + ".safetensors"
     try:
         return read_weights(folder() / name)
     except ValueError:
         tensors = {part: tensor.contiguous() for part, tensor in compute().items()}
-        write_files(folder(), {name: save(tensors)})
+        try:
+            write_files(folder(), {name: save(tensors)})
+        except ValueError as error:
+            _logger.warning("this measurement can't be kept for the next time: %s", error)
         return tensors

@@ -21,7 +21,8 @@ from .. import data
 from ..checkpoint import fingerprint
 from ..features.pictures import LITE0, load_features
 from ..features.text import MINILM, load_text
-from ..pipeline import load
+from ..pipeline import load, settings_of
+from ..pipeline.inputs import whole
 from ..rng import mix
 from . import samples
 from .cache import remembered
@@ -110,14 +111,15 @@ def evaluate(
     """
     if judges is not None:
         raise ValueError(f"judge: got {list(judges)}, accepted: none for captions, the scorer is fitted here")
-    started = time.monotonic()
+    started, seed, n = time.monotonic(), whole("seed", seed), None if n is None else whole("n", n)
     pipeline, space = load(name, tokenizer), "caption ranks"
-    if pipeline.generator is None or pipeline.generator.conditioned_on != "text":
+    if pipeline.generator is None or "text" not in pipeline.generator.takes:
         raise ValueError(f"{name}: a generator that reads captions is accepted here, got {pipeline.card.kind}")
     held_out, seen = _captioned(test), _captioned({**test, "split": "train"} if train is None else train)
     size = min(len(held_out) if n is None else n, len(held_out), len(seen))
     if size < 2:
         raise ValueError(f"n: got {n}, accepted: 2 to {len(held_out)} captions to choose from")
+    settings_of(pipeline.generator, dict(sampling or {}))  # a wrong one is refused before the work
     scorer, net = _scorer(seen, progress), load_features(LITE0)
     pools = {"held out": (held_out, list(range(size))), "trained": (seen, _some(len(seen), size, seed))}
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -139,6 +141,7 @@ def evaluate(
         "scorer": f"{LITE0} at {net.config.resolution} and {MINILM}, linear maps to {WIDTH}, {len(seen)} pairs",
         "generator": fingerprint(pipeline.generator),
         "tokenizer": fingerprint(pipeline.tokenizer),
+        "images": samples.VALUES,
         "reference": dict(test),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -186,7 +189,7 @@ def _drawn(
         rows = range(first, min(first + BATCH, len(names)))
         *_, last = pipeline.stream(n=len(names), seed=seed, text=names, rows=rows, decode_all=False, **(sampling or {}))
         runs.append(last)
-        yield last.images
+        yield last.data
 
 
 def _images(source: data.Source, parts: Iterable[list[int]]) -> Iterator[Tensor]:
@@ -196,7 +199,7 @@ def _images(source: data.Source, parts: Iterable[list[int]]) -> Iterator[Tensor]
 def _there_and_back(pipeline: Any, source: data.Source, rows: Sequence[int]) -> Iterator[Tensor]:
     """Pictures through the generator's tokenizer."""
     for images in _images(source, _parts(rows)):
-        yield pipeline.tokenizer.decode(pipeline.tokenizer.encode(images.to(pipeline.tokenizer.device)))
+        yield pipeline.reconstruct(images).data
 
 
 @torch.no_grad()

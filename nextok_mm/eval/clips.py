@@ -21,10 +21,13 @@ from torch import Tensor
 
 from .. import data
 from ..checkpoint import fingerprint
-from ..contracts import ClipTokenizer
+from ..contracts import Tokenizer
 from ..features.pictures import LITE0, load_features
-from ..pipeline import Pipeline, prediction
-from . import metrics
+from ..inference import inferring
+from ..media import Clips
+from ..pipeline import Pipeline, prediction, settings_of
+from ..pipeline.inputs import whole
+from . import metrics, samples
 
 SPACE = "effnet-lite0-temporal"
 JUDGE = "fashion-judge"
@@ -35,7 +38,7 @@ LIT, SMALLEST, ITEM = 0.2, 40, 28
 
 def evaluate(
     pipeline: Pipeline,
-    n: int = 200,
+    n: int | None = None,
     seed: int = 0,
     sampling: Mapping[str, Any] | None = None,
     test: Mapping[str, Any] = TEST,
@@ -44,16 +47,26 @@ def evaluate(
 ) -> dict[str, Any]:
     """Figures of n clips: generated ones where the pipeline has a generator, else reconstructed ones.
 
+    n: None is 200, or half of the data.
     Beside them stand the real test clips (other ones than those that distances are taken to) and their reconstructions.
     sampling: settings that replace the checkpoint's own; test: source of real clips. ValueError for anything else.
     """
     if judges is not None:
         raise ValueError(f"judge: got {list(judges)}, accepted: none for clips, their space is {SPACE}")
-    started, tokenizer = time.monotonic(), pipeline.tokenizer
-    assert isinstance(tokenizer, ClipTokenizer)
-    source = data.parse(test).open()
+    started, tokenizer, medium = time.monotonic(), pipeline.tokenizer, pipeline.medium
+    assert tokenizer is not None and isinstance(medium, Clips)
+    source = samples.opened(test, tokenizer, Clips)
+    if (got := tuple(source.batch([0])["images"].shape[2:])) != medium.size:
+        raise ValueError(f"data: got clips of {got}, accepted: the {medium.size} of {pipeline.card.name}")
+    if len(source) < 20:
+        raise ValueError(
+            f"data: got {len(source)} clips, accepted: 20 or more, half to be compared with the other half"
+        )
+    n, seed = min(200, len(source) // 2) if n is None else whole("n", n), whole("seed", seed)
     if not 10 <= n <= len(source) // 2:
         raise ValueError(f"n: got {n}, accepted: 10 to {len(source) // 2}")
+    if pipeline.generator is not None:
+        settings_of(pipeline.generator, dict(sampling or {}))  # a wrong one is refused before the work
     truth, other = (_rows(source, range(first, first + n)) for first in (0, n))
     net = load_features(LITE0)
     real = features(net, truth)
@@ -63,7 +76,7 @@ def evaluate(
     if pipeline.generator is not None:
         result = pipeline.generate(None, n, seed, batch=BATCH, **(sampling or {}))
         drawn = {"seed": seed, "sampling": result.sampling, "calls": result.calls}
-        sets = {pipeline.card.name: result.images, **sets}
+        sets = {pipeline.card.name: result.data, **sets}
     for row, clips in sets.items() if baselines or pipeline.generator is None else list(sets.items())[:1]:
         figures[row] = {SPACE: {"frechet": metrics.frechet_distance(real, features(net, clips))}}
         if test.get("kind") == TEST["kind"]:
@@ -73,7 +86,8 @@ def evaluate(
     if pipeline.generator is not None:
         figures |= _predicted(pipeline, truth, seed, sampling or {}, baselines)
     protocol = {"samples": n, "reference_samples": n, **drawn}
-    protocol |= {"reference": dict(test), "space": f"{LITE0} at 64 x 64, mean and mean absolute change over frames"}
+    protocol |= {"images": samples.VALUES, "reference": dict(test)}
+    protocol |= {"space": f"{LITE0} at 64 x 64, mean and mean absolute change over frames"}
     protocol |= {"tokenizer": fingerprint(tokenizer), "seconds": round(time.monotonic() - started, 1)}
     card = pipeline.card
     return {"name": card.name, "role": card.role, "kind": card.kind, "figures": figures, "protocol": protocol}
@@ -155,7 +169,7 @@ def _predicted(
     """Pixels of the frames predicted from the first ones, and of the last given frame standing still."""
     given = prediction.context(pipeline, truth.shape[2] // 3)
     parts = [
-        prediction.predict(pipeline, part[:, :, :given], seed=seed, **sampling).images for part in truth.split(BATCH)
+        prediction.predict(pipeline, part[:, :, :given], seed=seed, **sampling).data for part in truth.split(BATCH)
     ]
     what = f"frames {given + 1} to {truth.shape[2]}"
     rows = {f"{pipeline.card.name}, {what}": {"pixels": pixels(torch.cat(parts)[:, :, given:], truth[:, :, given:])}}
@@ -169,6 +183,7 @@ def _rows(source: data.Source, rows: range) -> Tensor:
     return torch.cat([source.batch(rows[i : i + BATCH])["images"] for i in range(0, len(rows), BATCH)])
 
 
-@torch.no_grad()
-def _reconstructed(tokenizer: ClipTokenizer, clips: Tensor) -> Tensor:
-    return torch.cat([tokenizer.decode(tokenizer.encode(part)) for part in clips.split(BATCH)])
+@inferring
+def _reconstructed(tokenizer: Tokenizer, clips: Tensor) -> Tensor:
+    parts = [tokenizer.decode(tokenizer.encode(part.to(tokenizer.device))) for part in clips.split(BATCH)]
+    return torch.cat(parts).cpu()

@@ -52,7 +52,7 @@ def agreement(predicted: Tensor, labels: Tensor) -> float:
 
 def psnr(images: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each picture of [B, C, H, W] in [0, 1], in dB: [B]."""
-    return -10 * (images - target).double().square().flatten(1).mean(1).clamp(min=1e-12).log10()
+    return -10 * (images - target).cpu().double().square().flatten(1).mean(1).clamp(min=1e-12).log10()
 
 
 def ssim(images: Tensor, target: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def ssim(images: Tensor, target: Tensor) -> Tensor:
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError:
-        raise ValueError("SSIM needs torchmetrics: pip install nextok_mm[eval]") from None
+        raise ValueError("SSIM needs torchmetrics: pip install 'nextok_mm[eval]'") from None
     similarity = structural_similarity_index_measure(images, target, reduction="none", data_range=1.0)
     assert isinstance(similarity, Tensor)  # a pair only where its gradient is asked for
     return similarity

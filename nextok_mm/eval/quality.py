@@ -5,6 +5,7 @@ figures have to be read against: the real training split (the floor), the tokeni
 diagonal Gaussians over the same latents, one for all and one a class (what a sampler gets without modelling anything).
 """
 
+import inspect
 import json
 import math
 import time
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import data
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
+from ..data import Source
 from ..features.pictures import LITE0, load_features
-from ..pipeline import ladder, load, of_clips, settings_of
+from ..media import Clips, Medium, Pictures
+from ..pipeline import ladder, load, medium_of, settings_of
+from ..pipeline.inputs import whole
 from . import captions, clips, metrics, samples
 from .cache import remembered
 
@@ -38,9 +41,8 @@ Figures = dict[str, dict[str, float]]
 class Ruler:
     """A feature space together with the real pictures that distances are taken to."""
 
-    def __init__(self, name: str, test: Mapping[str, Any]):
-        self.name, self.net = name, load_features(name).to(_device())
-        source = data.parse(test).open()
+    def __init__(self, name: str, net: Any, source: Source):
+        self.name, self.net = name, net.to(_device())
         self.identity = fingerprint(self.net)
         self.reference = samples.identity(source)
         real = ("real", self.identity, self.reference)
@@ -90,17 +92,34 @@ def measure(rulers: list[Ruler], pictures: Iterable[tuple[Tensor, Tensor | None]
 
 
 def evaluate(name: str, **options: Any) -> dict[str, Any]:
-    """The figures of any checkpoint; options are those of the `evaluate_<role>` function of its role, and of
-    `captions.evaluate` for a generator that reads captions."""
-    if of_clips(name):
-        return clips.evaluate(load(name), **options)
+    """The figures of any checkpoint; options are those of the `evaluate_<role>` function of its role, of
+    `captions.evaluate` for a generator that reads captions, and of `clips.evaluate` for a model of clips.
+
+    data: other data than Fashion-MNIST, the fields of nextok_mm.data, in place of `test` and `train`; what it leaves
+    out of size and channels is the model's. ValueError in one line for an option that this checkpoint hasn't.
+    """
     card = read_card(resolve(name))
-    if card.fields.get("text"):
-        return captions.evaluate(name, **options)
-    role = card.role
-    return {"generator": evaluate_generator, "tokenizer": evaluate_tokenizer, "judge": evaluate_judge}[role](
-        name, **options
-    )
+    kinds: dict[str, Callable[..., dict[str, Any]]] = {
+        "generator": captions.evaluate if card.fields.get("text") else evaluate_generator,
+        "tokenizer": evaluate_tokenizer,
+        "judge": evaluate_judge,
+    }
+    medium, run = medium_of(name), kinds[card.role]
+    clip = medium is not None and medium.name == Clips.name
+    known = inspect.signature(clips.evaluate if clip else run).parameters
+    if (given := options.pop("data", None)) is not None:
+        test, train = samples.splits(given, **_own(medium))
+        options |= {"test": test} | ({"train": train} if "train" in known else {})
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, {name} has no such choice")
+    return clips.evaluate(load(name), **options) if clip else run(name, **options)
+
+
+def _own(medium: Medium | None) -> dict[str, Any]:
+    """Size and channels of what a checkpoint makes, where it says so."""
+    visual = isinstance(medium, Pictures | Clips)
+    return {"size": medium.size, "channels": medium.channels} if visual else {}
 
 
 def evaluate_generator(
@@ -122,19 +141,24 @@ def evaluate_generator(
     tokenizer: replaces the one the checkpoint names; baselines: False leaves them out; test, train: sources of real
     data (see nextok_mm.data); progress: a bar on the terminal. ValueError in one line for a mistake.
     """
-    started = time.monotonic()
+    started, n, seed = time.monotonic(), whole("n", n), whole("seed", seed)
     if n <= NEIGHBOURS:
         raise ValueError(f"n: got {n}, accepted: more than {NEIGHBOURS}, the neighbours of precision and recall")
     pipeline = load(name, tokenizer)
     if pipeline.generator is None or pipeline.tokenizer is None:
         raise ValueError(f"{name}: a generator with a tokenizer is accepted here, got {pipeline.card.kind}")
-    rulers, runs = [Ruler(judge, test) for judge in _judges(judges, test)], []
+    # What is missing, or doesn't fit, is said before minutes of sampling.
+    settings_of(pipeline.generator, dict(sampling or {}))
+    sources = [samples.opened(fields, pipeline.tokenizer) for fields in (test, train)] if baselines else []
+    split = dict(train) != dict(test)
+    rulers, runs = _rulers(judges, test), []
     pictures = samples.generated(pipeline, n, batch, seed, sampling or {}, runs)
     measured = measure(rulers, _bar(pictures, n, progress))
     figures = {pipeline.card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
-    if baselines:
+    if sources:
         classes = getattr(pipeline.generator.config, "classes", 0)
-        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, test, train, classes)
+        held_out, real = sources
+        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, held_out, real, classes, split)
     protocol = {
         "samples": n,
         "seed": seed,
@@ -147,6 +171,8 @@ def evaluate_generator(
         "generator": fingerprint(pipeline.generator),
         "tokenizer": fingerprint(pipeline.tokenizer),
     }
+    if baselines and not split:
+        protocol["splits"] = "the data has none: the Gaussians are of the reference itself, and nothing is a floor"
     return _result(pipeline.card, figures, rulers, {**protocol, "reference": dict(test)}, started)
 
 
@@ -166,12 +192,11 @@ def evaluate_tokenizer(
     n: only the first so many pictures (distances are still taken to the whole split); tokens, sampling, seed: of a
     tokenizer with ordered tokens, how many leading ones to use (each number in turn; else all), and how it decodes.
     """
-    started = time.monotonic()
+    started, seed = time.monotonic(), whole("seed", seed)
     tokenizer, card = from_pretrained(name, role="tokenizer")
-    tokenizer.to(_device())
-    source = data.parse(test).open()
-    rulers = [Ruler(judge, test) for judge in _judges(judges, test)]
-    n = len(source) if n is None else min(n, len(source))
+    source = samples.opened(test, tokenizer.to(_device()))
+    metrics.ssim(*torch.zeros(2, 1, 1, 16, 16))  # where its package isn't installed, that is said before the work
+    n = len(source) if n is None else min(whole("n", n), len(source))
     if n <= NEIGHBOURS:
         raise ValueError(f"n: got {n}, accepted: more than {NEIGHBOURS}, the neighbours of precision and recall")
     protocol = {"samples": n, "tokenizer": fingerprint(tokenizer), "encoding": "posterior mean"}
@@ -183,7 +208,7 @@ def evaluate_tokenizer(
         most = math.prod(model.grid(tuple(source.batch([0])["images"].shape[-2:])))
         numbers = ladder.check(tokens or [most], most)
         protocol |= {"encoding": "codes", "decoding": settings.model_dump(mode="json"), "seed": seed}
-    figures: dict[str, Figures] = {}
+    rulers, figures = _rulers(judges, test), dict[str, Figures]()
     for number in numbers:
         row = card.name if number is None else f"{card.name} {number}"
         figures[row] = _reconstruction(rulers, tokenizer, source, (n, batch, number, seed, settings), progress)
@@ -192,7 +217,7 @@ def evaluate_tokenizer(
 
 
 def _reconstruction(
-    rulers: list[Ruler], tokenizer: Tokenizer, source: data.Source, how: tuple[Any, ...], progress: bool
+    rulers: list[Ruler], tokenizer: Tokenizer, source: Source, how: tuple[Any, ...], progress: bool
 ) -> Figures:
     """Pixel errors and features of one set of reconstructions; how: as `samples.reconstructed` takes it."""
     n, batch, *_ = how
@@ -217,9 +242,16 @@ def _judges(given: Iterable[str] | None, test: Mapping[str, Any]) -> Iterable[st
     return JUDGES if test.get("kind") == TEST["kind"] else (LITE0,)
 
 
+def _rulers(judges: Iterable[str] | None, test: Mapping[str, Any]) -> list[Ruler]:
+    """All feature spaces; one that isn't there is refused before the first one measures anything."""
+    nets = {name: load_features(name) for name in _judges(judges, test)}
+    source = samples.opened(test)
+    return [Ruler(name, net, source) for name, net in nets.items()]
+
+
 def evaluate_judge(name: str, test: Mapping[str, Any] = TEST) -> dict[str, Any]:
     """The accuracy of a classifier on the test split."""
-    started, ruler = time.monotonic(), Ruler(name, test)
+    started, ruler = time.monotonic(), _rulers([name], test)[0]
     card, count = read_card(resolve(name)), len(ruler.real["features"])
     figures = {"test": {card.name: {"accuracy": ruler.agreement(ruler.real)["agreement"]}}}
     return _result(card, figures, [ruler], {"samples": count, "reference": dict(test)}, started)
@@ -241,12 +273,15 @@ def _baselines(
     tokenizer: Tokenizer,
     n: int,
     seed: int,
-    test: Mapping[str, Any],
-    train: Mapping[str, Any],
+    held_out: Source,
+    real: Source,
     classes: int,
+    split: bool,
 ) -> dict[str, Figures]:
-    """What a generator's figures are read against; kept on disk, since they don't depend on it."""
-    real, held_out = data.parse(train).open(), data.parse(test).open()
+    """What a generator's figures are read against; kept on disk, since they don't depend on it.
+
+    split: whether `held_out` and `real` are different pictures; else there is no floor.
+    """
     n_held_out, made_by = min(n, len(held_out)), fingerprint(tokenizer)
     seen, unseen = samples.identity(real), samples.identity(held_out)
     sets: dict[str, tuple[tuple[object, ...], Callable[[], samples.Pictures]]] = {
@@ -256,12 +291,17 @@ def _baselines(
             lambda: samples.reconstructed(tokenizer, held_out, n_held_out, BATCH),
         ),
     }
+    if not split:
+        del sets["real train"]  # a set beside itself
     if not hasattr(tokenizer, "posterior"):  # codes have no Gaussian
         return _kept(rulers, sets)
     moments = remembered(
         ("moments", seen, made_by, classes), lambda: samples.latent_moments(tokenizer, real, BATCH, classes)
     )
-    for row, group in {"gaussian": "all", **({"gaussian by class": "class"} if classes else {})}.items():
+    for row, group in {
+        "gaussian": "all",
+        **({"gaussian by class": "class"} if "class.mean" in moments else {}),
+    }.items():
         own = {key: moments[f"{group}.{key}"] for key in ("mean", "std")} | {"grid": moments["grid"]}
         sets[row] = (
             (row, seen, n, seed, made_by),
@@ -280,6 +320,7 @@ def _result(
     """The whole answer, ready for JSON."""
     protocol = protocol | {
         "reference_samples": len(rulers[0].real["features"]) if rulers else 0,
+        "images": samples.VALUES,
         "spaces": {ruler.name: {**ruler.net.protocol, "weights": ruler.identity} for ruler in rulers},
         "neighbours": NEIGHBOURS,
         "device": str(_device()),

@@ -13,13 +13,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import data, media
 from ..config import Config
 from ..contracts import OrderedTokenizer, Tokenizer, Tokens
 from ..data import Source
+from ..inference import inference, inferring
 from ..pipeline import Pipeline, Result
 from ..rng import Rng, mix
 
 Pictures = Iterator[tuple[Tensor, Tensor | None]]
+VALUES = "unrounded floats in [0, 1], not 8-bit files; each space says how it resizes them"
+"""What every distance is of, as protocols say it: 8-bit copies of the same pictures lie elsewhere."""
+
+
+def splits(given: Mapping[str, Any], **own: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a test source and of a training source; the same ones where the kind has no splits.
+
+    given: a kind and its fields, where `split` is that of the test source; own: what `size` and `channels` are where
+    the kind asks for them and they are not given. ValueError in one line for a kind that there isn't.
+    """
+    known = data.config_class(given.get("kind")).model_fields
+    wanted = {"size"} & {name for name, field in known.items() if field.is_required()} | {"channels"} & known.keys()
+    filled = {name: value for name, value in own.items() if name in wanted and value is not None}
+    test = {**filled, **given}
+    return ({"split": "test", **test}, {**test, "split": "train"}) if "split" in known else (test, dict(test))
+
+
+def opened(
+    fields: Mapping[str, Any], tokenizer: Tokenizer | None = None, medium: type[media.Medium] = media.Pictures
+) -> Source:
+    """A source of a medium that the tokenizer (where one is given) can read; ValueError in one line."""
+    source = data.parse(fields).open()
+    images = source.batch([0]).get("images")
+    if images is None or images.dim() != medium.rank:
+        holds = next((each.plural for each in media.VISUAL if images is not None and images.dim() == each.rank), None)
+        raise ValueError(f"data: {fields['kind']} holds {holds or 'no pictures'} here, accepted: {medium.plural}")
+    if tokenizer is not None:
+        try:
+            with torch.no_grad():
+                tokenizer.encode(images.to(tokenizer.device))
+        except ValueError as error:
+            raise ValueError(
+                f"data: {fields['kind']} doesn't fit: {error}; --data kind=... chooses other data"
+            ) from None
+    return source
 
 
 def real(source: Source, n: int, batch: int, seed: int | None = None) -> Pictures:
@@ -48,12 +85,14 @@ def reconstructed(
     """
     first = 0
     for images, labels in real(source, n, batch):
-        tokens = tokenizer.encode(images.to(tokenizer.device))
-        if isinstance(tokenizer, OrderedTokenizer):
-            rng = Rng([mix(seed, "reconstructed", first + row) for row in range(len(images))])
-            yield tokenizer.decode(tokens, keep, rng, sampling), labels
-        else:
-            yield tokenizer.decode(tokens), labels
+        with inference(tokenizer):
+            tokens = tokenizer.encode(images.to(tokenizer.device))
+            if isinstance(tokenizer, OrderedTokenizer):
+                rng = Rng([mix(seed, "reconstructed", first + row) for row in range(len(images))])
+                pictures = tokenizer.decode(tokens, keep, rng, sampling)
+            else:
+                pictures = tokenizer.decode(tokens)
+        yield pictures, labels
         first += len(images)
 
 
@@ -64,8 +103,8 @@ def generated(
     for first in range(0, n, batch):
         rows = range(first, min(first + batch, n))
         *_, last = pipeline.stream(n=n, seed=seed, rows=rows, decode_all=False, **sampling)
-        runs.append(replace(last, images=last.images[:0]))
-        yield last.images, None if last.labels is None else torch.tensor(last.labels)
+        runs.append(replace(last, data=last.data[:0], tokens=None))
+        yield last.data, None if last.labels is None else torch.tensor(last.labels)
 
 
 def gaussian(tokenizer: Tokenizer, moments: dict[str, Tensor], n: int, batch: int, seed: int) -> Pictures:
@@ -78,11 +117,12 @@ def gaussian(tokenizer: Tokenizer, moments: dict[str, Tensor], n: int, batch: in
         labels = indices % classes
         noise = Rng([mix(seed, "gaussian", int(index)) for index in indices]).normal(*moments["mean"].shape[1:])
         data = moments["mean"][labels] + moments["std"][labels] * noise
-        pictures = tokenizer.decode(Tokens(data.to(tokenizer.device), tuple(moments["grid"].tolist())))
+        with inference(tokenizer):
+            pictures = tokenizer.decode(Tokens(data.to(tokenizer.device), tuple(moments["grid"].tolist())))
         yield pictures, labels if classes > 1 else None
 
 
-@torch.inference_mode()
+@inferring
 def latent_moments(tokenizer: Tokenizer, source: Source, batch: int, classes: int = 0) -> dict[str, Tensor]:
     """Mean and std of sampled training tokens: `all.*` [1, N, C], by class `class.*` [K, N, C], and the `grid`."""
     sums: dict[str, Tensor] = {}
@@ -90,9 +130,11 @@ def latent_moments(tokenizer: Tokenizer, source: Source, batch: int, classes: in
         found = source.batch(rows.tolist())
         rng = Rng([mix("moments", int(row)) for row in rows])
         tokens = tokenizer.encode(found["images"].to(tokenizer.device), rng)
-        data = tokens.data.double().cpu()
+        data = tokens.data.cpu().double()
         groups = {"all": torch.ones(1, len(rows)).double()}  # [groups, B]: who belongs where
-        if classes:
+        if classes and "labels" in found:
+            if int(found["labels"].max()) >= classes:
+                raise ValueError(f"data: got label {int(found['labels'].max())}, accepted: 0 to {classes - 1}")
             groups["class"] = torch.nn.functional.one_hot(found["labels"], classes).T.double()
         for name, member in groups.items():
             powers = {"0": torch.ones_like(data[:, :1, :1]), "1": data, "2": data.square()}

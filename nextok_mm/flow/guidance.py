@@ -76,8 +76,11 @@ class Projected:
         self.running = (conditional - unconditional) + self.momentum * self.running
         axes = tuple(range(1, conditional.dim()))
         length = self.running.square().sum(axes, keepdim=True).sqrt()
-        change = (self.running * (self.norm / length.clamp_min(self.norm))).double()
-        along = conditional.double()
+        change = (self.running * (self.norm / length.clamp_min(self.norm))).float()
+        along = conditional.float()
         along = along / along.square().sum(axes, keepdim=True).sqrt().clamp_min(1e-12)
-        parallel = (change * along).sum(axes, keepdim=True) * along
-        return conditional + (self.weight - 1) * (change - parallel + self.eta * parallel).to(conditional)
+        across = change
+        for _ in range(2):  # rounding leaves something of the parallel part; float64, which wouldn't, isn't everywhere
+            across = across - (across * along).sum(axes, keepdim=True) * along
+        change = across + self.eta * (change - across)
+        return conditional + (self.weight - 1) * change.to(conditional)

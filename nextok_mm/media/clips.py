@@ -1,31 +1,111 @@
 """Clips in and out: video files through PyAV, animations and strips of frames through Pillow.
 
 What comes in is untrusted: sizes are read from the header before a frame is decoded, and no more frames are decoded
-than are needed. What goes out is written in one move and never silently replaces a file.
+than are needed. A frame is read as players show it: turned and mirrored by its display matrix, with square pixels, HDR
+brought to BT.709, what is see-through on white (streams.py). What goes out is written in one move and never silently
+replaces a file.
 
 Clips are float [n, C, T, H, W] in [0, 1].
 """
 
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..files import check_name, write_whole
+from . import animations, streams
 from . import pictures as media
-from .pictures import Fit
+from .arrays import from_array
+from .medium import Fit, Medium, Saving, png
+from .streams import Timed
 
 ENDINGS = (".mp4", ".gif", ".webp", ".png")
-INPUTS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v")
+INPUTS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".3gp", ".webp")
+MAX_SIDE = {".mp4": 16_384, ".gif": 65_535, ".webp": 16_383}
 FPS = 8.0
 MAX_BYTES = 1 << 30
 MAX_FRAMES = 100_000
 """Frames that are looked at in one file at most."""
+
+
+@dataclass(frozen=True)
+class Clips(Medium):
+    """Clips [B, C, T, H, W] in [0, 1]. channels: 1 grey, 3 colour; size: (frames, height, width) of those that a
+    tokenizer was trained on, to which files are brought."""
+
+    channels: int
+    size: tuple[int, int, int]
+    name: ClassVar[str] = "clip"
+    plural: ClassVar[str] = "clips"
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
+    temporal: ClassVar[bool] = True
+    rank: ClassVar[int] = 5
+
+    def take(self, given: Any, fit: Fit = "exact") -> Tensor:
+        """See `Medium.take`. Files give their first frames; tensors and arrays stay as they are."""
+        return media.joined([self._one(part, fit) for part in media.listed(given)])
+
+    def _one(self, given: Any, fit: Fit) -> Tensor:
+        if isinstance(given, str | Path):
+            return self.read(given, fit)
+        if isinstance(given, Image.Image):
+            raise ValueError("images: got a picture, accepted: clips, as an array [frames, height, width, channels]")
+        return from_array(given, self.channels, self.rank)
+
+    def read(self, path: str | Path, fit: Fit = "exact", frames: int | None = None) -> Tensor:
+        """The first frames of a file (None: as many as `size` says); see `read_clip`."""
+        return read_clip(path, self.channels, (frames or self.size[0], *self.size[1:]), fit)
+
+    def changed(self, path: str | Path, fit: Fit) -> str:
+        """See `Medium.changed`."""
+        return media.changed(size(path), (self.size[2], self.size[1]), fit)
+
+    def empty(self, n: int) -> Tensor:
+        """Clips of no frames."""
+        return torch.zeros(n, self.channels, 0, *self.size[1:])
+
+    def check_out(self, path: str | Path, force: bool = False, how: Saving | None = None) -> None:
+        """See `check_out`."""
+        check_out(path, force, (how or Saving()).fps)
+
+    def check_sheet(self, n: int, columns: int | None = None) -> None:
+        """See `Medium.check_sheet`."""
+        media.check_sheet(n, columns, self.size[1:])
+
+    def save(
+        self,
+        data: Tensor,
+        path: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        force: bool = False,
+        how: Saving | None = None,
+    ) -> Path:
+        """Side by side in one .mp4, .gif or .webp, or as rows of frames in one .png; see `save_clips`."""
+        how = how or Saving()
+        return save_clips(data, path, settings, force, how.columns, how.zoom, how.fps)
+
+    def stills(self, data: Tensor) -> list[Image.Image]:
+        """Each clip as a row of its frames."""
+        return [strip(clip[None]) for clip in data]
+
+    def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+        """Every clip as a row of its frames."""
+        return strip(data, zoom)
+
+    def shown(self, data: Tensor) -> Mapping[str, bytes]:
+        """They move in a notebook."""
+        buffer = io.BytesIO()
+        animations.write_webp(sheets(data), buffer, FPS)
+        return {"image/webp": buffer.getvalue(), "image/png": png(self.sheet(data))}
 
 
 def read_clip(
@@ -51,69 +131,88 @@ def read_clip(
     raise ValueError(f"clip {path}: {len(taken)} frames{rate}, accepted: {frames} or more (a truncated file?)")
 
 
+def size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of a video's first frame, as it is shown; ValueError as of `pictures`."""
+    for picture in pictures(path):
+        return picture.size
+    raise ValueError(f"clip {path}: 0 frames, accepted: 1 or more (a truncated file?)")
+
+
 def pictures(path: str | Path, fps: float | None = None, start: float = 0.0) -> Iterator[Image.Image]:
     """A video's frames from `start` on, one after another: all, or `fps` a second (repeated where it has fewer).
 
     ValueError in one line where the file is missing, too large, damaged or no video, or isn't whole.
     """
-    av, path = _av(), Path(path)
-    if not path.is_file():
-        raise ValueError(f"clip: no file {str(path)!r}")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"clip {path}: {path.stat().st_size} bytes, at most {MAX_BYTES} accepted")
+    path = _checked(path)
     if fps is not None and not 0 < fps <= 1000:
         raise ValueError(f"fps: got {fps}, accepted: above 0, at most 1000")
     try:
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            if not container.streams.video:
-                raise ValueError("no video in it")
-            stream = container.streams.video[0]
-            if stream.width * stream.height == 0:  # such as an animated WebP
-                raise ValueError(f"pictures of no size, accepted: {', '.join(INPUTS)}")
-            if stream.width * stream.height > media.MAX_PIXELS:
-                raise ValueError(f"{stream.width} x {stream.height} pixels, at most {media.MAX_PIXELS} are accepted")
-            if start > 0:
-                container.seek(round(start * av.time_base))  # to a key frame before it
-            yield from _sampled(container.decode(stream), stream, fps, start)
-    except av.FFmpegError as error:
-        raise ValueError(f"clip {path}: damaged, truncated or no video ({error.strerror})") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"clip {path}: {' '.join(str(error).split())[:200]}") from None
+        animation = animations.opened(path)
+        if animation is None:
+            yield from _sampled(streams.decoded(path, start), fps, start, 5.1e-4)
+            return
+        with animation:
+            media.bounded(*animation.size)
+            frames = ((at, lasts, partial(media.flat, picture)) for at, lasts, picture in animations.timed(animation))
+            yield from _sampled(frames, fps, start, 0.51 / (100 if animation.format == "GIF" else 1000))
+    except Exception as error:
+        raise _one_line(path, error) from None
 
 
 def length(path: str | Path) -> tuple[float, float]:
     """(seconds, frames a second) that a video says it has; ValueError in one line where it can't be opened."""
-    av = _av()
+    path = _checked(path)
     try:
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            stream = container.streams.video[0]
-            return max(0.0, (container.duration or 0) / av.time_base), _rate(stream)
-    except (OSError, IndexError, av.FFmpegError) as error:
-        raise ValueError(f"clip {path}: damaged, truncated or no video ({error})") from None
+        animation = animations.opened(path)
+        if animation is not None:
+            with animation:
+                media.bounded(*animation.size)
+                lasts = [seconds for _, seconds, _ in animations.timed(animation)]
+            return sum(lasts), len(lasts) / sum(lasts)
+        return streams.length(path)
+    except Exception as error:
+        raise _one_line(path, error) from None
 
 
-def _rate(stream: Any) -> float:
-    return float(stream.average_rate or stream.guessed_rate or 25)
+def _checked(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"clip: no file {str(path)!r}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"clip {path}: {path.stat().st_size} bytes, at most {MAX_BYTES} accepted")
+    return path
 
 
-def _sampled(frames: Any, stream: Any, fps: float | None, start: float) -> Iterator[Image.Image]:
-    """The frames at start, start + 1 / fps ...: of each moment the one that is shown then."""
-    rate = _rate(stream)
-    shown, due = None, start
-    for index, frame in enumerate(frames):
+def _one_line(path: Path, error: Exception) -> ValueError:
+    """What a file made its reader stumble over, as the one line that a user reads."""
+    words = " ".join(str(error).split())[:200]
+    if type(error).__module__.startswith("av"):
+        words = f"damaged, truncated or no video ({getattr(error, 'strerror', None) or words})"
+    elif not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)):
+        words = f"damaged ({type(error).__name__})"
+    return ValueError(f"clip {path}: {words}")
+
+
+def _sampled(frames: Iterable[Timed], fps: float | None, start: float, rounded: float) -> Iterator[Image.Image]:
+    """The frames at start, start + 1 / fps ...: of each moment the one that is shown then.
+
+    rounded: seconds by which the times of frames may be off, because a format counts in units of its own.
+    """
+    shown, count, ends = None, 0, 0.0
+    for index, (begins, lasts, picture) in enumerate(frames):
         if index >= MAX_FRAMES:
             raise ValueError(f"more than {MAX_FRAMES} frames before those asked for")
-        time = frame.time if frame.time is not None else index / rate
         if fps is None:
-            if time >= start - 1e-6:
-                yield frame.to_image()
+            if begins >= start - 1e-6:
+                yield picture()
             continue
-        while shown is not None and time > due + 1e-6:
-            yield shown.to_image()
-            due += 1 / fps
-        shown = frame
-    if fps is not None and shown is not None:
-        yield shown.to_image()
+        while shown is not None and begins > start + count / fps + rounded:
+            yield shown()
+            count += 1
+        shown, ends = picture, begins + lasts
+    while fps is not None and shown is not None and ends > start + count / fps + rounded:
+        yield shown()
+        count += 1
 
 
 def sheets(clips: Tensor, columns: int | None = None, zoom: int | None = None) -> list[Image.Image]:
@@ -133,29 +232,21 @@ def check_out(path: str | Path, force: bool, fps: float = FPS) -> None:
     check_name(path, ENDINGS, force)
     if not 0.01 <= fps <= 1000:
         raise ValueError(f"fps: got {fps}, accepted: 0.01 to 1000")
-    if Path(path).suffix.lower() == ".mp4":
-        _av()
-
-
-def save(
-    images: Tensor,
-    path: str | Path,
-    settings: dict[str, Any] | None = None,
-    force: bool = False,
-    columns: int | None = None,
-    zoom: int | None = None,
-    fps: float = FPS,
-) -> Path:
-    """Write pictures [n, C, H, W] as one PNG, or clips [n, C, T, H, W] as the name's ending says."""
-    if images.dim() == 5:
-        return save_clips(images, path, settings, force, columns, zoom, fps)
-    return media.save_png(media.grid(images, columns, zoom), path, settings, force)
+    ending = Path(path).suffix.lower()
+    if fps > animations.MAX_FPS.get(ending, 1000):
+        most = animations.MAX_FPS[ending]
+        raise ValueError(
+            f"fps: got {fps:g} for {ending}, accepted: 0.01 to {most} (players show shorter frames for a tenth of a"
+            " second), or a name that ends with .mp4"
+        )
+    if ending == ".mp4":
+        streams.pyav()
 
 
 def save_clips(
     clips: Tensor,
     path: str | Path,
-    settings: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     force: bool = False,
     columns: int | None = None,
     zoom: int | None = None,
@@ -164,20 +255,27 @@ def save_clips(
     """Write clips by the name's ending: .mp4 (H.264), .gif and .webp (animations) show them side by side, .png as rows
     of frames. `settings` go into the file where its format has room for text (MP4, PNG, GIF)."""
     check_out(path, force, fps)
-    ending, settings = Path(path).suffix.lower(), settings or {}
+    ending, settings = Path(path).suffix.lower(), dict(settings or {})
     if ending == ".png":
-        return media.save_png(strip(clips, zoom), path, settings, force)
+        return media.save_picture(strip(clips, zoom), path, settings, force)
+    if ending == ".mp4" and zoom is None:  # H.264 needs even sides
+        least = media.least_zoom(*clips.shape[-2:])
+        zoom = least + least % 2 if clips.shape[-2] % 2 or clips.shape[-1] % 2 else least
     frames = sheets(clips, columns, zoom)
+    if max(frames[0].size) > MAX_SIDE[ending]:
+        got = f"{frames[0].width} x {frames[0].height} pixels"
+        raise ValueError(f"out: {str(path)!r} would have {got}, accepted: sides of at most {MAX_SIDE[ending]}")
     if ending == ".mp4":
         return write_whole(path, lambda file: _write_mp4(frames, file, fps, settings), force)
-    extra: dict[str, Any] = {"comment": json.dumps(settings).encode()} if ending == ".gif" else {"lossless": True}
-    options = {"save_all": True, "append_images": frames[1:], "duration": round(1000 / fps), "loop": 0, **extra}
-    return write_whole(path, lambda file: frames[0].save(file, ending[1:].upper(), **options), force)
+    if ending == ".webp":
+        return write_whole(path, lambda file: animations.write_webp(frames, file, fps), force)
+    comment = json.dumps(settings).encode()
+    return write_whole(path, lambda file: animations.write_gif(frames, file, fps, comment), force)
 
 
 def _write_mp4(frames: list[Image.Image], file: IO[bytes], fps: float, settings: dict[str, Any]) -> None:
-    """H.264 in MP4; it needs even sides, so an odd one gets a white line."""
-    av = _av()
+    """H.264 in MP4, in the colours that its tags name (BT.709, studio range). An odd side gets a white line."""
+    av = streams.pyav()
     width, height = (side + side % 2 for side in frames[0].size)
     with av.open(file, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as container:
         for key, value in settings.items():
@@ -185,10 +283,13 @@ def _write_mp4(frames: list[Image.Image], file: IO[bytes], fps: float, settings:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "14"}
+        coder = stream.codec_context
+        coder.color_primaries = coder.color_trc = coder.colorspace = coder.color_range = 1
         for frame in frames:
             paper = Image.new("RGB", (width, height), "white")
             paper.paste(frame)
-            container.mux(stream.encode(av.VideoFrame.from_image(paper)))
+            picture = av.VideoFrame.from_image(paper).reformat(format="yuv420p", dst_colorspace="ITU709")
+            container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
 
 
@@ -196,11 +297,3 @@ def _check(clips: Tensor) -> None:
     if clips.dim() != 5 or not clips.numel():
         shape = tuple(clips.shape)
         raise ValueError(f"clips: got shape {shape}, accepted: [n, channels, frames, height, width], none of them 0")
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise ValueError("video files need PyAV: pip install 'nextok_mm[video]'") from None
-    return av

@@ -2,7 +2,7 @@
 
 import difflib
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,32 @@ from ..contracts import Generator
 NAMES = 10  # of classes, in a message
 
 
+def read(
+    generator: Generator | None, names: Sequence[str], model: str, n: int, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The condition of n samples, by name, as the generator reads it: `labels` [n], `text` of n captions.
+
+    names: of the classes; model: its name, in messages; given: what was asked for by name, None for nothing. ValueError
+    in one line for what this generator doesn't take.
+    """
+    takes = () if generator is None else generator.takes
+    words = {"labels": "class labels", "text": "captions"}
+    for name, value in given.items():
+        if value is not None and name not in takes and not (name == "labels" and "text" not in takes):
+            accepted = " or ".join(takes) or "neither text nor labels"
+            reads = f"reads {words[takes[0]]}" if name == "labels" and takes else f"reads no {words.get(name, name)}"
+            raise ValueError(f"{name}: got {value!r}, accepted: {accepted}, {model} {reads}")
+    found = captions(given.get("text"), n) if "text" in takes else labels(generator, names, given.get("labels"), n)
+    return {} if found is None else {"text" if "text" in takes else "labels": found}
+
+
 def labels(generator: Generator | None, names: Sequence[str], given: Any, n: int) -> Tensor | None:
     """Class indices [n] from numbers or names, one or several, taken in turn: [7, 3] with n=4 is 7, 3, 7, 3.
 
     None: every class in turn, or no labels where the model has no classes; "none": no condition at all (None).
     ValueError in one line for what is neither a number nor a name of a class.
     """
-    takes_labels = generator is not None and generator.conditioned_on == "labels"
+    takes_labels = generator is not None and "labels" in generator.takes
     classes = int(getattr(generator.config, "classes", 0)) if generator is not None and takes_labels else 0
     if given is None:
         return torch.arange(n) % classes if classes else None
@@ -64,7 +83,7 @@ def _number(label: Any, names: Sequence[str], classes: int) -> int:
                 return known.index(name)
             near += difflib.get_close_matches(name, known, n=1)
     try:
-        number = int(label) if isinstance(label, str) else operator.index(label)
+        number = -1 if isinstance(label, bool) else int(label) if isinstance(label, str) else operator.index(label)
     except (TypeError, ValueError):
         number = -1
     if 0 <= number < classes:

@@ -6,95 +6,32 @@
 Sample i of a run is drawn from the seed (run seed, i) alone: the same picture in any batch, on any device.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import registry
-from ..checkpoint import Card, from_pretrained, read_card, resolve
-from ..contracts import ClipTokenizer, Generator, Keep, OrderedTokenizer, State, Tokenizer, Tokens, check_speaks
+from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
+from ..contracts import Generator, Keep, OrderedTokenizer, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
-from ..decoding.frames import Frames
-from ..media import clips as video
-from ..media import pictures as media
-from ..media.pictures import Fit
+from ..inference import inference
+from ..media import Fit, Medium
 from ..rng import Rng, mix
-from . import conditions, ladder
+from . import conditions, inputs, ladder
+from .result import Result, joined
 
 BATCH = 64
+MAX_ROWS = 1_000_000
+"""Samples of one call: more are made in several, with seeds of their own."""
 Progress = Callable[[int, int], None]
-
-
-@dataclass
-class Result:
-    """Pictures or clips, and how they came about.
-
-    images: [n, C, H, W] in [0, 1] on the CPU, of clips [n, C, T, H, W] (those T frames that are final); labels, text:
-    of each, [n], or None; calls: network calls of a batch; seconds by part; backend: the attention backend that ran;
-    done: entities of `entities` (fewer in a streamed partial result).
-    """
-
-    images: Tensor
-    name: str
-    seed: int
-    labels: list[int] | None = None
-    sampling: dict[str, Any] = field(default_factory=dict)
-    calls: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    backend: str = ""
-    done: int = 0
-    entities: int = 0
-    text: list[str] | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """What a PNG keeps: enough to make it again."""
-        own = {"model": self.name, "seed": self.seed, "n": len(self.images), "labels": self.labels}
-        own |= {"sampling": self.sampling, "attention": self.backend}
-        own |= {} if self.text is None else {"text": self.text}
-        return {f"nextok.{key}": value for key, value in own.items()}
-
-    @property
-    def moving(self) -> bool:
-        """Clips rather than pictures."""
-        return self.images.dim() == 5
-
-    def pil(self) -> list[Image.Image]:
-        """Each picture by itself, a clip as a row of its frames."""
-        if self.moving:
-            return [video.strip(clip[None]) for clip in self.images]
-        return [media.to_pil(image) for image in self.images]
-
-    def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
-        """All of them in one picture, clips as rows of their frames."""
-        return video.strip(self.images, zoom) if self.moving else media.grid(self.images, columns, zoom)
-
-    def save(
-        self,
-        path: str | Path,
-        force: bool = False,
-        columns: int | None = None,
-        zoom: int | None = None,
-        fps: float = video.FPS,
-    ) -> Path:
-        """Write pictures as a PNG, clips as .mp4, .gif, .webp (at `fps` frames a second) or .png, with the settings.
-
-        An existing file is kept unless `force`.
-        """
-        return video.save(self.images, path, self.settings(), force, columns, zoom, fps)
-
-    def _repr_png_(self) -> bytes:
-        """Notebooks show the grid."""
-        buffer = io.BytesIO()
-        self.grid().save(buffer, "PNG")
-        return buffer.getvalue()
+MEANT = {"label": "labels", "class_labels": "labels", "classes": "labels", "prompt": "text", "caption": "text"}
+MEANT |= {"captions": "text", "num_images": "n", "count": "n", "generator": "seed", "batch_size": "batch"}
+"""What other libraries call arguments of ours."""
 
 
 class Pipeline:
@@ -104,25 +41,48 @@ class Pipeline:
         self.tokenizer, self.generator, self.card = tokenizer, generator, card
 
     def to(self, device: str | torch.device) -> "Pipeline":
-        """Move both; returns self."""
-        for part in (self.tokenizer, self.generator):
-            if part is not None:
-                part.to(device)
+        """Move both; returns self. ValueError for a device that isn't here."""
+        target = _device(str(device))
+        with torch.inference_mode(False):  # weights that moved inside it would be of no use outside
+            for part in (self.tokenizer, self.generator):
+                if part is not None:
+                    part.to(target)
         return self
 
-    def labels(self, given: Any, n: int) -> Tensor | None:
-        """Class indices [n]; see conditions.labels."""
-        return conditions.labels(self.generator, self.card.labels or (), given, n)
+    def __repr__(self) -> str:
+        """One line: the checkpoint, what it does, where it is."""
+        device = next((part.device for part in (self.generator, self.tokenizer) if part is not None), "nowhere")
+        return f"<Pipeline {self.card.name}: {self.card.role} {self.card.kind}, {', '.join(self.tasks)}, on {device}>"
 
-    def _condition(self, labels: Any, text: Any, n: int) -> Tensor | list[str] | None:
-        """Labels or captions of n samples, whichever this model reads; ValueError for the other."""
-        takes = None if self.generator is None else self.generator.conditioned_on
-        if takes == "text" and labels is not None:
-            raise ValueError(f"labels: got {labels!r}, accepted: text, {self.card.name} reads captions")
-        if takes != "text" and text is not None:
-            accepted = "labels" if takes == "labels" else "neither text nor labels"
-            raise ValueError(f"text: got {text!r}, accepted: {accepted}, {self.card.name} reads no captions")
-        return conditions.captions(text, n) if takes == "text" else self.labels(labels, n)
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        part = self.generator or self.tokenizer
+        assert part is not None
+        return part.device
+
+    @property
+    def medium(self) -> Medium:
+        """What it takes in and gives back; ValueError where a generator has no tokenizer."""
+        return self._tokenizer().medium
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What this checkpoint can do: the names of the methods that work."""
+        able = {
+            "generate": self.generator is not None and self.tokenizer is not None,
+            "stream": self.generator is not None and self.tokenizer is not None,
+            "predict": self.generator is not None and self.tokenizer is not None and self.medium.temporal,
+            "tokenize": self.tokenizer is not None,
+            "detokenize": self.tokenizer is not None,
+            "reconstruct": self.tokenizer is not None,
+            "ladder": isinstance(self.tokenizer, OrderedTokenizer),
+        }
+        return tuple(name for name, there in able.items() if there)
+
+    def condition(self, n: int, **given: Any) -> dict[str, Any]:
+        """What n samples are asked for, as the generator reads it; see `conditions.read`."""
+        return conditions.read(self.generator, self.card.labels or (), self.card.name, n, given)
 
     def generate(
         self,
@@ -143,7 +103,9 @@ class Pipeline:
         ValueError in one line for a label, a setting or a size that isn't accepted.
         """
         parts = []
-        for first in range(0, _positive("n", n), _positive("batch", batch)):
+        n, batch = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("batch", batch, 1, MAX_ROWS)
+        seed = inputs.whole("seed", seed)
+        for first in range(0, n, batch):
             size = min(batch, n - first)
 
             def count(done: int, entities: int, first: int = first) -> None:
@@ -156,7 +118,7 @@ class Pipeline:
                 count(last.done, last.entities)
             assert last is not None
             parts.append(last)
-        return _joined(parts)
+        return joined(parts)
 
     def stream(
         self,
@@ -177,74 +139,85 @@ class Pipeline:
         among many changes little.
         """
         generator, tokenizer = self._parts()
-        if not isinstance(seed, int):
-            raise ValueError(f"seed: got {seed!r}, accepted: a whole number")
-        rows = range(_positive("n", n)) if rows is None else rows
+        n, seed = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("seed", seed)
+        rows = range(n) if rows is None else rows
+        if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
+            raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
+        for name in sampling.keys() & MEANT.keys():
+            raise ValueError(f"{name}: no such argument, accepted: {MEANT[name]}=... (or a sampling setting)")
         settings = settings_of(generator, sampling)
-        chosen = self._condition(labels, text, n)
-        mine = None if chosen is None else chosen[rows.start : rows.stop]
+        mine = {
+            name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
+        }
         started = time.perf_counter()
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, _rows_of(keep, rows, n))
         seconds = {"generate": 0.0, "decode": 0.0}
-        frames = Frames(tokenizer, generator) if isinstance(tokenizer, ClipTokenizer) else None
-        images = torch.zeros(len(rows), 0, 0, 0)
+        preview, data = tokenizer.preview(generator.layout), tokenizer.medium.empty(len(rows))
+        asked = {name: part.tolist() if isinstance(part, Tensor) else list(part) for name, part in mine.items()}
         for state in decode(generator, begun_state):
             begun = time.perf_counter()
             seconds["generate"] += begun - started
-            if state.done or (decode_all and _worth_showing(tokenizer, state.entity)):
-                images = self._pictures(tokenizer, generator, state) if frames is None else frames.take(state)
+            if state.done or (decode_all and preview.due(state.entity)):
+                data = preview.decode(state)
             seconds["decode"] += time.perf_counter() - begun
             yield Result(
-                images,
-                self.card.name,
-                seed,
-                mine.tolist() if isinstance(mine, Tensor) else None,
-                settings.model_dump(mode="json"),
-                getattr(state, "calls", 0),
-                dict(seconds),
-                generator.backend,
-                state.entity,
-                state.entities,
-                mine if isinstance(mine, list) else None,
+                data=data,
+                medium=tokenizer.medium,
+                name=self.card.name,
+                seed=seed,
+                condition=asked,
+                tokens=Tokens(state.data.cpu(), tuple(generator.layout.grid), fingerprint(tokenizer))
+                if state.done
+                else None,
+                sampling=settings.model_dump(mode="json"),
+                calls=getattr(state, "calls", 0),
+                seconds=dict(seconds),
+                backend=generator.backend,
+                done=state.entity,
+                entities=state.entities,
             )
-            started = time.perf_counter()  # what the caller does with a partial result is not ours
+            started = time.perf_counter()  # time that the caller spends between results is not counted
 
-    def tokenize(self, images: Tensor) -> Tokens:
-        """Images [B, C, H, W] or clips [B, C, T, H, W] in [0, 1] to tokens."""
+    def tokenize(self, images: Any, fit: Fit = "exact") -> Tokens:
+        """Samples in any form that `Medium.take` takes, such as pictures [B, C, H, W] in [0, 1], to tokens."""
         tokenizer = self._tokenizer()
-        with torch.no_grad():
-            return tokenizer.encode(_checked(images).to(tokenizer.device))
+        with inference(tokenizer):
+            return tokenizer.encode(self._taken(images, fit).to(tokenizer.device))
 
-    def detokenize(self, tokens: Tokens) -> Tensor:
-        """Tokens to images [B, C, H, W] in [0, 1]; tokens of another tokenizer are refused."""
-        from ..checkpoint import fingerprint
+    def detokenize(
+        self, tokens: Tokens | Tensor | Any, seed: int | None = None, progress: Progress | None = None, **sampling: Any
+    ) -> Result:
+        """Tokens (or latents, or codes: a tensor, an array, a list) to what they stand for.
 
-        tokenizer = self._tokenizer()
+        seed, progress, sampling: of tokenizers whose decoding draws noise (FlexTok): the noise's seed (None: one noise
+        for all), a function (done, all) that counts solver steps, and settings that replace the tokenizer's own.
+
+            pipeline.detokenize([12, 7, 900], seed=0).save("a.png")
+
+        ValueError in one line for tokens of another tokenizer, or that don't fit its grid, channels or codes.
+        """
+        tokenizer, seed = self._tokenizer(), None if seed is None else inputs.whole("seed", seed)
         own = fingerprint(tokenizer)
-        if tokens.source and tokens.source != own:
+        if isinstance(tokens, Tokens) and tokens.source and tokens.source != own:
             raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {self.card.name} ({own})")
-        if not tokens.data.numel():
-            raise ValueError(f"tokens: got shape {tuple(tokens.data.shape)}, accepted: those of one picture or more")
-        with torch.no_grad():
-            return tokenizer.decode(tokens)
+        checked, settings, started = inputs.tokens(tokens, tokenizer), {}, time.perf_counter()
+        with inference(tokenizer):
+            if isinstance(tokenizer, OrderedTokenizer):
+                chosen = settings_of(tokenizer, sampling)
+                rng = None if seed is None else Rng([mix(seed, row) for row in range(len(checked.data))])
+                settings, data = chosen.model_dump(mode="json"), tokenizer.decode(checked, None, rng, chosen, progress)
+            elif sampling:
+                raise ValueError(
+                    f"{next(iter(sampling))}: got a setting, accepted: none, {self.card.name} draws nothing"
+                )
+            else:
+                data = tokenizer.decode(checked)
+        seconds = {"decode": time.perf_counter() - started}
+        return self._result(data, seed=seed or 0, tokens=checked, sampling=settings, seconds=seconds)
 
-    @overload
-    def reconstruct(self, images: Tensor | str | Path, fit: Fit = "exact") -> Tensor: ...
-    @overload
     def reconstruct(
         self,
-        images: Tensor | str | Path,
-        fit: Fit = "exact",
-        *,
-        tokens: Sequence[int] | int,
-        seed: int = 0,
-        batch: int = BATCH,
-        progress: Progress | None = None,
-        **sampling: Any,
-    ) -> ladder.Ladder: ...
-    def reconstruct(
-        self,
-        images: Tensor | str | Path,
+        images: Any,
         fit: Fit = "exact",
         *,
         tokens: Sequence[int] | int | None = None,
@@ -252,51 +225,44 @@ class Pipeline:
         batch: int = BATCH,
         progress: Progress | None = None,
         **sampling: Any,
-    ) -> Tensor | ladder.Ladder:
-        """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or a file's name.
+    ) -> Result:
+        """Samples there and back through the tokenizer, in any form that `Medium.take` takes.
 
-        tokens: how many leading tokens to use, each number in turn, which gives a Ladder; seed: of the noise that all
+        tokens: how many leading tokens to use, each number in turn, which gives a `Ladder`; seed: of the noise that all
         of a picture's start from; progress(done, all) counts solver steps; sampling: settings that replace the
         tokenizer's own. ValueError in one line for a number or a setting that isn't accepted, and for tokens without
         an order.
         """
-        tensor = images if isinstance(images, Tensor) else self.read(images, fit)
-        if tokens is None:
-            if sampling:
-                raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
-            return self.detokenize(self.tokenize(tensor)).cpu()
-        tokenizer = ladder.ordered(self._tokenizer(), self.card.name)
-        numbers = ladder.check(conditions.each(tokens), math.prod(tokenizer.grid(_checked(tensor).shape[-2:])))
-        settings = settings_of(tokenizer, sampling)
-        found = ladder.climb(tokenizer, tensor, numbers, seed, settings, _positive("batch", batch), progress)
-        return ladder.Ladder(tensor.cpu(), found, numbers, self.card.name, seed, settings.model_dump(mode="json"))
+        if tokens is None and sampling:
+            raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
+        batch, seed = inputs.whole("batch", batch, 1), inputs.whole("seed", seed)
+        given, tokenizer = self._taken(images, fit), self._tokenizer()
+        if tokens is not None:
+            return ladder.ladder(self, given, conditions.each(tokens), seed, batch, progress, sampling)
+        with inference(tokenizer):
+            encoded = tokenizer.encode(given.to(tokenizer.device))
+            return self._result(tokenizer.decode(encoded), given=given.cpu(), tokens=encoded)
+
+    def predict(
+        self, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
+    ) -> Result:
+        """Clips that go on from their first frames; see `prediction.predict`."""
+        from .prediction import predict
+
+        return predict(self, clips, frames, seed, labels, **sampling)
+
+    def _result(self, data: Tensor, **how: Any) -> Result:
+        """Samples of this pipeline's medium."""
+        return Result(data=data.cpu(), medium=self.medium, name=self.card.name, **how)
+
+    def _taken(self, given: Any, fit: Fit = "exact") -> Tensor:
+        """What people hand in, as the tokenizer reads it."""
+        tokenizer = self._tokenizer()
+        return tokenizer.medium.take(given, fit).to(next(tokenizer.parameters()).dtype)
 
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
-        """A picture file in the tokenizer's channels and size, [1, C, H, W], or the first frames of a video file."""
-        config: Any = self._tokenizer().config
-        if self.moving:
-            return video.read_clip(path, config.image_channels, self._tokenizer().size or (), fit)
-        return media.read_image(path, config.image_channels, tuple(config.image_size), fit)
-
-    @property
-    def moving(self) -> bool:
-        """Whether it makes clips rather than pictures."""
-        return isinstance(self.tokenizer, ClipTokenizer)
-
-    def check_out(self, path: str | Path, force: bool, fps: float = video.FPS) -> None:
-        """What saving its results under this name would refuse, refused before the work is done."""
-        if self.moving:
-            video.check_out(path, force, fps)
-        else:
-            media.check_png(path, force)
-
-    def _pictures(self, tokenizer: Tokenizer, generator: Generator, state: State) -> Tensor:
-        data = state.data
-        if isinstance(tokenizer, OrderedTokenizer) and state.entity < generator.layout.entities:
-            # An unfinished token is none, not code 0.
-            data = data[:, : generator.layout.span(state.entity - 1)[1]]
-        with torch.no_grad():
-            return tokenizer.decode(Tokens(data, tuple(generator.layout.grid))).cpu()
+        """A file in the tokenizer's channels and size, [1, ...]; see `Medium.read`."""
+        return self.medium.read(path, fit)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -304,7 +270,7 @@ class Pipeline:
                 f"tokenizer: {self.card.name} names none; load it with tokenizer=FOLDER (--tokenizer), "
                 "for a converted checkpoint the converted VAE"
             )
-        return self.tokenizer
+        return inputs.check_pictures(self.tokenizer, self.card.name)
 
     def _parts(self) -> tuple[Generator, Tokenizer]:
         if self.generator is None:
@@ -317,7 +283,8 @@ def load(
 ) -> Pipeline:
     """A pipeline from a shipped model's name, a checkpoint folder or a hub id (owner/name, with `revision`).
 
-    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one.
+    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one. ValueError
+    where the named one isn't there, or isn't the one that the generator was trained with.
     """
     folder = resolve(name, revision)
     model, card = from_pretrained(folder)
@@ -326,20 +293,29 @@ def load(
     target = _device(device)
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
-    wanted = tokenizer or card.tokenizer
-    speaks = None if wanted is None else from_pretrained(resolve(wanted, beside=folder), role="tokenizer")[0]
+    place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
+    speaks = None if place is None else from_pretrained(place, role="tokenizer")[0]
     if speaks is not None:
-        check_speaks(model, speaks, f"{wanted}", card.name)
+        known = "" if tokenizer is not None else card.tokenizer_fingerprint
+        if known and fingerprint(speaks) != known:
+            raise ValueError(
+                f"tokenizer: {place} is {fingerprint(speaks)}, accepted: {known}, with which {card.name} was trained; "
+                "tokenizer=... (--tokenizer) takes another one all the same"
+            )
+        check_speaks(model, speaks, f"{tokenizer or card.tokenizer}", card.name)
     return Pipeline(speaks, model, card).to(target)
 
 
-def of_clips(name: str | Path) -> bool:
-    """Whether a checkpoint is a tokenizer of clips, or a generator that speaks through one; loads no weights."""
+def medium_of(name: str | Path) -> Medium | None:
+    """What a tokenizer works on, or a generator that speaks through one; loads no weights. None for neither."""
     folder = resolve(name)
     card = read_card(folder)
-    if card.role == "generator" and card.tokenizer:
-        card = read_card(resolve(card.tokenizer, beside=folder))
-    return card.role == "tokenizer" and issubclass(registry.get("tokenizer", card.kind), ClipTokenizer)
+    if card.role == "generator" and (place := tokenizer_folder(card, folder)) is not None:
+        card = read_card(place)
+    if card.role != "tokenizer":
+        return None
+    cls: Any = registry.get("tokenizer", card.kind)
+    return cls.medium_of(cls.Config.parse(card.fields, where=card.kind))
 
 
 def _device(device: str | None) -> torch.device:
@@ -364,52 +340,17 @@ def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
     return model.Sampling.parse({**model.config.sampling.model_dump(), **given}, where="sampling")
 
 
-def _worth_showing(tokenizer: Tokenizer, entity: int) -> bool:
-    """Whether a partial picture is decoded after this entity: always, of ordered tokens at powers of two."""
-    return not isinstance(tokenizer, OrderedTokenizer) or entity & (entity - 1) == 0
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: got {value!r}, accepted: a whole number from 1")
-    return value
-
-
-def _checked(images: Tensor) -> Tensor:
-    """The pictures or clips; ValueError in one line where they are none, not floating point, or not finite."""
-    if not isinstance(images, Tensor) or not images.is_floating_point() or not images.numel():
-        got = f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: got {got}, accepted: one or more in floating point, of numbers in [0, 1]")
-    if not bool(images.isfinite().all()):
-        raise ValueError("images: got NaN or infinity, accepted: numbers in [0, 1]")
-    return images
-
-
 def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
     """The part of `keep` that belongs to these rows, where it has one for each of the n."""
     if keep is None:
         return None
+    if not isinstance(keep, Keep):
+        got, accepted = type(keep).__name__, "nextok_mm.contracts.Keep(data, mask), tokens and which of them are known"
+        raise ValueError(f"keep: got {got}, accepted: {accepted}")
     if keep.data.shape[:1] not in ((1,), (n,)) or (keep.mask.dim() == 2 and len(keep.mask) != n):
         got = f"data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}"
         raise ValueError(f"keep: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
+    mask = keep.known()
     data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
-    each = keep.mask.dim() == 2 and len(keep.mask) == n
-    return Keep(data, keep.mask[rows.start : rows.stop] if each else keep.mask)
-
-
-def _joined(parts: list[Result]) -> Result:
-    """Batches as one result."""
-    first = parts[0]
-    return Result(
-        torch.cat([part.images for part in parts]),
-        first.name,
-        first.seed,
-        None if first.labels is None else [label for part in parts for label in part.labels or []],
-        first.sampling,
-        first.calls,
-        {name: sum(part.seconds[name] for part in parts) for name in first.seconds},
-        first.backend,
-        first.done,
-        first.entities,
-        None if first.text is None else [caption for part in parts for caption in part.text or []],
-    )
+    each = mask.dim() == 2 and len(mask) == n
+    return Keep(data, mask[rows.start : rows.stop] if each else mask)

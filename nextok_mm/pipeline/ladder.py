@@ -3,12 +3,11 @@
 Shapes: B pictures, K numbers of tokens, N tokens of a picture, C H W picture.
 """
 
-import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -16,47 +15,97 @@ from torch import Tensor
 
 from ..config import Config
 from ..contracts import OrderedTokenizer, Tokenizer, Tokens
+from ..inference import inferring
+from ..media import Saving
 from ..media import pictures as media
+from ..media.medium import png
 from ..rng import Rng, mix
+from .inputs import sides, whole
+from .result import Result
+
+if TYPE_CHECKING:
+    from .core import Pipeline
 
 
-@dataclass
-class Ladder:
+@dataclass(repr=False)
+class Ladder(Result):
     """Pictures, and what their first k tokens make of them, for every k that was asked for.
 
-    pictures: [B, C, H, W] in [0, 1]; images: [B, K, C, H, W]; tokens: the K numbers; both tensors are on the CPU.
+    given: [B, C, H, W]; data: [B, K, C, H, W]; numbers: the K numbers of tokens.
     """
 
-    pictures: Tensor
-    images: Tensor
-    tokens: tuple[int, ...]
-    name: str
-    seed: int = 0
-    sampling: dict[str, Any] = field(default_factory=dict)
+    numbers: tuple[int, ...] = ()
 
     def psnr(self) -> list[float]:
         """For every k: the peak signal-to-noise ratio over all pictures, in dB."""
-        error = (self.images - self.pictures[:, None]).square().transpose(0, 1).flatten(1).mean(1)
+        assert self.given is not None
+        error = (self.data - self.given[:, None]).square().transpose(0, 1).flatten(1).mean(1)
         return (-10 * error.clamp_min(1e-12).log10()).tolist()
 
-    def grid(self, zoom: int | None = None) -> Image.Image:
-        """One row a picture: as it was given, then each k, named above its column."""
-        rows = torch.cat((self.pictures[:, None], self.images), dim=1)
-        return media.grid(rows.flatten(0, 1), rows.shape[1], zoom, heads=["given", *map(str, self.tokens)])
+    def settings(self) -> dict[str, Any]:
+        """What a saved file keeps."""
+        own = {"model": self.name, "seed": self.seed, "tokens": list(self.numbers), "sampling": self.sampling}
+        return {f"nextok.{key}": value for key, value in own.items()}
 
-    def save(self, path: str | Path, force: bool = False, zoom: int | None = None) -> Path:
-        """Write the grid as a PNG with the settings in it; an existing file is kept unless `force`."""
-        own = {"model": self.name, "seed": self.seed, "tokens": list(self.tokens), "sampling": self.sampling}
-        return media.save_png(self.grid(zoom), path, {f"nextok.{key}": value for key, value in own.items()}, force)
+    def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+        """One row per picture: as it was given, then each k, named above its column."""
+        assert self.given is not None
+        _, zoom = sides(columns, zoom)
+        rows = torch.cat((self.given[:, None], self.data), dim=1)
+        return media.grid(rows.flatten(0, 1), rows.shape[1], zoom, heads=["given", *map(str, self.numbers)])
+
+    def pil(self) -> list[Image.Image]:
+        """Each picture's row."""
+        assert self.given is not None
+        return [replace(self, given=given[None], data=data[None]).grid() for given, data in zip(self.given, self.data)]
+
+    def save(
+        self,
+        path: str | Path,
+        force: bool = False,
+        columns: int | None = None,
+        zoom: int | None = None,
+        fps: float = Saving.fps,
+    ) -> Path:
+        """Write the grid as a .png, .jpg or .webp with the settings in it; an existing file is kept unless `force`."""
+        return media.save_picture(self.grid(columns, zoom), path, self.settings(), force)
 
     def _repr_png_(self) -> bytes:
         """Notebooks show the grid."""
-        buffer = io.BytesIO()
-        self.grid().save(buffer, "PNG")
-        return buffer.getvalue()
+        return png(self.grid())
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Notebooks show the grid."""
+        return {"text/plain": repr(self), "image/png": self._repr_png_()}
 
 
-@torch.no_grad()
+def ladder(
+    pipeline: "Pipeline",
+    given: Tensor,
+    tokens: Sequence[int],
+    seed: int,
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+    sampling: dict[str, Any],
+) -> Ladder:
+    """Pictures [B, C, H, W] and what their first k tokens make of them, for each k of `tokens`; see `climb`."""
+    from .core import settings_of
+
+    tokenizer = ordered(pipeline.tokenizer, pipeline.card.name)
+    numbers = check(tokens, math.prod(tokenizer.grid(given.shape[-2:])))
+    settings = settings_of(tokenizer, sampling)
+    return Ladder(
+        data=climb(tokenizer, given, numbers, seed, settings, batch, progress),
+        medium=tokenizer.medium,
+        name=pipeline.card.name,
+        seed=seed,
+        given=given.cpu(),
+        sampling=settings.model_dump(mode="json"),
+        numbers=numbers,
+    )
+
+
+@inferring
 def climb(
     tokenizer: OrderedTokenizer,
     pictures: Tensor,
@@ -88,20 +137,23 @@ def climb(
     return torch.cat(parts).unflatten(0, (len(pictures), len(tokens)))
 
 
-def ordered(tokenizer: Tokenizer, name: str) -> OrderedTokenizer:
+def ordered(tokenizer: Tokenizer | None, name: str) -> OrderedTokenizer:
     """The tokenizer, if its tokens have an order; ValueError in one line if not."""
     if not isinstance(tokenizer, OrderedTokenizer):
         raise ValueError(
-            f"tokens: got a number of them, but those of {name} ({tokenizer.kind}) have no order; accepted: none"
+            f"tokens: got a number of them, but those of {name} ({getattr(tokenizer, 'kind', 'none')}) have no order; "
+            "accepted: none"
         )
     return tokenizer
 
 
 def check(tokens: Sequence[int], most: int) -> tuple[int, ...]:
     """The numbers, if each is one from 1 to `most`; ValueError in one line if not."""
-    for k in tokens:
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
-            raise ValueError(f"tokens: got {k!r}, accepted: whole numbers from 1 to {most}")
-    if not tokens:
-        raise ValueError(f"tokens: got none in the list, accepted: whole numbers from 1 to {most}")
-    return tuple(tokens)
+    accepted = f"whole numbers from 1 to {most}"
+    found = tuple(whole("tokens", k, 1, accepted=accepted) for k in tokens)
+    for k in found:
+        if k > most:
+            raise ValueError(f"tokens: got {k}, accepted: {accepted}")
+    if not found:
+        raise ValueError(f"tokens: got none in the list, accepted: {accepted}")
+    return found

@@ -7,33 +7,39 @@ Shapes: n clips, C channels, T frames, H W rows and columns.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..contracts import ClipTokenizer, Keep
-from ..media import clips as video
-from ..media.pictures import Fit
+from ..contracts import Keep, Tokenizer
+from ..media import Clips, Fit
 from ..rng import mix
-from .core import Pipeline, Result
+from . import inputs
+from .core import Pipeline
+from .result import Result
+
+MAX_FRAMES = 100_000
+"""Of a clip that goes on: all of them are kept in memory."""
 
 
 def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, fit: Fit = "exact") -> Tensor:
     """The first `given` frames of a video file [1, C, T, H, W] (None: two fifths of what the model makes)."""
-    tokenizer = _tokenizer(pipeline)
-    frames, *sides = tokenizer.size
-    config: Any = tokenizer.config
-    count = _context(tokenizer, 2 * frames // 5) or 1 if given is None else given
+    tokenizer, medium = _parts(pipeline)
+    frames = medium.size[0]
+    count = _context(tokenizer, 2 * frames // 5) or 1 if given is None else inputs.whole("given", given)
     _check_given(tokenizer, count)
-    return video.read_clip(path, config.image_channels, (count, *sides), fit)
+    return medium.read(path, fit, count)
 
 
 def predict(
-    pipeline: Pipeline, clips: Tensor, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
+    pipeline: Pipeline, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
 ) -> Result:
-    """Clips [n, C, T, H, W] that go on: the given frames, then generated ones, `frames` in all (None: a trained clip).
+    """Clips, such as [n, C, T, H, W], that go on: the given frames, then generated ones.
+
+    frames: of the whole clip (None: as many as those that the model was trained on).
 
     labels: as of `Pipeline.generate`, but None is no condition: what the frames show is seen in them. ValueError in one
     line for clips of another shape, a number of frames that makes no whole codes, or a model of pictures.
@@ -43,21 +49,23 @@ def predict(
 
 
 def stream(
-    pipeline: Pipeline, clips: Tensor, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
+    pipeline: Pipeline, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
 ) -> Iterator[Result]:
-    """The same, handed out after every window: `images` holds the frames so far."""
-    tokenizer = _tokenizer(pipeline)
-    trained, *sides = tokenizer.size
-    wanted = trained if frames is None else frames
-    if clips.dim() != 5 or list(clips.shape[3:]) != sides or not clips.numel():
+    """The same, handed out after every window: `data` holds the frames so far."""
+    tokenizer, medium = _parts(pipeline)
+    trained, *sides = medium.size
+    clips = clips if isinstance(clips, Tensor) else medium.take(clips)
+    if list(clips.shape[3:]) != sides or not clips.numel():
         raise ValueError(
             f"clips: got shape {tuple(clips.shape)}, accepted: [n, channels, 1 or more frames, {sides[0]}, {sides[1]}]"
         )
+    clips = medium.take(clips)
     given = clips.shape[2]
     _check_given(tokenizer, given)
-    if not isinstance(wanted, int) or wanted <= given:
-        raise ValueError(f"frames: got {wanted!r}, accepted: a whole number above the {given} that are given")
-    if labels is None and pipeline.generator and pipeline.generator.conditioned_on == "labels":
+    above = f"a whole number above the {given} that are given, up to {MAX_FRAMES}"
+    wanted = inputs.whole("frames", trained if frames is None else frames, given + 1, MAX_FRAMES, above)
+    seed = inputs.whole("seed", seed)
+    if labels is None and pipeline.generator and "labels" in pipeline.generator.takes:
         labels = "none"
     images, window, half = clips.cpu(), 0, _context(tokenizer, trained // 2 + 1)
     context = given if given < trained else half  # all that is given, where it leaves room for new frames
@@ -70,19 +78,19 @@ def stream(
         keep = Keep(known.flatten(1), mask.flatten())
         start = seed if window == 0 else mix(seed, "window", window)
         result = pipeline.generate(labels, len(images), start, keep=keep, **sampling)
-        images = torch.cat((images, result.images[:, :, context:]), dim=2)[:, :, :wanted]
-        result.images, result.seed, window, context = images, seed, window + 1, half
-        yield result
+        images = torch.cat((images, result.data[:, :, context:]), dim=2)[:, :, :wanted]
+        window, context = window + 1, half
+        yield replace(result, data=images, seed=seed, given=clips.cpu(), tokens=None)
 
 
 def context(pipeline: Pipeline, frames: int) -> int:
     """The most of so many frames that can be given: those that make whole codes, and leave something to predict."""
-    return _context(_tokenizer(pipeline), frames)
+    return _context(_parts(pipeline)[0], frames)
 
 
-def _check_given(tokenizer: ClipTokenizer, frames: int) -> None:
+def _check_given(tokenizer: Tokenizer, frames: int) -> None:
     """ValueError where so many given frames don't make whole codes: some would have to be passed over."""
-    trained, *sides = tokenizer.size
+    trained, *sides = _size(tokenizer)
     try:
         tokenizer.grid((frames, *sides))
     except ValueError:
@@ -91,8 +99,8 @@ def _check_given(tokenizer: ClipTokenizer, frames: int) -> None:
         raise ValueError(f"given: got {frames} frames, accepted: {accepted}") from None
 
 
-def _context(tokenizer: ClipTokenizer, frames: int) -> int:
-    trained, *sides = tokenizer.size
+def _context(tokenizer: Tokenizer, frames: int) -> int:
+    trained, *sides = _size(tokenizer)
     for count in range(min(frames, trained - 1), 0, -1):
         try:
             tokenizer.grid((count, *sides))
@@ -102,7 +110,14 @@ def _context(tokenizer: ClipTokenizer, frames: int) -> int:
     return 0
 
 
-def _tokenizer(pipeline: Pipeline) -> ClipTokenizer:
-    if pipeline.generator is None or not isinstance(pipeline.tokenizer, ClipTokenizer):
+def _size(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """(frames, height, width) of the clips that it was trained on."""
+    assert tokenizer.size is not None
+    return tokenizer.size
+
+
+def _parts(pipeline: Pipeline) -> tuple[Tokenizer, Clips]:
+    """The tokenizer and its medium; ValueError for a model that doesn't go on in time."""
+    if "predict" not in pipeline.tasks or pipeline.tokenizer is None:
         raise ValueError(f"predict: got {pipeline.card.name}, accepted: a generator of clips")
-    return pipeline.tokenizer
+    return pipeline.tokenizer, pipeline.medium  # type: ignore[return-value]

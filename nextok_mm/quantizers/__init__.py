@@ -12,6 +12,6 @@ def check_codes(codes: Tensor, size: int) -> None:
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise ValueError(f"codes: got {codes.dtype}, accepted: whole numbers from 0 to {size - 1}")
     if type(codes) is Tensor and not codes.is_meta and codes.numel():
-        low, high = int(codes.min()), int(codes.max())
+        low, high = map(int, codes.long().aminmax())
         if not 0 <= low <= high < size:
             raise ValueError(f"codes: got {low} to {high}, accepted: 0 to {size - 1}")

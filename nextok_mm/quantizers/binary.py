@@ -29,7 +29,8 @@ class BinaryQuantizer(nn.Module):
 
     def bits(self, chances: Tensor, rng: Rng | None = None) -> Tensor:
         """Bits 0.0 or 1.0 [B, n, h, w]: each drawn by its chance, or the likelier value without `rng`. No gradient."""
-        limit = 0.5 if rng is None else rng.uniform(*chances.shape[1:], like=chances)
+        # In fp32, whatever the chances are in: a bf16 number may be rounded to 1, which no chance is above.
+        limit = 0.5 if rng is None else rng.uniform(*chances.shape[1:]).to(chances.device)
         return (chances.detach() > limit).to(chances.dtype)
 
     def embed(self, bits: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class BinaryQuantizer(nn.Module):
 
     def to_bits(self, codes: Tensor) -> Tensor:
         """The inverse: [B, h, w] -> bits 0.0 or 1.0 [B, n, h, w]."""
-        return (codes[:, None] // self.powers[:, None, None] % 2).float()
+        return (codes.long()[:, None] // self.powers[:, None, None] % 2).float()
 
     def entropy(self, bits: Tensor) -> Tensor:
         """How evenly the bits of a batch are used, a mean over bits: 1 (as often 0 as 1) to 0 (always the same)."""

@@ -21,7 +21,7 @@ class FSQConfig(Config):
     """levels: how many values each number of a vector has."""
 
     kind: Literal["fsq"] = "fsq"
-    levels: tuple[int, ...] = Field(min_length=1)
+    levels: tuple[int, ...] = Field(min_length=1, max_length=62)
 
     @property
     def width(self) -> int:
@@ -33,7 +33,8 @@ class FSQ(nn.Module):
     """The quantiser: [..., F] -> quantised [..., F] in [-1, 1] and codes [...]; the first number counts fastest.
 
     bound: how an even number of levels is centred, atanh (exactly, as the paper's code does) or tan (as an earlier
-    version of it, which NBP's tokenizers were trained with). ValueError for fewer than two levels.
+    version of it, which NBP's tokenizers were trained with). ValueError for fewer than two levels, or more codes than
+    int64 can count.
     """
 
     levels: Tensor
@@ -43,6 +44,8 @@ class FSQ(nn.Module):
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"levels: got {list(levels)}, accepted: one or more whole numbers from 2")
+        if math.prod(levels) >= 1 << 63:
+            raise ValueError(f"levels: got {list(levels)}, {math.prod(levels)} codes, accepted: fewer than 2 ** 63")
         self.size, self.shape = math.prod(levels), bound
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
@@ -52,7 +55,8 @@ class FSQ(nn.Module):
         """Any numbers [..., F] -> (quantised, codes). The gradient passes through the rounding."""
         with torch.autocast(z.device.type, enabled=False):
             bounded = self.bound(z.float())
-            rounded = bounded.round()
+            # From a thousand levels on, the margin of `bound` reaches the next whole number: the outermost levels end.
+            rounded = bounded.round().clamp(-(self.levels // 2), (self.levels - 1) // 2)
             codes = ((rounded.detach().long() + self.levels // 2) * self.basis).sum(-1)
             return (bounded + (rounded - bounded).detach()) / (self.levels // 2), codes
 
@@ -71,7 +75,7 @@ class FSQ(nn.Module):
     def dequantise(self, codes: Tensor) -> Tensor:
         """Codes [...] -> quantised [..., F]. ValueError for codes out of range."""
         check_codes(codes, self.size)
-        steps = codes[..., None] // self.basis % self.levels
+        steps = codes.long()[..., None] // self.basis % self.levels
         return (steps - self.levels // 2).float() / (self.levels // 2)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..config import Config
@@ -25,6 +25,7 @@ from . import check_codes
 
 CHUNK = 4096  # vectors whose distances to all codes are in memory at a time
 LLOYD = 10  # rounds of k-means at the start
+MAX_NUMBERS = 1 << 28  # of a codebook, of which training keeps two more
 EPS = 1e-5  # of the smoothed shares, as a count of one vector
 
 
@@ -38,13 +39,19 @@ class VQConfig(Config):
     """
 
     kind: Literal["vq"] = "vq"
-    size: int = Field(gt=1)
-    width: int = Field(gt=0)
+    size: int = Field(gt=1, le=1 << 20)
+    width: int = Field(gt=0, le=1 << 16)
     codebook: Literal["ema", "gradient"] = "ema"
     decay: float = Field(default=0.99, gt=0, lt=1)
     commitment: float = Field(default=0.25, ge=0)
     start: Literal["random", "data", "kmeans"] = "kmeans"
     revive: float = Field(default=0.03, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "VQConfig":
+        if self.size * self.width > MAX_NUMBERS:
+            raise ValueError(f"size, width: got {self.size} x {self.width}, accepted: {MAX_NUMBERS} numbers in all")
+        return self
 
 
 class VQ(nn.Module):
@@ -89,7 +96,7 @@ class VQ(nn.Module):
     def dequantise(self, codes: Tensor) -> Tensor:
         """Codes [...] -> vectors [..., F]. ValueError for codes out of range."""
         check_codes(codes, self.size)
-        return F.embedding(codes, self.codebook).float()
+        return F.embedding(codes.long(), self.codebook).float()
 
     @torch.no_grad()
     def after_step(self, rng: Rng) -> None:

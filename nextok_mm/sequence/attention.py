@@ -1,11 +1,13 @@
 """One attention, four backends that compute the same thing.
 
-| backend  | how                                                            | where it is the right one            |
-|----------|----------------------------------------------------------------|--------------------------------------|
-| slices   | each run of queries against just the keys it sees, no mask     | CPU, and few big entities            |
-| sdpa     | PyTorch's scaled dot product with a boolean mask (or is_causal)| many small entities; the reference   |
-| flex     | FlexAttention, compiled on a GPU                               | GPU training (no backward on a CPU)  |
-| xformers | xformers' kernels, run by run                                  | GPUs with that extra installed       |
+| backend  | how                                                     | where it is the right one          | has run on |
+|----------|---------------------------------------------------------|------------------------------------|------------|
+| slices   | each run of queries against just the keys it sees       | CPU, and few big entities          | CPU        |
+| sdpa     | PyTorch's scaled dot product, boolean mask or is_causal | many small entities; the reference | CPU        |
+| flex     | FlexAttention, compiled on a GPU                        | GPU training (no CPU backward)     | CPU alone  |
+| xformers | xformers' kernels, run by run                           | GPUs with that extra installed     | nothing    |
+
+None of them has run on a GPU yet: xformers never ran, and flex never ran compiled.
 
 `auto` resolves to one of them up front, by rule; nothing falls back silently.
 Shapes: q_BHQA, k_BHKA, v_BHKA -> BHQA (B batch, H heads, Q queries, K keys, A head dim). Keys and values may have fewer

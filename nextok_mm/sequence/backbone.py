@@ -32,7 +32,7 @@ class BackboneConfig(BlockConfig):
     entities, which share one condition (1: the entities share the weights, and each has its condition).
     """
 
-    depth: int = Field(gt=0)
+    depth: int = Field(gt=0, le=1 << 10)
     positions: int = Field(default=0, ge=0)
     rope: bool = True
     rope_theta: float = Field(default=10000.0, gt=0)

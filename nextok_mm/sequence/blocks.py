@@ -19,6 +19,8 @@ from .cache import KVCache
 from .masks import Mask
 from .rope import rotate
 
+MAX_HEAD_DIM = 512  # a table of rotations has as many numbers a token
+
 
 class BlockConfig(Config):
     """One block's shape.
@@ -32,12 +34,12 @@ class BlockConfig(Config):
     have them.
     """
 
-    width: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    kv_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 12)
+    kv_heads: int = Field(gt=0, le=1 << 12)
+    head_dim: int = Field(gt=0, le=MAX_HEAD_DIM)
     mlp: Literal["swiglu", "geglu", "gelu"] = "swiglu"
-    mlp_hidden: int = Field(gt=0)
+    mlp_hidden: int = Field(gt=0, le=1 << 18)
     norm: Literal["rms", "layer"] = "rms"
     norm_affine: bool = True
     norm_bias: bool = False
@@ -61,6 +63,10 @@ class BlockConfig(Config):
         if "head_dim" not in given and isinstance(width, int) and isinstance(heads, int) and heads > 0:
             if width % heads or width // heads % 2:
                 raise ValueError(f"heads: got {heads} for width {width}, accepted: even width / heads")
+            if width // heads > MAX_HEAD_DIM:
+                raise ValueError(
+                    f"heads: got {heads} for width {width}, accepted: width / heads of at most {MAX_HEAD_DIM}"
+                )
             given["head_dim"] = width // heads
         return {"kv_heads": heads, "qkv_bias": given.get("bias", True), **given}
 

@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_TOKENS = 1 << 17
+"""Of a grid: 512 x 256, or 32 x 64 x 64. Orders and positions are written out a row a token."""
 KINDS = ("token", "patch", "cell", "subsample", "scale", "image")
 EntitySize = int | Sequence[int] | None
 
@@ -109,7 +111,7 @@ def _make(kind: str, grid: tuple[int, ...], size: int | tuple[int, ...] | None) 
             raster[tuple(slice(i * c, (i + 1) * c) for i, c in zip(corner, cells))] for corner in _corners(counts)
         ]
     order = torch.cat([group.reshape(-1) for group in groups])
-    positions = torch.stack(torch.unravel_index(order, grid), dim=-1).float()
+    positions = _coordinates(grid)[order].float()
     return Layout(kind, grid, tuple(group.numel() for group in groups), order, positions)
 
 
@@ -120,6 +122,8 @@ def make_layout(kind: str, grid: Sequence[int], size: EntitySize = None) -> Layo
     grid = tuple(int(side) for side in grid)
     if not 1 <= len(grid) <= 3 or min(grid) < 1:
         raise ValueError(f"grid: got {grid}, accepted: one to three positive sides")
+    if math.prod(grid) > MAX_TOKENS:
+        raise ValueError(f"grid: got {grid}, accepted: at most {MAX_TOKENS} tokens in all")
     if kind in ("token", "patch", "image") and size is not None:
         raise ValueError(f"entity_size: got {size!r}, but entity {kind!r} takes none")
     return _make(kind, grid, tuple(size) if isinstance(size, Sequence) else size)
@@ -146,10 +150,16 @@ def _scale(grid: tuple[int, ...], sides: int | tuple[int, ...] | None) -> Layout
     scales = tuple(tuple(max(1, round(g * side / longest)) for g in grid) for side in sides)
     positions = []
     for scale in scales:  # a coarse token sits at the centre of what it covers
-        index = torch.unravel_index(torch.arange(math.prod(scale)), scale)
+        index = _coordinates(scale).unbind(1)
         positions.append(torch.stack([(i + 0.5) * g / s - 0.5 for i, g, s in zip(index, grid, scale)], dim=-1))
     sizes = tuple(math.prod(scale) for scale in scales)
     return Layout("scale", grid, sizes, torch.arange(sum(sizes)), torch.cat(positions), scales)
+
+
+def _coordinates(grid: tuple[int, ...]) -> Tensor:
+    """The index of every token of a grid in raster order, [N, axes]."""
+    # Not torch.unravel_index, which imports sympy for half a second.
+    return torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing="ij"), dim=-1).flatten(0, -2)
 
 
 def _corners(counts: Sequence[int]) -> list[tuple[int, ...]]:

@@ -2,16 +2,21 @@
 
 A sampler multiplies the same weights by a few dozen rows, hundreds of times. oneDNN is a quarter faster at that when
 the weights lie in its own blocked order, which costs one copy of them (`nextok bench xar` prints both). The packed
-copies live only inside the `with` block, so trained or loaded weights can never go stale behind them.
+copies live only inside the `with` block, are shared by all threads that are in one, and the last to leave removes them.
+
+They never go stale: every `with` block lays the weights out anew, and a layer whose weight was written to, or replaced,
+since then multiplies by the weight itself.
 
 With one or two rows, as when one sample is decoded token by token, a product only waits for the weights, and oneDNN's
 kernels for so few rows read them at half the speed of those for four: rows are repeated up to four (see
 `nextok bench elm`).
 """
 
+import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,35 +25,95 @@ ROWS = 128  # the batch oneDNN plans for; other sizes work, this is one entity o
 FEWEST = 4  # rows below this are slower than this many
 MIN_WEIGHTS = 1 << 12  # below this, packing costs more than it saves
 
-
-def packed(model: nn.Module) -> AbstractContextManager[None]:
-    """Context manager: inside it, the linear layers of a model on a CPU in fp32 run on packed weights, without
-    gradients. On other devices and dtypes, and where this build of torch has no oneDNN, it does nothing."""
-    parameter = next(model.parameters())
-    able = parameter.device.type == "cpu" and parameter.dtype == torch.float32 and type(parameter.data) is Tensor
-    return _packed(model) if able and torch.backends.mkldnn.is_available() else nullcontext()
+_lock = RLock()  # of one thread for good: an abandoned `decode` may leave in the middle of another's entering
 
 
 @contextmanager
-def _packed(model: nn.Module) -> Iterator[None]:
-    layers = [m for m in model.modules() if type(m) is nn.Linear and m.weight.numel() >= MIN_WEIGHTS]
+def packed(model: nn.Module) -> Iterator[None]:
+    """Context manager: inside it, the linear layers of a model on a CPU in fp32 run on packed weights, without
+    gradients. Other devices and dtypes, compiled modules, layers whose `forward` somebody else has replaced, and builds
+    of torch without oneDNN are left as they are."""
+    layers: list[nn.Linear] = []
     try:
-        with torch.no_grad():
-            for layer in layers:
-                weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
-                layer.forward = partial(_linear, layer, weight)  # type: ignore[method-assign]
+        with _lock:
+            for layer in _layers(model):
+                _enter(layer)
+                layers.append(layer)
         yield
     finally:
-        for layer in layers:
+        with _lock:
+            for layer in layers:
+                _leave(layer)
+
+
+def _layers(model: nn.Module) -> list[nn.Linear]:
+    """The layers that can be packed; what torch.compile traces can't hold oneDNN's weights."""
+    found, waiting = [], [model] if torch.backends.mkldnn.is_available() else []
+    while waiting:
+        module = waiting.pop()
+        own = module.__dict__.get("forward")
+        compiled = (getattr(module, "_compiled_call_impl", None), getattr(own, "_torchdynamo_orig_callable", None))
+        if any(part is not None for part in compiled) or "_orig_mod" in module._modules:
+            continue
+        if type(module) is nn.Linear and (own is None or isinstance(own, _Packed)) and _able(module.weight):
+            found.append(module)
+        waiting += [child for child in module._modules.values() if child is not None]
+    return found
+
+
+def _able(weight: Tensor) -> bool:
+    plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and type(weight.data) is Tensor
+    return plain and weight.numel() >= MIN_WEIGHTS
+
+
+def _enter(layer: nn.Linear) -> None:
+    forward = layer.__dict__.get("forward") or _Packed(layer)
+    forward.pack()
+    forward.users += 1
+    layer.__dict__["forward"] = forward
+
+
+def _leave(layer: nn.Linear) -> None:
+    forward = layer.__dict__.get("forward")
+    if isinstance(forward, _Packed):
+        forward.users -= 1
+        if forward.users <= 0:
             layer.__dict__.pop("forward", None)
 
 
-def _linear(layer: nn.Linear, weight: Tensor, x: Tensor) -> Tensor:
-    if torch.is_grad_enabled() or x.dtype != torch.float32:
-        return nn.functional.linear(x, layer.weight, layer.bias)
-    rows = x.numel() // x.shape[-1]
-    if 0 < rows < FEWEST:
-        several = x.reshape(rows, -1).repeat(-(-FEWEST // rows), 1)
-        product = torch.ops.mkldnn._linear_pointwise(several, weight, layer.bias, "none", [], "")
-        return product[:rows].view(*x.shape[:-1], -1)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
+class _Packed:
+    """Stands in for a layer's `forward`; users: how many `with` blocks it is in."""
+
+    def __init__(self, layer: nn.Linear):
+        self.layer, self.users = layer, 0
+        self.packed: tuple[Tensor, tuple[int, int], Tensor] | None = None  # which weight, as of when, and its copy
+
+    def pack(self) -> None:
+        weight = self.layer.weight
+        with torch.inference_mode(False), torch.no_grad():
+            self.packed = weight, _state(weight), torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer, packed = self.layer, self.packed
+        weight, bias = layer.weight, layer.bias
+        plain = torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dtype != torch.float32
+        if plain or packed is None or packed[0] is not weight or packed[1] != _state(weight):
+            return nn.functional.linear(x, weight, bias)
+        rows = x.numel() // x.shape[-1]
+        if 0 < rows < FEWEST:
+            several = x.reshape(rows, -1).repeat(-(-FEWEST // rows), 1)
+            product = torch.ops.mkldnn._linear_pointwise(several, packed[2], bias, "none", [], "")
+            return product[:rows].view(*x.shape[:-1], -1)
+        return torch.ops.mkldnn._linear_pointwise(x, packed[2], bias, "none", [], "")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Packed":
+        """A copy of the model stands in no `with` block: its weights are its own, and aren't packed."""
+        return _Packed(copy.deepcopy(self.layer, memo))
+
+    def __reduce__(self) -> Any:
+        return _Packed, (self.layer,)
+
+
+def _state(weight: Tensor) -> tuple[int, int]:
+    """Another one after a weight was written to."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version

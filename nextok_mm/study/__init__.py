@@ -13,4 +13,6 @@ def main(arguments: list[str]) -> None:
     name = arguments[0] if arguments else ""
     if name not in STUDIES:
         raise ValueError(f"study: got {name!r}, accepted: {', '.join(STUDIES)}")
+    if not {"-h", "--help"} & set(arguments):
+        import_module("matplotlib")  # every study ends with plots: missing, that is said before the hours of work
     import_module(f"{__name__}.{name}").main(arguments[1:])

@@ -12,7 +12,6 @@ Figures go to OUT/elm.json as they come (a killed run goes on), plots to OUT/*.p
 """
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,9 @@ from typing import Any
 
 import torch
 
-from ..bench.claims import by_name
+from .. import bundled
+from ..bench.harness import Results, by_name, options, plot, shown, slug, trained
+from ..inference import inferring
 from . import entropy, locality
 
 SMALL = ("model.width=128", "model.heads=4", "model.depth=6")
@@ -53,17 +54,14 @@ def variants(codes: int, only: Sequence[int] = ()) -> dict[str, tuple[str, ...]]
 def main(arguments: list[str]) -> None:
     """Measure what is missing, print and plot it."""
     given = _parse(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    book = Book(given.out / "elm.json")
+    results = Results(given.out / "elm.json")
     for part in given.parts.split(","):
-        _PARTS[part](given, book)
-    _plot(book.figures, given.out)
+        _PARTS[part](given, results)
+    _plot(results.figures, given.out)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="nextok study elm", formatter_class=argparse.RawDescriptionHelpFormatter, description=str(__doc__)
-    )
+    parser = options("study elm", __doc__, out="runs/study")
     parser.add_argument("--model", default="elm-fashion", help="a trained ELM, for all but the variants")
     parser.add_argument("--config", default="configs/generators/elm-fashion.yaml", help="what the variants differ from")
     parser.add_argument("--set", action="append", default=[], help="an override of the config, name=value; repeatable")
@@ -72,35 +70,22 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=600, help="of training a variant")
     parser.add_argument("--n", type=int, default=2000, help="samples of a Frechet distance; 0 leaves those out")
-    parser.add_argument("--out", type=Path, default=Path("runs/study"))
     given = parser.parse_args(arguments)
     wrong = [part for part in given.parts.split(",") if part not in _PARTS]
     if wrong:
         raise ValueError(f"parts: got {wrong[0]!r}, accepted: {', '.join(_PARTS)}")
     if not all(part.isdigit() for part in given.splits.split(",") if given.splits):
         raise ValueError(f"splits: got {given.splits!r}, accepted: numbers of groups, such as 2,3")
+    given.config = bundled.config(given.config)
     given.splits = [int(part) for part in given.splits.split(",") if part]
     return given
 
 
-class Book:
-    """The JSON file: figures by part and name, written after every one."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.figures: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def fill(self, part: str, name: str, measure: Callable[[], Any]) -> Any:
-        """The figures of this name: those that are there, or measured now."""
-        rows = self.figures.setdefault(part, {})
-        if name not in rows:
-            rows[name] = measure()
-            self.path.write_text(json.dumps(self.figures, indent=2) + "\n")
-        print(f"{part:9s} {name:24s} {_shown(rows[name])}", flush=True)
-        return rows[name]
+def _fill(results: Results, part: str, name: str, measure: Callable[[], Any]) -> None:
+    print(f"{part:9s} {name:24s} {shown(results.fill(name, measure, part))}", flush=True)
 
 
-def _entropy(given: argparse.Namespace, book: Book) -> None:
+def _entropy(given: argparse.Namespace, results: Results) -> None:
     """Codes of the test split, beside text."""
     from ..pipeline import load
 
@@ -108,10 +93,10 @@ def _entropy(given: argparse.Namespace, book: Book) -> None:
         tokenizer = load(given.model).tokenizer
         return entropy.beside_text(_test_codes(tokenizer)["tokens"])
 
-    book.fill("entropy", given.model, measure)
+    _fill(results, "entropy", given.model, measure)
 
 
-def _locality(given: argparse.Namespace, book: Book) -> None:
+def _locality(given: argparse.Namespace, results: Results) -> None:
     """The model's layers, and those of the variants of other sizes that are there."""
     from ..pipeline import load
 
@@ -124,36 +109,34 @@ def _locality(given: argparse.Namespace, book: Book) -> None:
             batch = {key: rows[:64] for key, rows in _test_codes(pipeline.tokenizer, 64).items()}
             return locality.by_layer(pipeline.generator, batch)
 
-        book.fill("locality", name, measure)
+        _fill(results, "locality", name, measure)
 
 
-def _variants(given: argparse.Namespace, book: Book) -> None:
+def _variants(given: argparse.Namespace, results: Results) -> None:
     """Train each, take its loss on the test split and its pictures' figures."""
+    from .. import bundled
     from ..train import load
 
-    codes = load(given.config, given.set).model.fields.model_dump()["codes"]
+    codes = load(bundled.config(given.config), given.set).model.fields.model_dump()["codes"]
     for seed in range(given.seeds):
         for name, overrides in variants(codes, given.splits).items():
-            book.fill("variants", f"{name}, seed {seed}", lambda: _trained(given, name, overrides, seed))  # noqa: B023
+            row = f"{name}, seed {seed}"
+            _fill(results, "variants", row, lambda: _trained(given, name, overrides, seed))  # noqa: B023
 
 
 def _trained(given: argparse.Namespace, name: str, overrides: tuple[str, ...], seed: int) -> dict[str, float]:
     from ..eval.quality import evaluate_generator
-    from ..pipeline import load as load_pipeline
-    from ..train import load, train
+    from ..pipeline import load
 
-    folder = given.out / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
-    run = (f"train.out={folder}", f"train.steps={given.steps}", f"train.seed={seed}", "train.sample_every=0")
-    summary = train(load(given.config, [*given.set, *overrides, *run]))
-    if summary.status != "finished":
-        raise SystemExit(summary.exit_code)
-    pipeline = load_pipeline(folder / "final")
+    folder = given.out / f"{slug(name)}-{seed}"
+    own = (*given.set, *overrides, f"train.steps={given.steps}", f"train.seed={seed}")
+    checkpoint = trained(given.config, own, folder)
+    pipeline = load(checkpoint)
     found = {"parameters": sum(p.numel() for p in pipeline.generator.parameters())}  # type: ignore[union-attr]
     found |= _held_out(pipeline)
     if given.n:
-        found |= by_name(
-            evaluate_generator(str(folder / "final"), n=given.n, sampling={"cfg": 1.0}, baselines=False, progress=False)
-        )
+        sampling = {"cfg": 1.0}
+        found |= by_name(evaluate_generator(checkpoint, given.n, sampling=sampling, baselines=False, progress=False))
     return found
 
 
@@ -177,7 +160,7 @@ def _undropped(model: Any) -> Any:
     return model
 
 
-def _sweeps(given: argparse.Namespace, book: Book) -> None:
+def _sweeps(given: argparse.Namespace, results: Results) -> None:
     """Guidance and top-k of the model."""
     from ..eval.quality import evaluate_generator
 
@@ -189,10 +172,10 @@ def _sweeps(given: argparse.Namespace, book: Book) -> None:
             )
             return by_name(result)
 
-        book.fill("sweeps", name, measure)
+        _fill(results, "sweeps", name, measure)
 
 
-_PARTS: dict[str, Callable[[argparse.Namespace, Book], None]] = {
+_PARTS: dict[str, Callable[[argparse.Namespace, Results], None]] = {
     "entropy": _entropy,
     "variants": _variants,
     "locality": _locality,
@@ -200,7 +183,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace, Book], None]] = {
 }
 
 
-@torch.no_grad()
+@inferring
 def _test_codes(tokenizer: Any, n: int = 2000) -> dict[str, torch.Tensor]:
     """Codes and labels of the first pictures of the test split."""
     from .. import data
@@ -213,30 +196,18 @@ def _test_codes(tokenizer: Any, n: int = 2000) -> dict[str, torch.Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _shown(figures: Any) -> str:
-    if isinstance(figures, list):
-        return "; ".join(_shown(row) for row in figures)
-    if isinstance(figures, dict):
-        return "  ".join(f"{name} {_shown(value)}" for name, value in figures.items())
-    return f"{figures:.4g}" if isinstance(figures, float) else str(figures)
-
-
 def _plot(figures: Mapping[str, Mapping[str, Any]], out: Path) -> None:
     """One picture a part that has figures."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     for part, rows in figures.items():
-        figure, axis = pyplot.subplots(figsize=(6, 0.8 + 0.28 * max(6, len(rows))))
-        if part == "locality":
-            for name, layers in rows.items():
-                axis.plot(range(1, len(layers) + 1), [layer["distance"] for layer in layers], marker="o", label=name)
-            axis.set_xlabel("layer")
-            axis.set_ylabel("mean distance of what is looked at, codes")
-            axis.legend(fontsize=8)
-        else:
+        with plot(out / f"{part}.png", (6, 0.8 + 0.28 * max(6, len(rows)))) as (axis,):
+            if part == "locality":
+                for name, layers in rows.items():
+                    distances = [layer["distance"] for layer in layers]
+                    axis.plot(range(1, len(layers) + 1), distances, marker="o", label=name)
+                axis.set_xlabel("layer")
+                axis.set_ylabel("mean distance of what is looked at, codes")
+                axis.legend(fontsize=8)
+                continue
             flat = dict(next(iter(rows.values()))) if part == "entropy" else dict(rows)
             wanted = ("bits", "frechet (fashion-judge)", "bits a position")
             bars = {n: next((row[w] for w in wanted if w in row), None) for n, row in flat.items()}
@@ -245,6 +216,3 @@ def _plot(figures: Mapping[str, Mapping[str, Any]], out: Path) -> None:
             axis.set_yticks(range(len(shown)), list(shown), fontsize=8)
             axis.invert_yaxis()
             axis.set_title(next(w for w in wanted if any(w in row for row in flat.values())), fontsize=9)
-        figure.tight_layout()
-        figure.savefig(out / f"{part}.png", dpi=120)
-        pyplot.close(figure)

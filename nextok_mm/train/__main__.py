@@ -2,22 +2,16 @@
 
 import sys
 
-from .. import bundled
+from .. import bundled, console
 from . import load, train
 
 
 def main() -> int:
-    """0 finished; 75 stopped, saved, to be resumed by the same command; 1 a mistake, said in one line."""
+    """0 finished; 75 stopped, saved, to be resumed by the same command; 2 a mistake, said in one line."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         return 0 if len(sys.argv) > 1 else 2
-    try:
-        summary = train(load(bundled.config(sys.argv[1]), sys.argv[2:]))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{summary.status} at step {summary.step} ({summary.reason or 'all steps done'}): {summary.folder}")
-    return summary.exit_code
+    return console.run(lambda: train(load(bundled.config(sys.argv[1]), sys.argv[2:]), progress=True).exit_code)
 
 
 if __name__ == "__main__":

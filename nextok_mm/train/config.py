@@ -7,9 +7,10 @@ train: {out: runs/xar-fashion, steps: 20000, batch: 256}
 ```
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -26,17 +27,23 @@ class ModelSpec(Config):
     fields: SerializeAsAny[ModelConfig]
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optim(Config):
-    """AdamW and its learning rate: linear warm-up, then cosine down to `lr * final`, or constant.
+    """AdamW and its learning rate: linear warm-up, then cosine down to `lr * final`, or constant (no `final`).
 
     warmup: steps; a run that is shorter ends on the way up (a trial of two steps needs no other setting).
-    weight_decay: of matrices and convolutions; biases, norms and other one-dimensional parameters have none.
+    weight_decay: of what `decay` says. `weights`: those of linear and convolution layers; no biases, no norms, no
+    tables (of codes, labels, positions), no learned vectors. `matrices`: every parameter of two dimensions or more, as
+    in runs that began before there was a choice. None: as the run in `train.out` began, `weights` for a new one.
     """
 
     lr: float = Field(default=3e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    decay: Literal["weights", "matrices"] | None = None
     warmup: int = Field(default=100, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     final: float = Field(default=0.0, ge=0, le=1)
@@ -58,21 +65,22 @@ class Train(Config):
 
     out: folder of the run; steps: its end; accumulate: parts that a process cuts its share into; processes: refuse
     another number of them (None: any); precision: of the forward and backward pass; workers: processes that prepare
-    data; keep: newest snapshots kept; samples: pictures in a grid; resume: go on from the newest whole snapshot, or
-    never; overwrite: delete what `out` holds; max_minutes: then save and stop, to be resumed.
+    data; keep: newest snapshots kept; sample_every: draw pictures (a judge has none, nor has a generator without a
+    `tokenizer`); samples: pictures in a grid; resume: go on from the newest whole snapshot, or never; overwrite: delete
+    what `out` holds; max_minutes: then save and stop, to be resumed; cpu: stay there even where there is a GPU.
     """
 
     out: str = Field(min_length=1)
-    steps: int = Field(gt=0)
-    batch: int = Field(gt=0)
-    accumulate: int = Field(default=1, gt=0)
-    processes: int | None = Field(default=None, gt=0)
+    steps: int = Field(gt=0, le=1_000_000_000)
+    batch: int = Field(gt=0, le=1 << 20)
+    accumulate: int = Field(default=1, gt=0, le=1 << 20)
+    processes: int | None = Field(default=None, gt=0, le=1 << 20)
     seed: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     gradient_checkpointing: bool = False
     cpu: bool = False
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1 << 10)
     log_every: int = Field(default=50, gt=0)
     save_every: int = Field(default=1000, gt=0)
     keep: int = Field(default=2, gt=0)
@@ -85,11 +93,15 @@ class Train(Config):
 
 
 class Final(Config):
-    """What `out/final` says about itself: its name, how weights are stored, class names, licence, free remarks."""
+    """What `out/final` says about itself: its name, how weights are stored, class names, licence, free remarks.
 
-    name: str | None = None
+    labels: a name for each class of the model; None: the names that the data has, never more than there are classes.
+    Where the data names fewer, the other classes go by number.
+    """
+
+    name: str | None = Field(default=None, max_length=200)
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = Field(default=None, fail_fast=True)
     license: str = ""
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -141,6 +153,10 @@ class TrainConfig(Config):
         plain = self.plain()
         for name in _INDECISIVE:
             del plain["train"][name]
+        if self.optim.decay is None:  # a config.json from before there was a choice
+            plain["optim"]["decay"] = "matrices"
+        if self.model.role != "generator":  # it was once accepted there, and looked at by nobody
+            del plain["tokenizer"]
         if self.optim.schedule == "constant":  # only the cosine depends on where it ends
             del plain["train"]["steps"]
         return {group: plain[group] for group in plain if group != "final"}
@@ -155,6 +171,22 @@ _INDECISIVE = (
 def load(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
     """The training that a YAML file describes, after `group.field=value` overrides."""
     return TrainConfig.parse(override(read_yaml(path), overrides))
+
+
+def as_begun(config: TrainConfig) -> TrainConfig:
+    """The config with the decay that it leaves open: that of the run in `train.out`, or `weights` where none is.
+
+    A run whose config.json doesn't say began before there was a choice, and goes on with `matrices`.
+    """
+    if config.optim.decay is not None:
+        return config
+    stored, decay = Path(config.train.out).expanduser() / "config.json", "weights"
+    if stored.is_file() and not config.train.overwrite:
+        try:
+            decay = json.loads(stored.read_text(encoding="utf8")).get("optim", {}).get("decay") or "matrices"
+        except (ValueError, AttributeError):
+            return config  # `RunFolder.check` says what is wrong with it
+    return config.model_copy(update={"optim": config.optim.model_copy(update={"decay": decay})})
 
 
 def _parts(init: Any) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..files import write_files
+from ..files import only_writer, write_json
 from . import snapshots
 from .config import TrainConfig
 
@@ -28,7 +29,7 @@ class RunFolder:
         if self.config.train.overwrite or not stored.is_file():
             return
         try:
-            before = TrainConfig.parse(json.loads(stored.read_text())).decisive()
+            before = TrainConfig.parse(json.loads(stored.read_text(encoding="utf8"))).decisive()
         except (ValueError, TypeError) as error:
             raise ValueError(f"train.out: {stored} can't be read ({error}); {_ROADS}") from None
         difference = _difference(before, self.config.decisive())
@@ -36,6 +37,10 @@ class RunFolder:
             raise ValueError(f"train.out: {self.path} holds a run with {difference}; {_ROADS}")
         if self.config.train.resume == "never" and snapshots.steps(self.snapshots):
             raise ValueError(f"train.out: {self.path} holds a run and train.resume is never; {_ROADS}")
+
+    def claimed(self) -> AbstractContextManager[None]:
+        """The folder is this run's alone in the meantime; ValueError where another training writes into it."""
+        return only_writer(self.path, "train.out", "training")
 
     def prepare(self) -> None:
         """Empty it where `overwrite` says so (of what trainings write, nothing else), and note the config."""
@@ -45,7 +50,7 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         plain = self.config.plain()
         plain["train"]["overwrite"] = False
-        write_files(self.path, {"config.json": json.dumps(plain, indent=2, ensure_ascii=False).encode()})
+        write_json(self.path / "config.json", plain)
 
 
 _ROADS = "accepted: another train.out, or train.overwrite=true"

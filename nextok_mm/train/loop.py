@@ -6,8 +6,10 @@ repeats the uninterrupted one, and N processes repeat one process.
 """
 
 import copy
+import itertools
+import logging
 import os
-import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import registry
-from ..checkpoint import from_pretrained, save_pretrained
+from ..checkpoint import fingerprint, from_pretrained, save_pretrained
 from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
 from ..data.latents import Latents
@@ -31,13 +33,16 @@ from ..data.tensors import Tensors
 from ..machine import precision_advice
 from ..rng import Rng, mix
 from . import snapshots
-from .config import TrainConfig
+from .config import TrainConfig, as_begun
+from .fit import check_data, class_names, data_warnings
 from .folder import RunFolder
 from .guards import NotFinite, Stop, explain
 from .log import Log
 from .optim import RunningMean, build_optimizer, learning_rate, set_learning_rate
 from .shards import gather, is_spread, spread, whole
 
+_logger = logging.getLogger(__name__)
+_RUNNING = threading.Lock()
 STOPPED = 75
 """Exit code of a run that was told to stop, saved, and can be resumed (EX_TEMPFAIL: try again)."""
 
@@ -59,14 +64,30 @@ class Summary:
         return 0 if self.status == "finished" else STOPPED
 
 
-def train(config: TrainConfig) -> Summary:
-    """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers."""
+def train(config: TrainConfig, progress: bool = False) -> Summary:
+    """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers.
+
+    progress: a bar, where there is a terminal. Nothing else is printed: the steps are logged under `nextok_mm.train`
+    (INFO, and WARNING for what is hardly meant).
+    """
+    if not _RUNNING.acquire(blocking=False):  # Accelerate's state, torch's seed and the signals are the process's
+        raise ValueError(
+            "train: another training runs in this process, accepted: one at a time (or a process of its own)"
+        )
+    try:
+        return _train(as_begun(config), progress)
+    finally:
+        _RUNNING.release()
+
+
+def _train(config: TrainConfig, progress: bool) -> Summary:
     folder = RunFolder(config)
     folder.check()
     accelerator = _accelerator(config)
     try:
-        with Stop(config.train.max_minutes) as stop:
-            return Run(config, folder, accelerator, stop).go()
+        with folder.claimed() if accelerator.is_main_process else nullcontext():
+            with Stop(config.train.max_minutes) as stop:
+                return Run(config, folder, accelerator, stop).go(progress)
     finally:
         accelerator.end_training()
         AcceleratorState._reset_state(True)  # else a second training in this process is refused another precision
@@ -95,6 +116,7 @@ class Run:
         self.source = config.data.open()
         self.model = _build(config)
         self.tokenizer = _tokenizer(config, self.source, self.model, accelerator.device)
+        check_data(config, self.model, self.source, self.tokenizer)
         optimizer = build_optimizer(self.model, config.optim)
         objective = Objective(self.model).train()
         if config.train.compile:
@@ -106,18 +128,22 @@ class Run:
         self.step, self.sums, self.summed = 0, {}, 0
         self.loss: float | None = None
 
-    def go(self) -> Summary:
-        """Train to the end, or until told to stop."""
+    def go(self, progress: bool = False) -> Summary:
+        """Train to the end, or until told to stop. progress: see `train`."""
         config, started = self.config.train, time.monotonic()
         if self.main:
             self.folder.prepare()
-            for line in _warnings(self.config, self.accelerator.device):
-                print(f"warning: {line}", file=sys.stderr, flush=True)
+            doubts = (
+                _warnings(self.config, self.accelerator.device),
+                data_warnings(self.config, self.model, self.source),
+            )
+            for line in itertools.chain(*doubts):
+                _logger.warning(line)
         self.accelerator.wait_for_everyone()
         self._resume()
         log = Log(self.folder.path, self.step, config.tensorboard) if self.main else None
         stream = self._stream()
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main else True)
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main and progress else True)
         since, reason = (time.monotonic(), self.step), None
         while self.step < config.steps and reason is None:
             batches = [self._fetch(*next(stream)) for _ in range(config.accumulate)]
@@ -134,6 +160,8 @@ class Run:
             log.close()
         self._finish(reason)
         status = "finished" if self.step >= config.steps else "stopped"
+        if self.main:
+            _logger.info("%s at step %d (%s): %s", status, self.step, reason or "all steps done", self.folder.path)
         return Summary(status, reason, self.step, self.loss, time.monotonic() - started, self.folder.path)
 
     def _stream(self) -> Any:
@@ -216,7 +244,7 @@ class Run:
             log.write(self.step, numbers)
             shown = " ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name != "seconds_per_step")
             if bar.disable:
-                print(f"step {self.step}/{self.config.train.steps} {shown}", flush=True)
+                _logger.info("step %d/%d %s", self.step, self.config.train.steps, shown)
             else:
                 bar.set_postfix_str(shown)
         return now, self.step
@@ -252,12 +280,17 @@ class Run:
         self.sums, self.summed = facts["sums"], facts["summed"]
 
     def _sample(self) -> None:
-        """Write a grid of pictures, by the first process, with the averaged weights."""
+        """Write a grid of pictures, by the first process, with the averaged weights. A run never ends by them: what
+        goes wrong is a warning."""
         with self._averaged() as model:
             if self.main:
                 from .samples import write_grid
 
-                write_grid(model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+                try:
+                    write_grid(model, self.tokenizer, self.source, self.config, self.folder.samples, self.step)
+                except Exception as error:  # whatever it is, the run is worth more than its preview
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())
+                    _logger.warning("no pictures at step %d (%s)", self.step, reason[:300])
         self.accelerator.wait_for_everyone()
 
     @contextmanager
@@ -288,9 +321,11 @@ class Run:
     def _publish(self, model: Model) -> None:
         """Write `final/`: the model and what it says about itself."""
         config, final = self.config, self.config.final
-        name, labels = final.name or self.folder.path.name, final.labels or self.source.class_names
+        name, labels = final.name or self.folder.path.name, final.labels or class_names(model, self.source)
         about = {"steps": self.step, "batch": config.train.batch, "seed": config.train.seed, **final.about}
         meta = dict(name=name, labels=labels, license=final.license, tokenizer=config.tokenizer, about=about)
+        if self.tokenizer is not None:
+            meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)
         save_pretrained(model, self.folder.final, dtype=dtype, without=model.training_only, **meta)
 
@@ -304,9 +339,9 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         raise ValueError(f"launch: DeepSpeed keeps the optimizer to itself, so a run could not be resumed; {_LAUNCHES}")
     if os.environ.get("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError(f"launch: fsdp_version {os.environ.get('FSDP_VERSION', '1')} isn't supported; {_LAUNCHES}")
-    accelerator = Accelerator(
-        mixed_precision=precision, cpu=config.train.cpu, gradient_accumulation_steps=config.train.accumulate
-    )
+    # Where there is nothing but a CPU it has to be said: accelerate starts several processes on CPUs only when told.
+    cpu = config.train.cpu or not _has_gpu()
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu, gradient_accumulation_steps=config.train.accumulate)
     world = accelerator.num_processes
     meant = config.train.processes or int(os.environ.get("WORLD_SIZE") or world)
     if world != meant:
@@ -319,6 +354,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def _has_gpu() -> bool:
+    return torch.accelerator.is_available()
+
+
 _LAUNCHES = "accepted: ddp.yaml, ddp_cpu.yaml or fsdp2.yaml of configs/accelerate"
 
 
@@ -327,6 +366,8 @@ def _warnings(config: TrainConfig, device: torch.device) -> Iterator[str]:
     warmup, steps = config.optim.warmup, config.train.steps
     if warmup > steps:
         yield f"optim.warmup {warmup} is longer than train.steps {steps}: the rate never reaches optim.lr"
+    if config.train.cpu and _has_gpu():
+        yield "train.cpu is true: the run stays on the CPU, although this machine has a GPU"
     if device.type == "cpu" and config.train.precision == "bf16":
         words, slower = precision_advice()
         if slower:
@@ -367,6 +408,11 @@ def _tokenizer(config: TrainConfig, source: Source, model: Model, device: torch.
     A tokenizer may stand on another one, its `vae`, and be trained on a cache that this one made.
     """
     if config.model.role != "generator":
+        if config.tokenizer is not None:
+            raise ValueError(
+                f"tokenizer: got {config.tokenizer!r}, accepted: none, a {config.model.kind} is trained on pictures "
+                "(one that stands on another tokenizer takes init: {vae: NAME})"
+            )
         if isinstance(source, Latents):
             if not isinstance(inner := getattr(model, "vae", None), Tokenizer):
                 raise ValueError(f"data.kind: got latents, accepted for a {config.model.kind}: sources of pictures")

@@ -11,16 +11,32 @@ from .config import EMA, Optim
 
 
 def build_optimizer(model: nn.Module, config: Optim) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: decay for those of two dimensions and more, none for the others."""
+    """AdamW over the trainable parameters, with weight decay for those that `Optim` says and none for the others."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = {parameter for parameter in parameters if parameter.ndim >= 2}
+    if config.decay != "matrices":
+        decayed &= _weights(model)
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p not in decayed], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise ValueError("model: it has no trainable parameter")
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def _weights(model: nn.Module) -> set[nn.Parameter]:
+    """What layers multiply by: parameters whose name ends in `weight` (so `Backbone.ada_weight` too, and no table of
+    positions, no learned vector), but for the rows of an embedding, also where an output layer shares them."""
+    found, tables = set(), set()
+    for module in model.modules():
+        own = module.named_parameters(recurse=False)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            tables |= {parameter for _, parameter in own}
+        else:
+            found |= {parameter for name, parameter in own if name.endswith("weight")}
+    return found - tables
 
 
 def learning_rate(step: int, steps: int, config: Optim) -> float:

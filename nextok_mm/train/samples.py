@@ -5,45 +5,64 @@ from typing import Any
 
 import torch
 
-from ..contracts import Condition, Generator, Tokens
+from ..contracts import Condition, Generator, Keep, Tokens
 from ..data import Source
+from ..data.latents import Latents
 from ..decoding import decode
+from ..media import Saving
 from ..rng import Rng, mix
 from .config import TrainConfig
 
 
 @torch.no_grad()
 def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, folder: Path, step: int) -> None:
-    """`folder/step-00001000.png`: pairs (picture, reconstruction), or samples, of classes or captions in turn."""
-    from torchvision.utils import save_image
+    """`folder/step-00001000.png`: pairs (picture, reconstruction), or samples, of classes or captions in turn.
 
+    ValueError in one line where the disk is full.
+    """
     count, seed = config.train.samples, config.train.seed
     device, training = next(model.parameters()).device, model.training
     model.eval()
     try:
         if config.model.role == "tokenizer":
-            images = source.batch(range(min(count, len(source))))["images"].to(device)
-            pictures = torch.stack([images, model.decode(model.encode(images))], dim=1).flatten(0, 1)
+            images = _pictures(model, source, min(count, len(source)), device)
+            made = torch.stack([images, model.decode(model.encode(images))], dim=1).flatten(0, 1)
         elif config.model.role == "generator" and tokenizer is not None:
             rng = Rng([mix(seed, "sample", row) for row in range(count)])
-            for state in decode(model, model.start(_condition(model, source, count, device), rng)):
+            condition, keep = _condition(model, source, count, device), _given(model, tokenizer, source, count, device)
+            for state in decode(model, model.start(condition, rng, keep=keep)):
                 last = state
-            pictures = tokenizer.decode(Tokens(last.data, model.layout.grid))
+            made = tokenizer.decode(Tokens(last.data, model.layout.grid))
         else:
             return
     finally:
         model.train(training)
-    columns = 8
-    if pictures.dim() == 5:  # a clip is a row of its frames
-        columns = pictures.shape[2]
-        pictures = pictures.transpose(1, 2).flatten(0, 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_image(pictures.cpu().clamp(0, 1), folder / f"step-{step:08d}.png", nrow=columns)
+    medium = (tokenizer or model).medium
+    medium.save(made.cpu(), folder / f"step-{step:08d}.png", force=True, how=Saving(columns=8))
+
+
+def _pictures(model: Any, source: Source, count: int, device: torch.device) -> torch.Tensor:
+    """The first rows' pictures; of a cache, what the model's own VAE makes of its latents."""
+    batch = source.batch(range(count))
+    if isinstance(source, Latents):
+        return model.vae.decode(Tokens(batch["tokens"].to(device), source.manifest.grid))
+    return batch["images"].to(device)
 
 
 def _condition(model: Generator, source: Source, count: int, device: torch.device) -> Condition:
-    """Classes in turn, or captions from all over the data."""
-    if model.conditioned_on == "text" and source.captions:
-        return [source.captions[row * len(source) // count] for row in range(count)]
-    classes = len(source.class_names or ())
-    return torch.arange(count, device=device) % classes if classes else None
+    """The classes that the data has, in turn, or captions from all over it, whichever the model takes."""
+    if "text" in model.takes and source.captions:
+        return {"text": [source.captions[row * len(source) // count] for row in range(count)]}
+    labels = source.found_labels() if "labels" in model.takes else []
+    return (
+        {"labels": torch.tensor([labels[row % len(labels)] for row in range(count)], device=device)} if labels else None
+    )
+
+
+def _given(model: Generator, tokenizer: Any, source: Source, count: int, device: torch.device) -> Keep | None:
+    """What the first rows begin with, for a model that only goes on from something."""
+    if not model.given:
+        return None
+    batch = source.batch([row % len(source) for row in range(count)])
+    tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["images"].to(device)).data
+    return Keep(tokens.to(device), model.layout.entity_ids[model.layout.inverse] < model.given)

@@ -9,6 +9,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def write(folder: Path, step: int, tensors: State, facts: dict[str, Any], keep: 
             save_file(content, path)
             sync(path)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        (temporary / _STATE).write_text(json.dumps({**facts, "step": step, "files": files}, indent=1))
+        (temporary / _STATE).write_text(json.dumps({**facts, "step": step, "files": files}, indent=1), encoding="utf8")
         sync(temporary / _STATE)
         sync(temporary)
         shutil.rmtree(final, ignore_errors=True)  # an older, broken one of the same step
@@ -91,7 +92,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Any, str],
 
 
 def _read(path: Path) -> tuple[int, State, dict[str, Any]]:
-    facts = json.loads((path / _STATE).read_text())
+    facts = json.loads((path / _STATE).read_bytes())
     for name, recorded in facts["files"].items():
         if (path / name).stat().st_size != recorded["bytes"] or sha256(path / name) != recorded["sha256"]:
             raise ValueError(f"{name} is damaged")
@@ -104,8 +105,12 @@ def _all(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Delete a snapshot so that a crash half-way leaves nothing that looks whole."""
+    """Delete a snapshot so that a crash half-way leaves nothing that looks whole.
+
+    One that somebody reads (Windows lets nobody move it then) stays until the next time: the run is worth more.
+    """
     hidden = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(hidden, ignore_errors=True)
-    path.rename(hidden)
+    with suppress(OSError):
+        path.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)

@@ -45,8 +45,9 @@ def torture(folder: Path, kills: int, seed: int = 0, steps: int = 200) -> dict[s
     generator = torch.Generator().manual_seed(seed)
     rows = {"tokens": torch.randn(64, 16, 4, generator=generator), "labels": torch.arange(64) % 3}
     save_file(rows, data)
-    context = multiprocessing.get_context("forkserver")  # a start costs milliseconds: the imports are done once
-    context.set_forkserver_preload(["nextok_mm.train.loop", "generators.xar"])
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # Windows
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload(["nextok_mm.train.loop", "generators.xar"])  # then a start costs milliseconds
     started = time.monotonic()  # of the whole, imports included
     plain = _start(context, _fields(folder / "plain", data, steps))
     plain.join()
@@ -110,11 +111,10 @@ def _start(context: Any, fields: dict) -> BaseProcess:
 
 
 def _train(fields: dict) -> None:
-    """What a child does: the ordinary call, quietly."""
+    """What a child does: the ordinary call."""
     from . import TrainConfig, train
 
     torch.set_num_threads(1)
-    sys.stdout = open("/dev/null", "w")
     sys.exit(train(TrainConfig.parse(fields)).exit_code)
 
 

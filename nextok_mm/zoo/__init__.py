@@ -4,15 +4,11 @@ The one-call forms keep the model they loaded last, so a second call is quick.
 """
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from ..checkpoint import ZOO, Card, read_card
 from ..contracts import Tokens
 from ..pipeline import Pipeline, Result, load
-from ..pipeline.ladder import Ladder
 
 
 def list_models(role: str | None = None) -> dict[str, Card]:
@@ -26,17 +22,17 @@ def generate(name: str, labels: Any = None, n: int = 1, seed: int = 0, **setting
     return _loaded(name).generate(labels, n, seed, **settings)
 
 
-def tokenize(name: str, images: Tensor) -> Tokens:
+def tokenize(name: str, images: Any) -> Tokens:
     """Images [B, C, H, W] in [0, 1] to the tokens of a tokenizer (or of a generator's)."""
     return _loaded(name).tokenize(images)
 
 
-def detokenize(name: str, tokens: Tokens) -> Tensor:
-    """Tokens to images [B, C, H, W] in [0, 1]."""
-    return _loaded(name).detokenize(tokens)
+def detokenize(name: str, tokens: Any, seed: int | None = None, **settings: Any) -> Result:
+    """Tokens to pictures; the arguments are those of `Pipeline.detokenize`."""
+    return _loaded(name).detokenize(tokens, seed, **settings)
 
 
-def reconstruct(name: str, images: Tensor | str | Path, **options: Any) -> Tensor | Ladder:
+def reconstruct(name: str, images: Any, **options: Any) -> Result:
     """Pictures there and back: a tensor [B, C, H, W] in [0, 1], or a file's name; a Ladder where `tokens` are given.
 
     The options are those of `Pipeline.reconstruct`.

@@ -1,9 +1,11 @@
 """`nextok convert`: what it says of itself, and files in no published form: one clear line each."""
 
 import pkgutil
+from importlib import import_module
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from nextok_mm import adapters
@@ -75,3 +77,22 @@ def test_a_weight_that_is_no_tensor_is_named(adapter, tmp_path):
 )
 def test_a_key_without_its_number_is_named(adapter, key, tmp_path):
     assert f"unknown key {key!r}" in refused(adapter, {key: torch.ones(1)}, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_adapter_reads_the_names_that_wrappers_leave(kind, monkeypatch, tmp_path):
+    """torch.compile's and DDP's names are stripped before any map of keys sees them."""
+    adapter = import_module(f"nextok_mm.adapters.{kind}")
+    seen = {}
+    monkeypatch.setattr(adapter, "convert", lambda weights, *rest: seen.update(weights) or ({}, {}))
+    path = tmp_path / "x.safetensors"
+    save_file(
+        {"module._orig_mod.a.b": torch.ones(1), "c._orig_mod.d": torch.ones(1), "module.module.e": torch.ones(1)}, path
+    )
+    adapter.read(path)
+    assert set(seen) == {"a.b", "c.d", "e"}
+
+
+def test_two_names_of_one_weight_are_refused():
+    with pytest.raises(ValueError, match="'a' is there twice, once as 'module.a'"):
+        adapters.plain_names({"a": torch.ones(1), "module.a": torch.ones(1)})

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nextok_mm.contracts import Keep
 from nextok_mm.decoding import decode
@@ -12,7 +14,11 @@ from .conftest import example
 
 def run(generator, seeds, keep=None, **sampling):
     labels = example(generator, range(8)).get("labels")
-    labels = None if labels is None else torch.stack([labels[seed % 8] for seed in seeds])
+    labels = (
+        {}
+        if labels is None or "labels" not in generator.takes
+        else {"labels": torch.stack([labels[seed % 8] for seed in seeds])}
+    )
     few = {"steps": 3} if "steps" in generator.Sampling.model_fields else {}
     settings = generator.Sampling.parse({**generator.config.sampling.model_dump(), **few, **sampling})
     return [state.data.clone() for state in decode(generator, generator.start(labels, Rng(seeds), settings, keep))]
@@ -94,4 +100,58 @@ def test_a_label_out_of_range_is_refused(generator):
     if not classes:
         pytest.skip("takes no labels")
     with pytest.raises(ValueError, match=f"labels: got {classes + 1}, accepted: 0 to {classes - 1}"):
-        generator.start(torch.tensor([classes + 1]), Rng([0]))
+        generator.start({"labels": torch.tensor([classes + 1])}, Rng([0]))
+
+
+def test_labels_train_where_there_is_a_class_for_them_and_are_refused_elsewhere(generator):
+    """Any labels at all, beside codes that fit: none is taken for "no label", none for another class."""
+    classes = getattr(generator.config, "classes", 0)
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(st.integers(-2, classes + 2) | st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=2))
+    def check(labels):
+        batch = example(generator, [1, 2]) | {"labels": torch.tensor(labels)}
+        wrong = [label for label in labels if not 0 <= label < classes]
+        with torch.no_grad():
+            if classes and wrong:
+                with pytest.raises(ValueError, match=f"labels: got -?[0-9]+, accepted: 0 to {classes - 1}"):
+                    generator.loss(batch, Rng([1, 2]))
+                with pytest.raises(ValueError, match="labels: got"):
+                    generator.predict(batch, Rng([1, 2]))
+            else:
+                assert torch.isfinite(generator.loss(batch, Rng([1, 2])).total)
+
+    check()
+
+
+def test_tokens_that_a_model_has_no_place_for_are_refused(generator):
+    batch = example(generator, [1, 2])
+    wrong = [batch["tokens"][:, :-1], batch["tokens"][:, :, None], None]
+    wrong += [batch["tokens"].float() if generator.codes else batch["tokens"].round().long()]
+    wrong += [batch["tokens"] + generator.codes, batch["tokens"] - generator.codes] if generator.codes else []
+    for tokens in wrong:
+        other = {name: column for name, column in batch.items() if name != "tokens"}
+        with pytest.raises(ValueError, match="tokens") as error:
+            generator.loss(other if tokens is None else other | {"tokens": tokens}, Rng([1, 2]))
+        assert "\n" not in str(error.value)
+
+
+class Largest(Rng):
+    """Every uniform number is the largest that there is below 1, which bf16 rounds to 1."""
+
+    def uniform(self, *shape, like=None):
+        drawn = torch.full((len(self), *shape), 1 - 2**-24)
+        return drawn if like is None else drawn.to(like)
+
+
+def test_labels_are_dropped_in_any_precision(generator):
+    """Where every label is dropped, none is kept because its number was rounded up to 1."""
+    drop = next(name for name in ("drop", "label_drop") if name in type(generator.config).model_fields)
+    generator.config = generator.config.model_copy(update={drop: 1.0})
+    rough, batch = generator.to(torch.bfloat16), example(generator, [1, 2])
+    batch = {name: column.bfloat16() if column.is_floating_point() else column for name, column in batch.items()}
+    others = [batch | {"labels": (batch["labels"] + 1) % generator.config.classes}]
+    others += [{"tokens": batch["tokens"]}]
+    with torch.no_grad():
+        dropped = rough.predict(batch, Largest([1, 2]))
+        assert all(torch.equal(dropped, rough.predict(other, Largest([1, 2]))) for other in others)

@@ -8,6 +8,8 @@ from nextok_mm import registry
 from nextok_mm.checkpoint import from_pretrained, save_pretrained
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.attention import _dense
+from nextok_mm.train.config import Optim
+from nextok_mm.train.optim import build_optimizer
 
 from .conftest import example
 
@@ -34,6 +36,30 @@ def test_every_parameter_gets_a_gradient(model):
     loss_of(model, range(16)).total.backward()
     silent = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not silent
+
+
+@pytest.mark.parametrize("decay", ["weights", "matrices"])
+def test_the_optimizer_takes_every_parameter_once(model, decay):
+    """And decays what its rule says: no bias, no norm, no table, no learned vector is among the weights."""
+    groups = build_optimizer(model, Optim(weight_decay=0.5, decay=decay)).param_groups
+    taken = [parameter for group in groups for parameter in group["params"]]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(taken) == len(trained) and {id(p) for p in taken} == {id(p) for p in trained.values()}
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    tables = (
+        "bias",
+        "positions",
+        "positions_midway",
+        "none",
+        "token",
+        "registers",
+        "table.weight",
+        "labels.weight",
+        "vectors.weight",
+    )
+    for name, parameter in trained.items():
+        exempt = parameter.ndim < 2 or (decay == "weights" and name.endswith(tables))
+        assert (id(parameter) in decayed) is not exempt, name
 
 
 def test_loss_falls_on_eight_samples(model):
@@ -86,7 +112,7 @@ def test_every_config_field_is_read(model):
         spied.decode(spied.encode(batch["images"]))
         spied.grid(tuple(batch["images"].shape[2:]))
     if model.role == "generator":
-        state = spied.start(batch.get("labels"), Rng(range(2)))
+        state = spied.start({"labels": batch.get("labels")} if "labels" in spied.takes else None, Rng(range(2)))
         spied.step(state)
     assert not set(fields) - seen
 

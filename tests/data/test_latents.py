@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from nextok_mm import data, registry
@@ -72,6 +73,49 @@ def test_an_interrupted_build_goes_on(tokenizer, source, cache, monkeypatch):
     assert encoded == [range(4, 8)] and {path.name: path.read_bytes() for path in cache.iterdir()} == whole
 
 
+def test_a_full_disk_keeps_the_shards_that_are_done(tokenizer, source, cache, tmp_path, monkeypatch):
+    """The error is the safetensors library's own, which is no OSError."""
+    folder, plain, calls = tmp_path / "full", latents.save_file, []
+
+    def full(columns, path, *more):
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        plain(columns, path, *more)
+
+    monkeypatch.setattr(latents, "save_file", full)
+    with pytest.raises(ValueError, match="No space left on device.*; what was there before is kept") as error:
+        build_cache(tokenizer, source, folder, batch=3, shard=4)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "shard-00000.safetensors"]
+    build_cache(tokenizer, source, folder, batch=3, shard=4)
+    assert len(calls) == 4
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in cache.iterdir()
+    }
+
+
+def test_two_builds_in_one_folder_are_one_too_many(tokenizer, source, tmp_path, monkeypatch):
+    plain, refused = latents._encode, []
+
+    def meanwhile(*arguments):
+        with pytest.raises(ValueError, match=r"cache: another `nextok cache`, pid \d+, writes here") as error:
+            build_cache(tokenizer, source, tmp_path / "two", batch=3, shard=4)
+        refused.append(error)
+        return plain(*arguments)
+
+    monkeypatch.setattr(latents, "_encode", meanwhile)
+    opened(build_cache(tokenizer, source, tmp_path / "two", batch=3, shard=4))
+    assert len(refused) == 3 and not (tmp_path / "two" / ".lock").exists()
+
+
+def test_a_whole_cache_needs_no_right_to_write(tokenizer, source, cache, monkeypatch):
+    monkeypatch.setattr(latents, "write_files", lambda *more: pytest.fail("written to"))
+    monkeypatch.setattr(latents, "only_writer", lambda *more: pytest.fail("locked"))
+    assert build_cache(tokenizer, source, cache, batch=3, shard=4) == cache
+
+
 def test_half_precision_caches_stay_close(tokenizer, source, cache, tmp_path):
     half = opened(build_cache(tokenizer, source, tmp_path / "half", dtype="float16"))
     assert half.shards[0]["tokens"].dtype == torch.float16
@@ -114,6 +158,23 @@ def test_tokenizers_without_a_posterior_are_cached_as_they_encode(tokenizer, sou
     assert "std" not in cached.shards[0] and cached.batch([1, 2], [0, 1])["tokens"].dtype == torch.int64
 
 
+def test_shards_that_don_t_belong_together_are_refused(source, cache):
+    labels = torch.cat([part for part in opened(cache).column("labels")])
+    assert labels.tolist() == list(range(10)) and len(list(opened(cache).column("tokens"))) == 6
+    with pytest.raises(ValueError, match="it holds no captions, accepted for this model: those of `nextok cache"):
+        opened(cache).check_text(Text())
+    path = cache / "manifest.json"
+    path.write_text(path.read_text().replace('"flip": true', '"flip": false').replace('"flip":true', '"flip":false'))
+    with pytest.raises(ValueError, match="says flip=False, its shards don't"):
+        opened(cache)
+    shard = cache / "shard-00001.safetensors"
+    columns = latents.read_weights(shard)
+    del columns["labels"]
+    save_file(columns, shard)
+    with pytest.raises(ValueError, match="its shards hold different columns"):
+        opened(cache)
+
+
 @pytest.mark.parametrize("change", [{"format": 9}, {"rows": 11}, {"rows": -1}, {"extra": 1}, {"dtype": "pickle"}])
 def test_a_wrong_manifest_is_one_line(cache, change):
     path = cache / "manifest.json"
@@ -152,6 +213,17 @@ def test_captions_travel_along(tokenizer, source, tmp_path, monkeypatch):
     batch = cached.batch([9, 4], [1, 2])
     assert batch["text_length"].tolist() == [2, 4] and batch["text"].shape == (2, 3, 2)
     assert batch["text"][1, 0, 0] == 4
+    cached.check_text(None)
+    cached.check_text(text)
+    for name, other in (("encoder", "minilm"), ("width", 5), ("length", 4)):
+        with pytest.raises(ValueError, match=f"model.text.{name}: got {other!r}, accepted: {getattr(text, name)!r}"):
+            cached.check_text(text.model_copy(update={name: other}))
+    columns, captions = cached.text
+    for row in (-1, 3):
+        spoiled = columns | {"row": columns["row"].clone().index_fill_(0, torch.tensor([4]), row)}
+        save_file(spoiled, tmp_path / "t" / latents.TEXT, {"captions": json.dumps(captions)})
+        with pytest.raises(ValueError, match="its rows name captions that it doesn't hold"):
+            opened(tmp_path / "t")
     (tmp_path / "t" / latents.TEXT).unlink()
     with pytest.raises(ValueError, match="text.safetensors is missing"):
         opened(tmp_path / "t")

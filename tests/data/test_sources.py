@@ -99,6 +99,17 @@ def test_tensors_come_as_floats_and_integers(tensors):
     assert batch["images"].dtype == torch.float32 and 0.5 < batch["images"].max() <= 1
 
 
+def test_labels_are_known_before_a_row_is_read(tensors, pictures):
+    """What training checks against the model's classes; a source that knows nothing beforehand says so."""
+    for settings, wanted in (
+        ({"kind": "tensors", "path": tensors}, list(range(10))),
+        ({"kind": "image_folder", "path": str(pictures), "size": 8}, [0, 1]),
+        ({"kind": "image_folder", "path": str(pictures / "dog" / "deep"), "size": 8}, []),
+    ):
+        source = data.parse(settings).open()
+        assert source.found_labels() == wanted and not list(source.column("tokens"))
+
+
 @pytest.mark.parametrize(
     "columns, words",
     [
@@ -107,6 +118,10 @@ def test_tensors_come_as_floats_and_integers(tensors):
         ({"images": torch.full((2, 1, 4, 4), 255.0)}, "accepted: [0, 1]"),
         ({"images": torch.full((2, 1, 4, 4), float("nan"))}, "not finite"),
         ({"tokens": torch.zeros(2, 4), "labels": torch.zeros(3)}, "[2, 3] rows"),
+        ({"labels": torch.zeros(3)}, "labels (3,) are torch.float32, accepted: whole numbers"),
+        ({"tokens": torch.zeros(3, 4)}, "tokens (3, 4) are torch.float32, accepted: whole numbers"),
+        ({"tokens": torch.zeros(3, 4, dtype=torch.bool)}, "torch.bool, accepted: whole numbers"),
+        ({"tokens": torch.zeros(3, 4, 2, dtype=torch.long)}, "accepted: floating point"),
         ({"tokens": torch.zeros(0, 4)}, "[0] rows"),
         ({}, "holds []"),
     ],

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nextok_mm.decoding.logits import Drawing, _kept, draw, filtered, min_p, top_k, top_p
+from nextok_mm.decoding.logits import Drawing, _inverse, _inverse_of_row, _kept, draw, filtered, min_p, top_k, top_p
 from nextok_mm.rng import Rng
 
 
@@ -16,19 +16,25 @@ def logits() -> torch.Tensor:
     return torch.randn(50, 12, generator=torch.Generator().manual_seed(0)) * 3
 
 
+def nucleus(row: list[float], share: float) -> set[int]:
+    chosen, total = set(), 0.0
+    for code in sorted(range(12), key=lambda code: -row[code]):
+        if total >= share:
+            break
+        chosen.add(code)
+        total += row[code]
+    return chosen
+
+
 @pytest.mark.parametrize("share", [1e-6, 0.3, 0.9, 1 - 1e-7])
 def test_filters_equal_brute_force(logits, share):
-    shares = logits.softmax(-1).tolist()
-    nucleus = []
-    for row in shares:
-        chosen, total = set(), 0.0
-        for code in sorted(range(12), key=lambda code: -row[code]):
-            if total >= share:
-                break
-            chosen.add(code)
-            total += row[code]
-        nucleus.append(chosen)
-    assert kept(top_p(logits, share)) == nucleus
+    """Where a sum comes within fp32's rounding of the share, either side of it will do."""
+    shares, rounding = logits.softmax(-1).tolist(), 12 * 2**-24
+    nuclei = [nucleus(row, share) for row in shares]
+    for found, wanted, row in zip(kept(top_p(logits, share)), nuclei, shares):
+        assert found == wanted or found in [nucleus(row, share + near) for near in (-rounding, rounding)]
+    if share < 1 - rounding:
+        assert kept(top_p(logits, share)) == nuclei
     assert kept(min_p(logits, share)) == [{c for c, p in enumerate(row) if p >= share * max(row)} for row in shares]
     k = max(1, int(12 * share))
     assert kept(top_k(logits, k)) == [set(sorted(range(12), key=lambda c: -row[c])[:k]) for row in shares]
@@ -101,3 +107,27 @@ def test_a_setting_out_of_range_is_one_line(field, value):
     with pytest.raises(ValueError, match=f"sampling.{field}: got {value}") as error:
         Drawing.parse({field: value}, where="sampling")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("codes", [2, 7, 2500])
+def test_the_inverse_is_that_of_exact_fractions(codes):
+    """The first code whose share and those before it come to more than the chance, in whole numbers of any size."""
+    gen = torch.Generator().manual_seed(codes)
+    shares = (2 * torch.randn(40, codes, generator=gen)).softmax(-1)
+    shares = shares.where(torch.rand(40, codes, generator=gen) < 0.7, 0)
+    shares[0], shares[1] = 0, 0
+    shares[0, 0], shares[1, -1] = 0.5, 1e-7
+    chance = torch.rand(40, generator=gen)
+    chance[:6] = torch.tensor([0, 1 - 2**-24, 0, 1 - 2**-24, 0.5, 2**-24])
+    found = _inverse(shares, chance).tolist()
+    for row, at, code in zip(shares, chance, found):
+        exact, below = [int(share * 2.0**160) for share in row.tolist()], 0
+        bound = int(at.item() * 2**24) * sum(exact)
+        if not sum(exact):
+            continue
+        for wanted, share in enumerate(exact):  # noqa: B007, it is read below
+            below += share << 24
+            if below > bound:
+                break
+        assert code == wanted and row[code] > 0
+        assert int(_inverse_of_row(row, at.item())) == code

@@ -1,6 +1,8 @@
 """The app: what the server refuses, and a visit with a browser."""
 
+import ast
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageChops
 
 from nextok_mm import bundled
 from nextok_mm.checkpoint import ZOO
@@ -33,7 +36,8 @@ def served(model: str, tiny: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    page = bundled.demo("app").launch([model, f"{tiny / 'xar'}/"], port=port, block=False)
+    captions = ["elm-emoji"] if (ZOO / "elm-emoji").is_dir() else []
+    page = bundled.demo("app").launch([model, f"{tiny / 'xar'}/", *captions], port=port, block=False)
     yield f"http://127.0.0.1:{port}"
     page.close()
 
@@ -43,10 +47,10 @@ def client(served: str) -> Any:
     return pytest.importorskip("gradio_client").Client(served, verbose=False, analytics_enabled=False)
 
 
-def ask(client: Any, model: str, **other: Any) -> Any:
-    given = dict(label="every class in turn", text="", n=2, seed=0, steps=2, cfg=1.0, solver="euler")
+def ask(client: Any, first: str, **other: Any) -> Any:
+    given = dict(model=first, label="every class in turn", text="", n=2, seed=0, steps=2, cfg=1.0, solver="euler")
     given |= {"temperature": 1.0, "tokens": 1} | other
-    return client.predict(given.pop("model", model), *given.values(), api_name="/generate")
+    return client.predict(*given.values(), api_name="/generate")
 
 
 def test_the_server_answers(client: Any, model: str) -> None:
@@ -55,26 +59,109 @@ def test_the_server_answers(client: Any, model: str) -> None:
     assert status.startswith("Done: entity 4 of 4")
 
 
+def sampling_of(picture: Any) -> dict[str, Any]:
+    """The settings in a PNG that the server sent."""
+    with Image.open(picture if isinstance(picture, str) else picture["path"]) as png:
+        return ast.literal_eval(png.text["nextok.sampling"])
+
+
+def test_what_is_left_out_is_the_chosen_models_own(client: Any, model: str, tiny: Path) -> None:
+    """Not the first model's, which the controls show when the page opens."""
+    import nextok_mm as nx
+
+    own = nx.load(tiny / "xar").generator.config.sampling.model_dump(mode="json")
+    assert own["steps"] != 25
+    given = {"model": f"{tiny / 'xar'}/", "n": 1, "api_name": "/generate"}
+    assert sampling_of(client.predict(**given)[0]) == own
+    for empty in ("", None):
+        given |= {"steps": empty, "cfg": empty, "solver": empty}
+        assert sampling_of(client.predict(**given)[0]) == own
+    assert sampling_of(client.predict(**{**given, "steps": "3", "cfg": 2.5})[0]) == {**own, "steps": 3, "cfg": 2.5}
+
+
+@pytest.mark.skipif(not (ZOO / "elm-emoji").is_dir(), reason="no shipped model of captions")
+def test_a_caption_is_drawn_as_the_model_means_it(client: Any) -> None:
+    import nextok_mm as nx
+
+    given = {"model": "elm-emoji", "text": "red apple", "n": 1, "seed": 3, "api_name": "/generate"}
+    pipeline = nx.load("elm-emoji")
+    for tokens in ({}, {"tokens": 8}):
+        picture, said = client.predict(**given, **tokens)
+        wanted = pipeline.generate(text="red apple", seed=3, **tokens)
+        assert said.startswith(f"Done: entity {wanted.done} of {wanted.entities}")
+        with Image.open(picture if isinstance(picture, str) else picture["path"]) as png:
+            assert ImageChops.difference(png.convert("RGB"), wanted.grid()).getbbox() is None
+    with pytest.raises(Exception, match="tokens, coarse to fine: got 33.0, accepted: 1 to 32"):
+        client.predict(**given, tokens="33")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(model="/etc"), "model|choices"),
-        (dict(label="hat"), "class|choices"),
-        (dict(solver="rk45"), "solver|choices"),
-        (dict(n=65), "pictures|maximum"),
-        (dict(n=10**9), "pictures|maximum"),
-        (dict(n=0), "pictures|minimum"),
-        (dict(n=1.5), "whole number"),
-        (dict(n="many"), "pictures|number|str"),
-        (dict(steps=101), "steps|maximum"),
-        (dict(steps=None), "steps|raised an exception"),
-        (dict(cfg=1e9), "guidance|maximum"),
-        (dict(seed=-1), "seed|minimum"),
+        (dict(model="/etc"), "model: got '/etc'"),
+        (dict(model=["xar"]), "model: got "),
+        (dict(label="hat"), "class: got 'hat'"),
+        (dict(label=None), "class: got None"),
+        (dict(solver="rk45"), "solver: got 'rk45'"),
+        (dict(n=65), "pictures: got 65, accepted: 1 to 64"),
+        (dict(n=10**9), "pictures: got 1000000000"),
+        (dict(n=0), "pictures: got 0"),
+        (dict(n=1.5), "pictures: got 1.5, accepted: a whole number"),
+        (dict(n="many"), "pictures: got 'many'"),
+        (dict(n=None), "pictures: got None"),
+        (dict(steps=101), "steps an entity: got 101, accepted: 1 to 100"),
+        (dict(steps="few"), "steps an entity: got 'few'"),
+        (dict(steps=2.5), "steps an entity: got 2.5, accepted: a whole number"),
+        (dict(cfg=1e9), "guidance: got 1000000000.0"),
+        (dict(cfg="nan"), "guidance: got nan"),
+        (dict(seed=-1), "seed: got -1"),
+        (dict(seed=1.5), "seed: got 1.5, accepted: a whole number"),
+        (dict(seed=2**31), "seed: got 2147483648"),
     ],
 )
-def test_the_servers_own_limits(client: Any, model: str, wrong: dict, message: str) -> None:
-    with pytest.raises(Exception, match=f"(?i){message}"):
+def test_the_servers_own_limits(client: Any, model: str, wrong: dict, message: str, capfd: Any) -> None:
+    """Each is one line for the visitor, and nothing in the server's log."""
+    with pytest.raises(Exception, match=re.escape(message)):
         ask(client, model, **wrong)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_files_of_results_are_deleted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = bundled.demo("app")
+    monkeypatch.setattr(app, "KEPT", (1, 1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = app.launch([str(tiny / "xar"), str(tiny / "clips")], port=port, block=False)
+    try:
+        asked = pytest.importorskip("gradio_client").Client(
+            f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False, download_files=False
+        )
+        asked.predict(n=1, api_name="/generate")
+        asked.predict(n=1, api_name="/clips")
+        made = {Path(file) for files in page.temp_file_sets for file in files}
+        made |= {file for block in page.blocks.values() for file in map(Path, block.temp_files)}
+        assert len(made) >= 5
+        until = time.monotonic() + 30
+        while any(file.exists() for file in made) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not [file for file in made if file.exists()]
+    finally:
+        page.close()
+
+
+def test_every_result_is_a_file_of_its_own(tiny: Path) -> None:
+    """A file that is written again while a browser reads it breaks the answer off."""
+    import nextok_mm as nx
+
+    pipeline = nx.load(tiny / "xar")
+    result = list(pipeline.stream(n=1))[-1]
+    paths, tab = [], bundled.demo("image_tab")
+    for path, _ in tab._shown(iter([result, result, result])):
+        with Image.open(path) as png:
+            assert png.text["nextok.seed"] == "0"
+        paths.append(path)
+    assert len(set(paths)) == 3 and not any(Path(path).exists() for path in paths)
 
 
 def test_limits_hold_without_gradios_own_checks(tiny: Path) -> None:
@@ -87,14 +174,16 @@ def test_limits_hold_without_gradios_own_checks(tiny: Path) -> None:
     good = dict(model="m", label="bag", text="", n=4, seed=1, steps=5, cfg=2, solver="heun", temperature=1, tokens=1)
     arguments = tab.checked(loaded, *good.values())[1]
     assert arguments == dict(n=4, seed=1, labels=[1], steps=5, cfg=2, solver="heun")  # no more than the model has
+    left = {**good, **dict.fromkeys(("steps", "cfg", "solver", "temperature", "tokens"))}
+    assert tab.checked(loaded, *left.values())[1] == dict(n=4, seed=1, labels=[1])
     for name, values in {
         "model": ("other", None, ["m"]),
         "label": ("hat", None, 1, ["bag"]),
         "n": (0, 65, 1e300, float("nan"), float("inf"), True, None, "4", 1.5),
         "seed": (-1, 2**31, None),
-        "steps": (0, 101, None),
-        "cfg": (-1, 21, float("nan"), None, "2"),
-        "solver": ("rk45", None, ["heun"]),
+        "steps": (0, 101, 1.5, True),
+        "cfg": (-1, 21, float("nan"), "2", True),
+        "solver": ("rk45", 1.0, ["heun"]),
     }.items():
         for value in values:
             with pytest.raises(gr.Error, match="accepted: "):
@@ -162,12 +251,14 @@ begun.wait()
 """
 
 
+@pytest.mark.slow
 def test_python_may_end_while_something_is_drawn() -> None:
     """Without the lock such a thread, caught inside torch, aborts the process (exit code -6)."""
     done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
+@pytest.mark.slow
 def test_a_visit(served: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Generate shows partial pictures, then the last one; Stop ends the server's work; nothing comes from outside."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
@@ -210,3 +301,37 @@ def test_a_visit(served: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
         playwright.expect(status).to_contain_text("Done: entity 4 of 4", timeout=60_000)
         browser.close()
     assert not outside
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (768, 1024), (1280, 800)])
+def test_the_page_stands_still_and_says_how_it_is(served: str, tiny: Path, width: int, height: int) -> None:
+    """Full width from the beginning, nothing moves when pictures come, status and errors are seen; Enter generates."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=SWITCHES.split())
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.goto(served)
+        begin, status, pictures = (page.locator(part) for part in ("#generate", "#status", "#pictures"))
+        begin.wait_for()
+        page.wait_for_timeout(500)
+        boxes = [part.bounding_box() for part in (page.locator(".gradio-container"), begin, pictures)]
+        assert boxes[0]["width"] == min(width, 1080)
+        assert (boxes[2]["x"] > boxes[1]["x"] + boxes[1]["width"]) == (width > 700)  # side by side where there is room
+        page.get_by_label("Pictures").first.fill("1")
+        page.get_by_label("Seed").first.fill("2")
+        page.get_by_label("Seed").first.press("Enter")
+        playwright.expect(status).to_contain_text("Done: entity 4 of 4, ", timeout=60_000)
+        assert "seed 2" in status.inner_text()
+        assert boxes == [part.bounding_box() for part in (page.locator(".gradio-container"), begin, pictures)]
+        begin.scroll_into_view_if_needed()
+        under = status.bounding_box()
+        assert under["y"] + under["height"] <= height and 0 < under["y"] - begin.bounding_box()["y"] < 100
+        page.get_by_label("Seed").first.fill("1.5")
+        begin.click()
+        wrong = page.locator(".toast-body")
+        playwright.expect(wrong).to_contain_text("seed: got 1.5, accepted: a whole number", timeout=60_000)
+        box = wrong.bounding_box()
+        assert 0 <= box["y"] < height and 0 <= box["x"] and box["x"] + box["width"] <= width
+        browser.close()

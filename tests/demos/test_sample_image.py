@@ -11,6 +11,8 @@ from PIL import Image
 
 from nextok_mm import bundled
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = bundled.folder("demos") / "sample_image.py"
 LAUNCHERS = {  # two processes each; torchrun would take `--n` for an option of its own but for the `--`
     "torchrun": "torch.distributed.run --standalone --nproc_per_node 2 --",

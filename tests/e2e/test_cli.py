@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
-from nextok_mm import cli, registry
+from nextok_mm import cli, data, registry
 from nextok_mm.checkpoint import ZOO, save_pretrained
 
 REFERENCE = Path(__file__).parents[1] / "parity" / "reference" / "xar_tiny.safetensors"
@@ -23,6 +23,7 @@ REFERENCE = Path(__file__).parents[1] / "parity" / "reference" / "xar_tiny.safet
 def test_list_and_info(nextok, tiny: Path) -> None:
     code, out, _ = nextok("list")
     assert code == 0 and "vae-fashion" in out and "generator kinds: " in out and "xar" in out
+    assert all(f"\n  {kind} " in out for kind in data.KINDS)
     code, out, _ = nextok("info", tiny / "xar")
     assert code == 0
     for part in ("tiny-xar", "generator", "parameters", "1 bag", "config.sampling", "not stated"):
@@ -79,9 +80,26 @@ def test_reconstruct(nextok, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "both.png"
     code, said, _ = nextok("reconstruct", tiny / "vae", picture, picture, "--out", out)
     assert code == 0 and "2 pictures" in said and "PSNR" in said and out.is_file()
-    code, _, error = nextok("reconstruct", tiny / "vae", wide, "--out", tmp_path / "other.png")
+    code, _, error = nextok("reconstruct", tiny / "vae", wide, "--fit", "exact", "--out", tmp_path / "other.png")
     assert code == 2 and "20 x 10" in error and "--crop" in error
     assert nextok("reconstruct", tiny / "vae", wide, "--crop", "--out", tmp_path / "other.png")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "wide.png: 20 x 10 cropped to its middle 10 x 10"),
+        (("--fit", "pad"), "wide.png: 20 x 10 padded with white to 20 x 20"),
+    ],
+)
+def test_a_picture_of_another_aspect_is_fitted_and_that_is_said(nextok, tiny, tmp_path, options, said) -> None:
+    wide, square = tmp_path / "wide.png", tmp_path / "square.png"
+    Image.new("L", (20, 10), 0).save(wide)
+    Image.new("L", (16, 16), 0).save(square)
+    code, _, error = nextok("reconstruct", tiny / "vae", wide, square, *options, "--out", tmp_path / "both.png")
+    assert code == 0 and error.count("\n") == 1 and said in error
+    with Image.open(tmp_path / "both.png") as both:
+        assert both.getpixel((48, 0)) == (255 if options else 0) and both.getpixel((48, 48)) == 0
 
 
 def test_reconstruct_from_a_few_tokens(nextok, tiny: Path, tmp_path: Path) -> None:
@@ -107,7 +125,7 @@ def test_convert_then_load_and_generate(nextok, tmp_path: Path) -> None:
     assert code == 0 and "none stated by the authors" in said and "xAR-tiny.pth" in said
     line = ("--labels", 207, "--n", 1, "--steps", 1, "--device", "cpu", "--out", out)
     code, said, error = nextok("generate", folder, *line)
-    assert code == 0 and "1 pictures" in said, error
+    assert code == 0 and "1 picture" in said, error
     with Image.open(out) as picture:
         assert picture.text["nextok.labels"] == "[207]"
     code, _, error = nextok("convert", "xar", published, folder)
@@ -125,7 +143,7 @@ def test_a_diffusers_folder_converts_and_reconstructs(nextok, tmp_path: Path) ->
     assert "the checkpoint's own" in nextok("info", folder)[1]
     Image.effect_noise((16, 16), 60).save(picture)
     code, said, error = nextok("reconstruct", folder, picture, "--out", out, "--device", "cpu")
-    assert code == 0 and "1 pictures" in said and out.is_file(), error
+    assert code == 0 and "1 picture" in said and out.is_file(), error
 
 
 class Evil:
@@ -145,14 +163,15 @@ def test_a_published_file_that_would_run_code_is_refused(nextok, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["xAR-B.pth"]
 
 
+@pytest.mark.slow
 def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> None:
     """The whole way of a user with pictures: encode them, train, stop half-way, go on, draw."""
     for number in range(8):
         path = tmp_path / "pictures" / ("cat", "dog")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((8, 8), 10 * number).save(path)
-    data = (f"path={tmp_path / 'pictures'}", "kind=image_folder", "size=8", "channels=1")
-    cache = ("cache", tiny / "vae", tmp_path / "cache", *(part for field in data for part in ("--data", field)))
+    fields = (f"path={tmp_path / 'pictures'}", "kind=image_folder", "size=8", "channels=1")
+    cache = ("cache", tiny / "vae", tmp_path / "cache", *(part for field in fields for part in ("--data", field)))
     code, said, error = nextok(*cache)
     assert code == 0 and str(tmp_path / "cache") in said, error
     fields = {
@@ -193,6 +212,11 @@ def test_cache_then_train_then_generate(nextok, tiny: Path, tmp_path: Path) -> N
         ("generate {tiny}/vae --out {tmp}/o.png", "accepted: a generator"),
         ("generate no-such-model --out {tmp}/o.png", "no-such-model"),
         ("info {tmp}", "config.json"),
+        (
+            "reconstruct {tiny}/vae {tmp}/p.png --fit foo --out {tmp}/o.png",
+            "fit: got 'foo', accepted: crop, pad, exact",
+        ),
+        ("reconstruct {tiny}/vae {tmp}/p.png --fit pad --crop --out {tmp}/o.png", "got 'pad' and --crop"),
         ("reconstruct {tiny}/vae {tmp}/none.png --out {tmp}/o.png", "no file"),
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 0 --out {tmp}/o.png", "tokens: got 0, accepted: "),
         ("reconstruct {tiny}/flextok {tmp}/p.png --tokens 1,9 --out {tmp}/o.png", "tokens: got 9, accepted: "),
@@ -218,6 +242,7 @@ def test_doctor_and_bench_answer(nextok) -> None:
     assert "nextok bench" in nextok("bench")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ZOO / "xar-fashion").is_dir(), reason="this checkout has no xar-fashion")
 def test_the_readmes_command(tmp_path: Path) -> None:
     command = shutil.which("nextok", path=str(Path(sys.executable).parent)) or "nextok"
@@ -227,3 +252,55 @@ def test_the_readmes_command(tmp_path: Path) -> None:
     with Image.open(tmp_path / "grid.png") as grid:
         low, high = grid.convert("L").getextrema()
     assert low < 50 and high > 200
+
+
+def test_a_report_that_can_not_be_written_is_refused_before_the_work(nextok, tiny: Path, tmp_path: Path, monkeypatch):
+    from nextok_mm.eval import quality
+
+    monkeypatch.setattr(quality, "evaluate", lambda *more, **named: pytest.fail("measured first"))
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "x.json"):
+        code, _, error = nextok("eval", tiny / "xar", "--out", out)
+        assert code == 2 and error.startswith("error: out: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["nextok_mm.bench", "nextok_mm.eval.scale", "nextok_mm.train"])
+def test_every_command_says_a_mistake_in_one_line_and_exits_2(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "nothing", "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        (("generate", "{xar}", "--n", 10**12), "n: got 1000000000000, accepted: a whole number from 1 to 1000000"),
+        (("generate", "{xar}", "--n", 2, "--columns", 100_000), "would make a picture of 9600000 x 96 pixels"),
+        (("generate", "{xar}", "--out", "x" * 256 + ".png"), "can't be written: File name too long"),
+        (("generate", "x" * 256), "File name too long"),
+        (("cache", "{vae}", "x" * 256), "File name too long"),
+        (("eval", "{xar}", "--n", 10**12), "n: got 1000000000000"),
+        (("eval", "{xar}", "--tokens", "1,2"), "tokens: got '1,2', accepted: for a tokenizer with an order"),
+        (("convert", "kl_vae", "x.ckpt", "y", "--tokenizer", "{vae}"), "accepted: none, a kl_vae is a tokenizer"),
+        (("convert", "next_block", "x.ckpt", "y", "--tokenizer", "run1/final"), "'run1/final'"),
+    ],
+)
+def test_what_no_machine_can_do_is_one_line(nextok, tiny, tmp_path, monkeypatch, line, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _no_hub)
+    code, _, error = nextok(*(str(part).format(xar=tiny / "xar", vae=tiny / "vae") for part in line))
+    assert code == 2 and words in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+def _no_hub(name: str, **_: object) -> str:
+    raise OSError("no connection")
+
+
+def test_a_terminal_that_knows_no_umlaut_shows_its_number(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "xar"
+    shutil.copytree(tiny / "xar", folder)
+    card = folder / "config.json"
+    card.write_text(card.read_text(encoding="utf8").replace("shoe", "Stöckelschuh"), encoding="utf8")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = [sys.executable, "-m", "nextok_mm.cli", "info", str(folder)]
+    done = subprocess.run(run, env=plain, capture_output=True, text=True)
+    assert done.returncode == 0 and "St\\xf6ckelschuh" in done.stdout, done.stderr

@@ -11,6 +11,8 @@ import nextok_mm as nx
 from nextok_mm import registry
 from nextok_mm.checkpoint import save_pretrained
 
+pytestmark = pytest.mark.slow
+
 
 def test_cache_train_generate(nextok, tmp_path: Path) -> None:
     save_pretrained(registry.build("tokenizer", "bae", {"size": "tiny"}), tmp_path / "bae", name="tiny-bae")

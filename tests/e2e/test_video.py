@@ -36,10 +36,21 @@ def test_predict_and_reconstruct(nextok, tiny: Path, tmp_path: Path, clip: Path)
     assert code == 0 and "PSNR" in said, error
 
 
+@pytest.mark.parametrize("ending", ["mp4", "gif", "webp"])
+def test_what_was_written_is_taken(nextok, tiny: Path, tmp_path: Path, ending: str) -> None:
+    """Nine frames alike too, which are nine frames."""
+    still = video.save_clips(torch.full((1, 1, 9, 8, 16), 0.5), tmp_path / f"still.{ending}")
+    out = tmp_path / f"on.{ending}"
+    code, said, error = nextok("predict", tiny / "clips", still, "--given", 3, "--frames", 9, "--out", out)
+    assert code == 0 and "3 frames given of 9" in said, error
+    assert error.count("\n") == 1 and f"still.{ending}: 192 x 96 cropped to its middle 96 x 96" in error
+    assert len(list(video.pictures(out))) == 9
+
+
 def test_mistakes_are_one_line(nextok, tiny: Path, tmp_path: Path, clip: Path) -> None:
     cut, out, folder = tmp_path / "cut.mp4", tmp_path / "a.mp4", tmp_path / "none"
     cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    clips, webp = tiny / "clips", video.save_clips(torch.rand(1, 1, 5, 8, 8), tmp_path / "a.webp")
+    clips, wide = tiny / "clips", video.save_clips(torch.rand(1, 1, 5, 8, 16), tmp_path / "wide.webp")
     data = ("--data", "kind=clips", "--data", f"path={folder}", "--data", "size=[5, 8, 8]")
     for line, words in {
         ("generate", clips, "--out", tmp_path / "a.avi"): "accepted: a name that ends with .mp4, .gif",
@@ -51,7 +62,17 @@ def test_mistakes_are_one_line(nextok, tiny: Path, tmp_path: Path, clip: Path) -
         ("predict", clips, clip, "--given", "2", "--out", out): "given: got 2 frames, accepted: 1, 3",
         ("predict", clips, clip, "--given", "0", "--out", out): "given: got 0 frames, accepted: 1, 3",
         ("predict", clips, clip, "--set", "seed=3", "--out", out): "sampling.seed",
-        ("predict", clips, webp, "--out", out): "pictures of no size, accepted: .mp4",
+        (
+            "predict",
+            clips,
+            wide,
+            "--fit",
+            "exact",
+            "--out",
+            out,
+        ): "192 x 96 (width x height), accepted: the aspect of 8 x 8",
+        ("predict", clips, wide, "--fit", "foo", "--out", out): "fit: got 'foo', accepted: crop, pad, exact",
+        ("generate", clips, "--fps", "60", "--out", tmp_path / "a.gif"): "fps: got 60 for .gif, accepted: 0.01 to 50",
         ("generate", clips, "--set", "keep=3", "--out", out): "sampling.keep",
         ("generate", clips, "--fps", "0.001", "--out", out): "fps: got 0.001, accepted: 0.01 to 1000",
         ("generate", clips, "--out", clip / "a.mp4"): "is no folder that takes files",

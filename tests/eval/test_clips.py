@@ -46,6 +46,7 @@ def test_the_space_sees_motion():
     assert clips.pixels(still, still)["psnr"] > 100
 
 
+@pytest.mark.slow
 @needs_fashion
 @pytest.mark.skipif(not (ZOO / "video-moving").is_dir(), reason="no shipped video tokenizer")
 def test_an_evaluation_of_a_tokenizer(monkeypatch):

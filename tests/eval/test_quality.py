@@ -108,6 +108,29 @@ def test_gaussian_draws_do_not_depend_on_the_batch(world):
     torch.testing.assert_close(whole, parts)
 
 
+def test_figures_survive_a_memory_that_takes_nothing(world, monkeypatch, caplog):
+    """A cache that can't be written, here since a file is in its way, costs a warning and no figures."""
+    judge = str(world / "judge")
+    options = dict(n=12, judges=[judge], progress=False, **sources(world))
+    wanted = quality.evaluate(str(world / "generator"), **options)["figures"]
+    assert not caplog.records
+    (world / "in the way").write_text("")
+    monkeypatch.setenv("NEXTOK_CACHE", str(world / "in the way"))
+    found = quality.evaluate(str(world / "generator"), **options)["figures"]
+    assert found.keys() == wanted.keys()
+    for row in wanted:
+        assert found[row][judge] == pytest.approx(wanted[row][judge])
+    assert caplog.records and all("can't be kept for the next time: " in line.message for line in caplog.records)
+    assert not any("\n" in line.message for line in caplog.records)
+
+
+def test_missing_baselines_are_said_before_the_sampling(world, monkeypatch):
+    (world / "train.safetensors").unlink()
+    monkeypatch.setattr(samples, "generated", lambda *more: pytest.fail("sampled first"))
+    with pytest.raises(ValueError, match="train.safetensors"):
+        quality.evaluate(str(world / "generator"), n=12, judges=[str(world / "judge")], **sources(world))
+
+
 def test_what_was_measured_is_remembered_and_damage_is_measured_again(tmp_path, monkeypatch):
     monkeypatch.setenv("NEXTOK_CACHE", str(tmp_path))
     calls = []

@@ -11,6 +11,7 @@ from nextok_mm.decoding import decode
 from nextok_mm.decoding.masked import hidden_after, least_sure, train_mask
 from nextok_mm.rng import Rng
 from tests.contract.test_models import check_on_a_fake_gpu
+from tests.contract.test_rows import KNOWN, check_rows, masks
 
 TEXT = {"classes": 0, "text": {"encoder": "letters", "width": 6, "length": 3}}
 VARIANTS = {
@@ -57,9 +58,9 @@ def build(seed: int = 0, **fields) -> ELM:
 
 
 def condition(model: ELM, n: int):
-    if model.conditioned_on == "text":
-        return ["ab", "c", "", "abc"][:n]
-    return torch.arange(n) % model.config.classes if model.config.classes else None
+    if "text" in model.takes:
+        return {"text": ["ab", "c", "", "abc"][:n]}
+    return {"labels": torch.arange(n) % model.config.classes} if model.config.classes else None
 
 
 def run(model: ELM, seeds=(1, 2), keep=None, **sampling) -> torch.Tensor:
@@ -117,7 +118,7 @@ def test_captions_change_the_picture_and_an_empty_one_is_no_condition():
     settings = Sampling(cfg=1.0)
 
     def draw(captions):
-        *_, done = decode(model, model.start(captions, Rng([5]), settings))
+        *_, done = decode(model, model.start({"text": captions}, Rng([5]), settings))
         return done.data
 
     assert not torch.equal(draw(["ab"]), draw(["xyz"]))
@@ -136,7 +137,7 @@ def test_stopping_early_gives_the_first_codes():
 def test_greedy_needs_no_seed():
     model = build()
     labels = torch.tensor([1, 1])
-    *_, done = decode(model, model.start(labels, Rng([1, 2]), Sampling(temperature=0)))
+    *_, done = decode(model, model.start({"labels": labels}, Rng([1, 2]), Sampling(temperature=0)))
     assert torch.equal(done.data[0], done.data[1])
 
 
@@ -152,7 +153,7 @@ def test_the_masked_model_finds_every_code_in_the_passes_it_has():
     for passes in (1, 3, 30):
         partial = list(decode(model, model.start(None, Rng([1]), Sampling(passes=passes))))
         assert len(partial) == passes
-    state = model.start(torch.tensor([1]), Rng([1]), Sampling(passes=4))
+    state = model.start({"labels": torch.tensor([1])}, Rng([1]), Sampling(passes=4))
     hidden = []
     while not state.done:
         with torch.no_grad():
@@ -204,14 +205,27 @@ def test_a_wrong_field_is_one_line(fields, word):
 
 def test_a_wrong_condition_is_one_line():
     with pytest.raises(ValueError, match="labels: got 3, accepted: 0 to 2"):
-        build().start(torch.tensor([3]), Rng([0]))
-    with pytest.raises(ValueError, match="text: got Tensor, accepted: a list of 1 captions"):
-        build(**TEXT).start(torch.tensor([0]), Rng([0]))
+        build().start({"labels": torch.tensor([3])}, Rng([0]))
+    with pytest.raises(ValueError, match="labels: got a condition, accepted: text"):
+        build(**TEXT).start({"labels": torch.tensor([0])}, Rng([0]))
     with pytest.raises(ValueError, match="'abcd' is 4 tokens long, accepted: 3 at most"):
-        build(**TEXT).start(["abcd"], Rng([0]))
+        build(**TEXT).start({"text": ["abcd"]}, Rng([0]))
     with pytest.raises(ValueError, match=r"tokens: got \(1, 15\)"):
         build().loss({"tokens": torch.zeros(1, 15, dtype=torch.long)}, Rng([0]))
     with pytest.raises(ValueError, match="data: got no text, accepted: captions"):
         build(**TEXT).loss({"tokens": torch.zeros(1, 16, dtype=torch.long)}, Rng([0]))
     with pytest.raises(ValueError, match="keep: got codes 0 to 64, accepted: 0 to 63"):
         run(build(), keep=Keep(torch.full((1, 16), 64), torch.arange(16) < 3))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_row_of_every_variant_is_the_same_alone(name):
+    model, seeds = build(**VARIANTS[name]), (3, 4, 5, 6)
+    for kinds in (("nothing", "all", "the first half", "some tokens"), KNOWN[1:]):
+        for sampling in ({"cfg": 2.0, "passes": 4}, {"top_k": 9, "temperature": 0.7, "cache": False}):
+            check_rows(model, seeds, condition(model, 4), masks(model, kinds, 7), **sampling)
+
+
+def test_a_row_that_stops_early_is_the_same_alone():
+    model = build(grid=(16,))
+    check_rows(model, (3, 4, 5, 6), condition(model, 4), masks(model, KNOWN[:4], 8), tokens=5)

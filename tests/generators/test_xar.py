@@ -10,6 +10,7 @@ from nextok_mm.decoding import decode
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.masks import block_causal
 from tests.contract.test_models import check_on_a_fake_gpu
+from tests.contract.test_rows import KNOWN, check_rows, masks
 
 KINDS = [("patch", None), ("cell", 2), ("cell", (1, 6)), ("subsample", 2), ("scale", None), ("image", None)]
 
@@ -25,7 +26,7 @@ def build(seed: int = 0, **fields) -> XAR:
 
 def sample(model: XAR, seeds=(1, 2), keep=None, **sampling) -> torch.Tensor:
     labels = torch.arange(len(seeds)) % model.config.classes if model.config.classes else None
-    begun = model.start(labels, Rng(seeds), Sampling(**{"steps": 3, "cfg": 2.0, **sampling}), keep)
+    begun = model.start({"labels": labels}, Rng(seeds), Sampling(**{"steps": 3, "cfg": 2.0, **sampling}), keep)
     *_, done = decode(model, begun)
     return done.data
 
@@ -55,7 +56,7 @@ def test_unconditional():
     assert sample(model, cfg=1.0).shape == (2, 24, 4)
     assert torch.isfinite(model.loss({"tokens": torch.randn(2, 24, 4)}, Rng([1, 2])).total)
     with pytest.raises(ValueError, match="no classes"):
-        model.start(torch.tensor([1]), Rng([1]))
+        model.start({"labels": torch.tensor([1])}, Rng([1]))
 
 
 def test_sampling_sees_what_training_would_with_clean_context():
@@ -67,7 +68,7 @@ def test_sampling_sees_what_training_would_with_clean_context():
         trained = model.velocity(x0, eps, times, labels)
         entity = 2
         start, stop = model.layout.span(entity)
-        state = model.start(labels, Rng([0]), Sampling(steps=2, cfg=1.0))
+        state = model.start({"labels": labels}, Rng([0]), Sampling(steps=2, cfg=1.0))
         state.sequence_BSC, state.entity = x0, entity
         sampled = model._pass(state, (0.5 * x0 + 0.5 * eps)[:, start:stop], 0.5, both=False)
     torch.testing.assert_close(sampled, trained[:, start:stop], rtol=1e-4, atol=1e-5)
@@ -177,3 +178,17 @@ def test_a_wrong_field_is_one_line(fields, word):
     with pytest.raises(ValueError, match=word) as error:
         build(**fields)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("solver", ["euler_maruyama", "heun"])
+@pytest.mark.parametrize("kind, size", KINDS)
+def test_a_row_of_every_entity_kind_is_the_same_alone(kind, size, solver):
+    model, seeds = build(entity=kind, entity_size=size), (3, 4, 5, 6)
+    for kinds in (("nothing", "all", "the first half", "some entities"), KNOWN[1:]):
+        check_rows(model, seeds, {"labels": torch.tensor([0, 1, 2, 0])}, masks(model, kinds, 7), cfg=2.0, solver=solver)
+
+
+def test_one_row_that_knows_its_first_half_beside_one_that_knows_nothing():
+    """The smallest case: the row's own stream moved on through an entity that it knew."""
+    model = build(grid=(1, 6), entity_size=(1, 2))
+    check_rows(model, (3, 4), {"labels": torch.tensor([0, 1])}, masks(model, ("the first half", "nothing"), 0))

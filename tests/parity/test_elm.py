@@ -40,7 +40,9 @@ def test_rotary_table_logits_and_loss(elm_ar_file):
 
 
 def sample(model: ELM, labels, keep=None, **sampling) -> torch.Tensor:
-    *_, done = decode(model, model.start(labels, Rng(range(len(labels))), Sampling(temperature=0, **sampling), keep))
+    *_, done = decode(
+        model, model.start({"labels": labels}, Rng(range(len(labels))), Sampling(temperature=0, **sampling), keep)
+    )
     return done.codes_BNG
 
 

@@ -19,7 +19,7 @@ from nextok_mm.decoding import decode
 from nextok_mm.quantizers.fsq import FSQ
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.masks import block_causal
-from tokenizers_visual.video_vq import CausalConv3d, FrameNorm, ResidualUnit, Swish, unfold
+from tokenizers_visual._causal3d import CausalConv3d, FrameNorm, ResidualUnit, Swish, unfold
 
 
 def load(path: Path) -> tuple[NextBlock, dict[str, torch.Tensor]]:
@@ -82,7 +82,7 @@ def test_greedy_clips(nbp_file, cache):
         if model.config.start == "given":
             known = data["start"].shape[1]
             keep = Keep(data["codes"].flatten(1), torch.arange(model.layout.tokens) < known)
-        *_, done = decode(model, model.start(labels(model, data), Rng(range(rows)), settings, keep))
+        *_, done = decode(model, model.start({"labels": labels(model, data)}, Rng(range(rows)), settings, keep))
         wanted = data[name]
         assert torch.equal(done.data[:, -wanted.shape[1] :], wanted), name
         assert done.calls == steps

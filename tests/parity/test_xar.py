@@ -57,7 +57,7 @@ def test_sampling_trajectory(xar_pair):
     steps, cfg = io["sample.steps_cfg"].tolist()
     for cache in (True, False):
         rng = Recorded(io["sample.init_EBKC"], io["sample.sde_EsBKC"])
-        begun = model.start(io["sample.labels"], rng, Sampling(steps=int(steps), cfg=cfg, cache=cache))
+        begun = model.start({"labels": io["sample.labels"]}, rng, Sampling(steps=int(steps), cfg=cfg, cache=cache))
         *_, done = decode(model, begun)
         assert not rng.draws
         assert relative(done.data, raster(io["sample.latents_BCHW"])) < 1e-3, f"cache={cache}"

@@ -67,9 +67,9 @@ def test_the_two_names_of_a_pair_are_in_no_order() -> None:
     model = registry.build("generator", "next_block", {"size": "tiny", "classes": len(names)})
     clips = nx.Pipeline(None, model, Card(role="generator", kind="next_block", name="clips", labels=names))
     for label in ("T-shirt + trouser", "trouser + T-shirt", "TROUSER + t-shirt"):
-        assert clips.labels(label, 1).tolist() == [names.index("T-shirt + trouser")]
+        assert clips.condition(1, labels=label)["labels"].tolist() == [names.index("T-shirt + trouser")]
     with pytest.raises(ValueError, match=r", \.\.\.; did you mean .* or 't-shirt \+ trouser'\?") as refused:
-        clips.labels("trousers + T-shirt", 1)
+        clips.condition(1, labels="trousers + T-shirt")
     assert str(refused.value).count(" + ") == 1 + 10 + 2
 
 
@@ -91,7 +91,7 @@ def test_kept_tokens_stay(xar: nx.Pipeline) -> None:
     images = torch.rand(1, 1, 8, 8)
     known = xar.tokenize(images).data
     everything = xar.generate(n=1, keep=Keep(known, torch.ones(16, dtype=torch.bool)))
-    torch.testing.assert_close(everything.images, xar.reconstruct(images), atol=1e-5, rtol=0)
+    torch.testing.assert_close(everything.images, xar.reconstruct(images).images, atol=1e-5, rtol=0)
     half = torch.arange(16) < 8
     ways = [xar.generate(n=3, seed=9, batch=b, keep=Keep(known.expand(3, -1, -1), half)).images for b in (3, 2)]
     torch.testing.assert_close(*ways, atol=1e-5, rtol=0)
@@ -139,9 +139,9 @@ def test_a_tokenizer_by_itself(tiny: Path, tmp_path: Path) -> None:
     images = torch.rand(2, 1, 8, 8)
     tokens = vae.tokenize(images)
     assert tokens.data.shape == (2, 16, 4) and tokens.grid == (4, 4)
-    torch.testing.assert_close(vae.detokenize(tokens).cpu(), vae.reconstruct(images))
+    torch.testing.assert_close(vae.detokenize(tokens).images, vae.reconstruct(images).images)
     to_pil(images[0]).save(tmp_path / "in.png")
-    assert vae.reconstruct(tmp_path / "in.png").shape == (1, 1, 8, 8)
+    assert vae.reconstruct(tmp_path / "in.png").images.shape == (1, 1, 8, 8)
     with pytest.raises(ValueError, match="is a tokenizer, accepted: a generator"):
         vae.generate(n=1)
     with pytest.raises(ValueError, match="tokens: made by tokenizer"):
@@ -154,17 +154,19 @@ def test_a_tokenizer_by_itself(tiny: Path, tmp_path: Path) -> None:
         (lambda images: images / 0 - images / 0, "images: got NaN or infinity"),
         (lambda images: images / 0, "images: got NaN or infinity"),
         (
-            lambda images: (images * 255).byte(),
-            r"images: got torch.uint8 of shape \(1, 1, .*\), accepted: .* in floating",
+            lambda images: (images * 255).long(),
+            "images: got torch.int64, accepted: floating point of numbers in \\[0, 1\\], or bytes",
         ),
         (lambda images: images[:0], r"images: got torch.float32 of shape \(0, 1, .*\), accepted: one or more"),
-        (lambda images: images.numpy(), "images: got ndarray"),
+        (lambda images: images.tolist()[0][0], "images: got list, accepted: a tensor, an array, a Pillow picture"),
+        (lambda images: images * 255, r"images: got numbers from .* to .*, accepted: numbers in \[0, 1\]; divide"),
+        (lambda images: images * 2 - 1.1, r"images: got numbers from -.*, accepted: numbers in \[0, 1\]"),
     ],
 )
 @pytest.mark.parametrize("name", ["vae", "flextok", "video"])
 def test_pictures_that_are_none_are_refused(tiny: Path, name: str, change: Any, message: str) -> None:
     pipeline = nx.load(tiny / name, device="cpu")
-    images = change(torch.rand(1, 1, *[5][: pipeline.moving], 8, 8).clamp_min(0.1))
+    images = change(torch.rand(1, 1, *[5][: pipeline.medium.temporal], 8, 8).clamp_min(0.1))
     ways = [lambda: pipeline.tokenize(images)]
     if isinstance(images, torch.Tensor):
         ways += [lambda: pipeline.reconstruct(images)]
@@ -178,7 +180,7 @@ def test_pictures_that_are_none_are_refused(tiny: Path, name: str, change: Any, 
 @pytest.mark.parametrize("name", ["vae", "flextok", "video"])
 def test_tokens_of_no_picture_are_refused(tiny: Path, name: str) -> None:
     pipeline = nx.load(tiny / name, device="cpu")
-    tokens = pipeline.tokenize(torch.rand(1, 1, *[5][: pipeline.moving], 8, 8))
+    tokens = pipeline.tokenize(torch.rand(1, 1, *[5][: pipeline.medium.temporal], 8, 8))
     with pytest.raises(ValueError, match=r"tokens: got shape \(0, .*, accepted: those of one picture or more"):
         pipeline.detokenize(Tokens(tokens.data[:0], tokens.grid, tokens.source))
 
@@ -191,7 +193,7 @@ def flextok(tiny: Path) -> nx.Pipeline:
 def test_a_ladder_is_each_picture_at_each_number_of_tokens(flextok: nx.Pipeline, tmp_path: Path) -> None:
     images = torch.rand(3, 1, 8, 8)
     ladder = flextok.reconstruct(images, tokens=[1, 3, 8], seed=5)
-    assert ladder.images.shape == (3, 3, 1, 8, 8) and torch.equal(ladder.pictures, images)
+    assert ladder.images.shape == (3, 3, 1, 8, 8) and torch.equal(ladder.given, images)
     small = flextok.reconstruct(images, tokens=[1, 3, 8], seed=5, batch=2)  # batches that mix pictures and numbers
     torch.testing.assert_close(small.images, ladder.images, rtol=1e-4, atol=1e-5)
     alone = flextok.reconstruct(images, tokens=[3], seed=5).images
@@ -262,17 +264,54 @@ def test_one_call_forms(tiny: Path) -> None:
     assert nx.generate(name, labels="bag", n=2).labels == [1, 1]
     images = torch.rand(1, 1, 8, 8)
     tokens = nx.tokenize(name, images)
-    torch.testing.assert_close(nx.detokenize(name, tokens).cpu(), nx.reconstruct(name, images))
-    assert nx.reconstruct(str(tiny / "flextok"), images, tokens=[1, 2]).tokens == (1, 2)
+    torch.testing.assert_close(nx.detokenize(name, tokens).images, nx.reconstruct(name, images).images)
+    assert nx.reconstruct(str(tiny / "flextok"), images, tokens=[1, 2]).numbers == (1, 2)
     assert "vae-fashion" in nx.list_models("tokenizer") and set(nx.list_models("generator")) <= set(nx.list_models())
 
 
 def test_the_other_kind_of_condition_is_refused(xar: nx.Pipeline) -> None:
     with pytest.raises(ValueError, match="text: got 'red apple', accepted: labels, tiny-xar reads no captions"):
         xar.generate(text="red apple")
-    with pytest.raises(ValueError, match="text: got captions, accepted: class labels"):
-        xar.generator.start(["red apple"], Rng([0]))
+    with pytest.raises(ValueError, match="text: got a condition, accepted: labels"):
+        xar.generator.start({"text": ["red apple"]}, Rng([0]))
     for wrong in ([" "], " ", 5, [5], []):
         with pytest.raises(ValueError, match="text: got .*, accepted: a caption"):
             captions(wrong, 2)
     assert captions(["a", "b"], 3) == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"seed": True}, "seed: got True, accepted: a whole number"),
+        ({"n": 10**12}, "n: got 1000000000000, accepted: a whole number from 1 to 1000000"),
+        ({"batch": 10**12}, "batch: got 1000000000000"),
+        ({"steps": True}, "sampling.steps: got True"),
+        ({"cfg": float("nan")}, "sampling.cfg: got nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_the_work(
+    xar: nx.Pipeline, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        xar.generate(**options)
+
+
+def test_a_picture_too_large_to_be_written_is_refused_before_the_work(xar: nx.Pipeline) -> None:
+    xar.medium.check_sheet(16)
+    xar.medium.check_sheet(10_000, 100)
+    for n, columns in ((2, 10**8), (1_000_000, None), (300, 100_000), (1, 0)):
+        with pytest.raises(ValueError, match="columns: "):
+            xar.medium.check_sheet(n, columns)
+
+
+def test_a_fit_that_is_none_is_refused(xar: nx.Pipeline, tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match="fit: got 'foo', accepted: exact, crop"):
+        xar.read(tmp_path / "x.png", "foo")  # type: ignore[arg-type]
+
+
+def test_codes_and_latents_don_t_go_together_in_one_sentence(tiny: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        nx.load(tiny / "xar", tokenizer=tiny / "flextok", device="cpu")
+    assert str(error.value).endswith("has 125 codes, accepted: the continuous tokens of tiny-xar")

@@ -39,9 +39,30 @@ def test_it_stays_in_fp32_under_autocast():
         assert torch.equal(fsq(z)[0], FSQ(LEVELS)(z)[0]) and fsq(z)[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("bound", ["atanh", "tan"])
+@pytest.mark.parametrize("levels", [(1001, 3), (1002, 4), (2, 5000), (8, 8, 5, 5)])
+def test_no_number_reaches_beyond_the_outermost_levels(levels, bound):
+    fsq = FSQ(levels, bound)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * len(levels))
+    quantised, codes = fsq(torch.cat((50 * signs, 3 * signs, 0.1 * signs)))
+    assert 0 <= int(codes.min()) <= int(codes.max()) < fsq.size
+    assert torch.equal(quantised, fsq.dequantise(codes))
+
+
+def test_the_extremes_of_many_levels_are_the_first_and_the_last():
+    quantised, codes = FSQ([1002, 4])(torch.tensor([[50.0, -50.0], [-50.0, 50.0]]))
+    assert codes.tolist() == [1001, 3 * 1002]
+    torch.testing.assert_close(quantised, torch.tensor([[500 / 501, -1.0], [-1.0, 0.5]]))
+
+
 def test_usage_counts():
     found = usage(torch.tensor([[0, 0], [3, 3]]), 8)
     assert found["code_usage"] == 0.25 and found["code_perplexity"].item() == pytest.approx(2)
+
+
+def test_more_codes_than_can_be_counted_are_refused():
+    with pytest.raises(ValueError, match="accepted: fewer than"):
+        FSQ([2**16] * 4)
 
 
 @pytest.mark.parametrize("levels", [(), (8, 1), (0,)])

@@ -1,5 +1,8 @@
 """Packed weights give the same numbers, leave nothing behind, and stay out of the way of training."""
 
+import copy
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -48,3 +51,101 @@ def test_few_rows_are_the_same_numbers(rows):
     for x in (torch.randn(rows, 64), torch.randn(rows, 1, 64)):
         with torch.no_grad(), packed(model):
             torch.testing.assert_close(model(x), nn.functional.linear(x, model.weight, model.bias))
+
+
+def packed_layers(model: nn.Module) -> int:
+    return sum("forward" in module.__dict__ for module in model.modules())
+
+
+def test_whoever_leaves_first_leaves_the_weights_to_the_others():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    one, two, inner = packed(model), packed(model), packed(model[1])
+    for block in (one, two, inner):
+        block.__enter__()
+    for block, left in ((one, 2), (inner, 2), (two, 0)):
+        block.__exit__(None, None, None)
+        assert packed_layers(model) == left
+
+
+def test_threads_compute_the_same_bits_as_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(192, 192) for _ in range(4)])
+    x = torch.randn(3, 192)
+
+    def run(times: int) -> list[torch.Tensor]:
+        with torch.no_grad(), packed(model):
+            return [model(x) for _ in range(times)]
+
+    (alone,), found = run(1), []
+    threads = [threading.Thread(target=lambda times=times: found.extend(run(times))) for times in (20, 60, 100, 140)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 320 and all(torch.equal(result, alone) for result in found) and not packed_layers(model)
+
+
+def test_a_weight_that_changes_meanwhile_counts():
+    """In place, replaced, or behind autograd's back before somebody else comes in."""
+    model, x = nn.Sequential(nn.Linear(64, 64)), torch.randn(5, 64)
+    layer = model[0]
+
+    def check() -> None:
+        torch.testing.assert_close(model(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+    with torch.no_grad(), packed(model):
+        layer.weight.mul_(2)
+        check()
+        layer.weight = nn.Parameter(torch.randn(64, 64))
+        check()
+        model.load_state_dict({name: torch.randn_like(value) for name, value in model.state_dict().items()})
+        check()
+        layer.weight.data.mul_(3)
+        with packed(model):
+            check()
+        check()
+
+
+def test_what_is_compiled_is_left_to_the_compiler():
+    model = nn.Sequential(nn.Sequential(nn.Linear(64, 64)), nn.Linear(64, 64))
+    x, expected = torch.randn(5, 64), None
+    with torch.no_grad():
+        expected = model(x)
+        model[0].compile(backend="eager")
+        with packed(model):
+            assert packed_layers(model) == 1 and "forward" in model[1].__dict__
+            torch.testing.assert_close(model(x), expected)
+            whole = torch.compile(lambda x: model[1](model[0](x)), backend="eager")  # meets a packed layer
+            torch.testing.assert_close(whole(x), expected)
+        wrapped = nn.Sequential(torch.compile(nn.Linear(64, 64), backend="eager"))
+        with packed(wrapped):
+            assert "forward" not in wrapped[0]._orig_mod.__dict__
+
+
+def test_another_s_forward_stays():
+    model = nn.Sequential(nn.Linear(64, 64))
+    model[0].forward = hooked = lambda x: x + 1
+    with torch.no_grad(), packed(model):
+        assert torch.equal(model(torch.zeros(2, 64)), torch.ones(2, 64))
+    assert model[0].forward is hooked
+
+
+def test_a_model_may_be_copied_meanwhile():
+    model, x = nn.Sequential(nn.Linear(64, 64)), torch.randn(5, 64)
+    with torch.no_grad(), packed(model):
+        other = copy.deepcopy(model)
+        other[0].weight.mul_(2)
+        other[0].bias.mul_(2)
+        torch.testing.assert_close(other(x), 2 * model(x))
+    with torch.no_grad(), packed(other):
+        torch.testing.assert_close(other(x), 2 * model(x))
+    assert not packed_layers(model) and not packed_layers(other)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_weights_made_under_inference_mode(inside):
+    with torch.inference_mode(inside):
+        model = nn.Sequential(nn.Linear(64, 64))
+    with torch.inference_mode(not inside), torch.no_grad(), packed(model):
+        x = torch.randn(5, 64)
+        torch.testing.assert_close(model(x), nn.functional.linear(x, model[0].weight, model[0].bias))

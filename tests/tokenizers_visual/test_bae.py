@@ -7,6 +7,7 @@ from nextok_mm import registry
 from nextok_mm.contracts import Tokens
 from nextok_mm.quantizers.binary import BinaryQuantizer
 from nextok_mm.rng import Rng
+from tokenizers_visual._losses import FrozenFeatures
 
 
 def build(**fields):
@@ -34,6 +35,19 @@ def test_bits_are_drawn_by_their_chance_row_by_row():
     assert quantizer.entropy(even) == pytest.approx(1) and quantizer.entropy(even[:1]) < 0.01
 
 
+def test_a_certain_bit_is_drawn_in_any_precision():
+    """A uniform number that bf16 would round to 1 is still below a chance of 1."""
+
+    class Largest(Rng):
+        def uniform(self, *shape, like=None):
+            drawn = torch.full((len(self), *shape), 1 - 2**-24)
+            return drawn if like is None else drawn.to(like)
+
+    chances = torch.ones(2, 5, 1, 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert BinaryQuantizer(5, 8).bits(chances.to(dtype), Largest([1, 2])).all()
+
+
 def test_a_model_that_is_not_stochastic_draws_nothing():
     images = torch.rand(2, 1, 8, 8)
     for stochastic in (True, False):
@@ -44,7 +58,7 @@ def test_a_model_that_is_not_stochastic_draws_nothing():
 
 def test_every_term_of_the_loss(monkeypatch):
     model = build(bits_weight=1.0, adversarial={"width": 8, "depth": 1}, perceptual={"net": "none"}).train()
-    monkeypatch.setattr(type(model), "_features", lambda self, device: type("Net", (), {"maps": lambda _, x: [x]})())
+    monkeypatch.setattr(FrozenFeatures, "on", lambda self, device: type("Net", (), {"maps": lambda _, x: [x]})())
     loss = model.loss(model.example(2, Rng([1, 2])), Rng([1, 2]))
     assert set(loss.parts) == {"pixel", "undecided", "perceptual", "adversarial", "discriminator", "entropy"}
     loss.total.backward()

@@ -99,6 +99,16 @@ def test_training_keeps_as_many_codes_as_the_mode_says(mode, accepted):
     assert set(drawn.tolist()) == set(accepted)
 
 
+@pytest.mark.parametrize("mode", ["pow2", "uniform_pow2"])
+@pytest.mark.parametrize("most", [1, 2, 3, 6, 7, 64])
+def test_all_codes_are_kept_at_times_also_where_they_are_no_power_of_two(mode, most):
+    drawn = make(keep=mode, registers=most)._draw_keep(Rng(range(400)))
+    powers = [2**power for power in range(7) if 2**power < most]
+    assert set(drawn.tolist()) == {*powers, most}
+    if mode == "pow2" and most == 64:  # as before there were others
+        assert torch.equal(drawn, 2 ** Rng(range(400)).integers(most.bit_length()))
+
+
 REPA = {"net": "fashion-judge", "map": -1, "channels": 96, "layer": 1, "hidden": 16}
 LARGE = {"image_size": (32, 32), "latent_size": (32, 32), "patch": 8}  # what that judge takes
 
@@ -244,7 +254,10 @@ def test_a_picture_of_another_size_or_colour_is_refused(model):
         ({"encoder": dict(width=32, heads=2, depth=1, ada="both")}, "encoder.ada"),
         ({"latent_channels": 2}, "latent_channels"),
         ({"levels": (8, 1)}, "levels: got"),
-        ({"encoder": dict(width=32, heads=3, depth=1)}, "encoder.heads: got 3; even width / heads is accepted"),
+        (
+            {"encoder": dict(width=32, heads=3, depth=1)},
+            "encoder.heads: got 3; even width / heads of at most",
+        ),
         ({"decoder": dict(width=32, heads=64, depth=1, ada="group")}, "decoder.heads: got 64; even width / heads"),
     ],
 )

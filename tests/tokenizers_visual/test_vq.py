@@ -23,7 +23,7 @@ def test_a_picture_is_a_grid_of_codes(quantiser, codes):
     images = model.example(2, Rng(range(2)))["images"]
     tokens = model.encode(images)
     assert model.codes == codes and tokens.grid == (4, 4) and tokens.data.dtype == torch.int64
-    quantised, _, *_ = model.quantiser(model.hidden(images).movedim(1, -1))
+    quantised, _, *_ = model.quantiser(model.encoder(images).movedim(1, -1))
     torch.testing.assert_close(model._decode(quantised).clamp(0, 1), model.decode(tokens))
     assert {"pixel", "code_usage", "code_perplexity"} <= set(model.loss({"images": images}, Rng(range(2))).parts)
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from nextok_mm.train.config import EMA, Optim
@@ -32,6 +34,41 @@ def test_matrices_decay_and_vectors_do_not():
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable parameter"):
         build_optimizer(model, Optim())
+
+
+LAYERS = {
+    "linear": lambda: nn.Linear(3, 3),
+    "conv": lambda: nn.Conv2d(3, 3, 1),
+    "conv3d": lambda: nn.ConvTranspose3d(3, 3, 1, bias=False),
+    "attention": lambda: nn.MultiheadAttention(4, 2),
+    "table": lambda: nn.Embedding(3, 3),
+    "norm": lambda: nn.LayerNorm((3, 3)),
+    "vector": lambda: nn.ParameterDict({"start": nn.Parameter(torch.zeros(3, 3))}),
+    "frozen": lambda: nn.Linear(3, 3).requires_grad_(False),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=6),
+    st.booleans(),
+    st.sampled_from([None, "matrices"]),
+)
+def test_every_parameter_is_in_one_group(names, tied, decay):
+    model = nn.ModuleList([LAYERS[name]() for name in names] + [nn.Linear(3, 3)])
+    if tied and "table" in names:  # the output layer shares the table of the codes
+        model[-1].weight = model[names.index("table")].weight
+    groups = build_optimizer(model, Optim(weight_decay=0.5, decay=decay)).param_groups
+    taken = [id(p) for group in groups for p in group["params"]]
+    assert sorted(taken) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    if decay is None:
+        tables = {id(m.weight) for m in model if isinstance(m, nn.Embedding)}
+        wanted = {id(m.weight) for m in model if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose3d))} - tables
+        found = {
+            id(p) for m in model if not isinstance(m, (nn.MultiheadAttention, nn.LayerNorm)) for p in m.parameters()
+        }
+        assert decayed & found == wanted & set(taken)
 
 
 @pytest.mark.parametrize("warmup", [False, True])

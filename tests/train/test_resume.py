@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
-from nextok_mm.train import snapshots, train
+from nextok_mm.train import loop, snapshots, train
 from nextok_mm.train.torture import torture
 
 from .conftest import config, losses, weights
@@ -92,6 +94,7 @@ def test_a_full_disk_during_a_snapshot_leaves_the_one_before(fields, plain, tmp_
     assert train(config(fields, out)).step == 12 and same(plain, out)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_leaves_the_snapshot_before(fields, tmp_path):
     """A file-size limit set by the system, so that the write itself fails inside the safetensors library."""
     out = tmp_path / "limited"
@@ -102,8 +105,63 @@ def test_a_disk_that_is_really_full_leaves_the_snapshot_before(fields, tmp_path)
         "from nextok_mm.train.__main__ import main; sys.exit(main())"
     )
     done = subprocess.run([sys.executable, "-c", code, write(fields, out)], capture_output=True, text=True)
-    assert done.returncode == 1 and "can't be written" in done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "can't be written" in done.stderr.splitlines()[-1]
     assert snapshots.newest(out / "snapshots")[0] == 1 and not list(out.rglob(".*"))
+
+
+def test_a_second_training_in_the_same_process_is_refused(fields, tmp_path, monkeypatch):
+    """They would share Accelerate's state and torch's seed; the first one ends as if nothing had happened."""
+    plain, refused = loop.Run._save, []
+
+    def meanwhile(self):
+        plain(self)
+        with pytest.raises(ValueError, match="train: another training runs in this process") as error:
+            train(config(fields, tmp_path / "other"))
+        refused.append(error)
+
+    train(config(fields, tmp_path / "plain"))
+    monkeypatch.setattr(loop.Run, "_save", meanwhile)
+    assert train(config(fields, tmp_path / "run")).status == "finished"
+    assert len(refused) == 3 and same(tmp_path / "plain", tmp_path / "run") and not (tmp_path / "other").exists()
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_a_killed_one_resumed_at_once(fields, tmp_path):
+    """Refused whatever it was told, before it touches anything. The lock dies with its owner, not with its workers."""
+    out = tmp_path / "killed"
+    fields["optim"]["schedule"] = "constant"
+    command = [sys.executable, "-m", "nextok_mm.train", write(fields, out), "train.workers=2", "train.steps=100000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not snapshots.steps(out / "snapshots"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    before = (out / "config.json").read_bytes()
+    for changes in ({}, {"train__overwrite": True}, {"optim__lr": 1e-2, "train__overwrite": True}):
+        with pytest.raises(ValueError, match=f"train.out: another training, pid {process.pid}, writes here") as error:
+            train(config(fields, out, **changes))
+        assert "\n" not in str(error.value)
+    assert (out / "config.json").read_bytes() == before and snapshots.steps(out / "snapshots")
+    process.kill()
+    process.wait()
+    assert (out / ".lock").is_file()
+    summary = train(config(fields, out, train__max_minutes=1e-9))
+    assert summary.step >= 5 and not (out / ".lock").exists()
+
+
+def test_a_snapshot_that_somebody_reads_is_pruned_later(fields, plain, tmp_path, monkeypatch):
+    """Windows lets nobody move a folder with an open file; imitated by a rename that fails."""
+    out, rename = tmp_path / "read", Path.rename
+
+    def refuse(self, target):
+        if self.name == "step-00000005":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        train(config(fields, out, train__keep=1))
+    assert same(plain, out) and snapshots.steps(out / "snapshots") == [5, 12]
+    snapshots.write(out / "snapshots", 13, {}, {}, 1)
+    assert snapshots.steps(out / "snapshots") == [13]
 
 
 def write(fields, out: Path) -> str:
@@ -113,6 +171,7 @@ def write(fields, out: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(fields, tmp_path, number):
     out = tmp_path / "signalled"
@@ -169,6 +228,45 @@ def test_a_constant_schedule_may_be_prolonged(fields, tmp_path):
     assert weights(tmp_path / "long") == weights(tmp_path / "short")
 
 
+def test_a_run_from_before_decay_was_a_choice_ends_as_it_would_have(fields, tmp_path):
+    """Its config.json doesn't say which parameters decay: it goes on with every matrix, and says so from then on."""
+    strong = {"optim__weight_decay": 5.0}
+    train(config(fields, tmp_path / "old", optim__decay="matrices", **strong))
+    train(config(fields, tmp_path / "new", **strong))
+    assert weights(tmp_path / "old") != weights(tmp_path / "new")
+    out = tmp_path / "resumed"
+    train(config(fields, out, optim__decay="matrices", train__max_minutes=1e-9, **strong))
+    stored = json.loads((out / "config.json").read_text())
+    del stored["optim"]["decay"]
+    (out / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="optim.decay matrices, not weights"):
+        train(config(fields, out, optim__decay="weights", **strong))
+    for _ in range(2):
+        train(config(fields, out, train__max_minutes=1e-9, **strong))
+        assert json.loads((out / "config.json").read_text())["optim"]["decay"] == "matrices"
+    assert train(config(fields, out, **strong)).step == 12 and same(tmp_path / "old", out)
+    train(config(fields, out, train__overwrite=True, **strong))
+    assert same(tmp_path / "new", out)
+
+
+def test_a_tokenizer_s_run_that_was_given_a_tokenizer_goes_on_without(fields, tmp_path):
+    """It was accepted once, and looked at by nobody; now it is refused, and doesn't count as a difference."""
+    save_file({"images": torch.rand(24, 1, 8, 8)}, tmp_path / "data.safetensors")
+    fields["model"] = {"role": "tokenizer", "kind": "kl_vae", "size": "tiny"}
+    out = tmp_path / "run"
+    train(config(fields, out, train__max_minutes=1e-9))
+    stored = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(stored | {"tokenizer": "vae-fashion"}))
+    with pytest.raises(ValueError, match="tokenizer: got 'vae-fashion', accepted: none"):
+        train(config(fields, out, tokenizer="vae-fashion"))
+    assert train(config(fields, out)).step == 12
+
+
+def test_a_new_run_decays_the_weights_of_layers(fields, plain):
+    assert json.loads((plain / "config.json").read_text())["optim"]["decay"] == "weights"
+
+
+@pytest.mark.slow
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path):
     report = torture(tmp_path, kills=5, steps=60)
     assert report["same"] and report["kills"] == 5 and report["mid_save"] >= 1

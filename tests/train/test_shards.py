@@ -18,6 +18,8 @@ from nextok_mm.train import snapshots, train
 from .conftest import config, losses
 from .test_loop import assert_same_losses
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fields(fields, tiny):

@@ -6,14 +6,14 @@ judged the same in any batch.
 Shapes: B batch, P picture channels, H W rows and columns, K classes, F features (the last width).
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...config import ModelConfig
-from ...contracts import Batch, Loss, Model
+from ...config import Channels, ModelConfig
+from ...contracts import Batch, Loss, Model, check_labels
 from ...registry import register
 from ...rng import Rng
 
@@ -25,10 +25,10 @@ class FashionCNNConfig(ModelConfig):
         "tiny": dict(image_size=(8, 8), classes=3, widths=(8, 16)),
         "fashion": dict(image_size=(32, 32), classes=10, widths=(32, 64, 96)),
     }
-    image_channels: int = Field(1, gt=0)
+    image_channels: int = Field(1, gt=0, le=1 << 10)
     image_size: tuple[int, int] = (32, 32)
     classes: int = Field(10, gt=1)
-    widths: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[Annotated[Channels, Field(ge=8)], ...] = Field(min_length=1, max_length=16)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
 
 
@@ -56,10 +56,13 @@ class FashionCNN(Model):
 
     def features(self, images: Tensor) -> Tensor:
         """Images [B, P, H, W] in [0, 1] -> pooled features [B, F], fp32."""
+        self._check_images(images)
+        return F.gelu(self.norm(self.maps(images)[-1])).mean(dim=(2, 3)).float()
+
+    def _check_images(self, images: Tensor) -> None:
         expected = (self.config.image_channels, *self.config.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [batch, {expected}]")
-        return F.gelu(self.norm(self.maps(images)[-1])).mean(dim=(2, 3)).float()
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Images [B, P, H, W] in [0, 1] -> feature maps of all stages [B, width, h, w], finest first."""
@@ -76,8 +79,18 @@ class FashionCNN(Model):
         """Features [B, F] -> class logits [B, K], fp32."""
         return self.head(features.to(self.head.weight.dtype)).float()
 
+    def check(self, batch: Batch) -> None:
+        """Labelled pictures in this model's shape."""
+        if not {"images", "labels"} <= batch.keys():
+            raise ValueError(
+                f"data: got {', '.join(sorted(batch))}, accepted: images with labels, a judge learns from both"
+            )
+        self._check_images(batch["images"])
+        check_labels(batch, self.config.classes)
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross entropy with label smoothing; the accuracy of the batch is logged beside it. Draws nothing."""
+        self.check(batch)
         logits = self.logits(batch["images"])
         loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.config.label_smoothing)
         return Loss(loss, {"accuracy": (logits.argmax(1) == batch["labels"]).float().mean()})

@@ -1,0 +1,64 @@
+"""A generation under way as samples: how each kind of tokenizer shows what is there already.
+
+Shapes: n samples, N tokens, C channels, T frames, H W rows and columns.
+"""
+
+import torch
+from torch import Tensor
+
+from ..contracts import ClipTokenizer, State, Tokenizer, Tokens
+from ..inference import inference
+from ..sequence.layout import Layout
+
+
+class Preview:
+    """All tokens decoded, unfinished ones as zeros."""
+
+    def __init__(self, tokenizer: Tokenizer, layout: Layout):
+        self.tokenizer, self.layout = tokenizer, layout
+
+    def due(self, entity: int) -> bool:
+        """Whether a partial sample is worth its decoding after this entity."""
+        return True
+
+    def decode(self, state: State) -> Tensor:
+        """What is there of the samples, in the tokenizer's medium, on the CPU."""
+        return self._decoded(state.data)
+
+    def _decoded(self, data: Tensor) -> Tensor:
+        with inference(self.tokenizer):
+            return self.tokenizer.decode(Tokens(data, tuple(self.layout.grid))).cpu()
+
+
+class Prefixes(Preview):
+    """Of ordered tokens, those that are finished: an unfinished one is none, not code 0."""
+
+    def due(self, entity: int) -> bool:
+        """After 1, 2, 4, 8 ...: decoding costs more than drawing a token, and one more among many changes little."""
+        return entity & (entity - 1) == 0
+
+    def decode(self, state: State) -> Tensor:
+        """The samples that the finished tokens make."""
+        return self._decoded(state.data[:, : self.layout.span(state.entity - 1)[1]])
+
+
+class Frames(Preview):
+    """The frames of clips, decoded once each, as soon as all of their codes are there."""
+
+    tokenizer: ClipTokenizer
+
+    def __init__(self, tokenizer: ClipTokenizer, layout: Layout):
+        super().__init__(tokenizer, layout)
+        self.carry, self.decoded = tokenizer.carry(), 0
+        self.parts: list[Tensor] = []
+
+    def decode(self, state: State) -> Tensor:
+        """All frames that are final, [n, C, T, H, W]."""
+        last = self.layout.entity_ids[self.layout.inverse].view(self.layout.grid).flatten(1).amax(1)  # of each frame
+        done = int((last < state.entity).long().cumprod(0).sum())
+        if done > self.decoded:
+            codes = state.data.unflatten(1, self.layout.grid)[:, self.decoded : done]
+            with inference(self.tokenizer):
+                self.parts.append(self.tokenizer.decode_more(codes, self.carry).cpu())
+            self.decoded = done
+        return torch.cat(self.parts, dim=2) if self.parts else self.tokenizer.medium.empty(len(state.data))

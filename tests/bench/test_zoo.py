@@ -1,0 +1,160 @@
+"""`nextok bench zoo`: the same checkpoint is the same, one bit elsewhere in its weights is seen."""
+
+import json
+from unittest.mock import create_autospec
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nextok_mm import bench, pipeline
+from nextok_mm.bench import zoo
+from nextok_mm.checkpoint import read_card
+from nextok_mm.eval import quality
+from nextok_mm.media import Clips
+from nextok_mm.zoo import list_models
+
+
+@pytest.fixture
+def shipped(tiny, monkeypatch):
+    """The tiny checkpoints in place of the shipped ones."""
+    names = ("vae", "xar", "flextok", "video", "clips")
+    monkeypatch.setattr("nextok_mm.zoo.list_models", lambda: {name: read_card(tiny / name) for name in names})
+    monkeypatch.setattr(zoo, "load", lambda name, device: pipeline.load(tiny / name, device=device))
+    return names
+
+
+def run(*arguments):
+    bench.main(["zoo", *map(str, arguments)])
+
+
+def test_what_was_written_is_compared(shipped, tmp_path, capsys, monkeypatch):
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    run("--pictures", "--json", before)
+    found = json.loads(before.read_text())
+    assert set(found["checkpoints"]) == set(shipped) and found["seed"] == 0
+    hashes = [row["pictures"]["sha256"] for row in found["checkpoints"].values()]
+    assert len(set(hashes)) == len(hashes)
+    run("--pictures", "--against", before, "--json", after, "--exact")
+    assert capsys.readouterr().out.count("the same") == len(shipped)
+    assert json.loads(after.read_text()) == found
+
+    real = zoo.load
+
+    def changed(name, device):
+        loaded = real(name, device)
+        if name == "vae":
+            with torch.no_grad():
+                for parameter in loaded.tokenizer.parameters():
+                    parameter.mul_(1.02)
+        return loaded
+
+    monkeypatch.setattr(zoo, "load", changed)
+    run("--pictures", "--against", before)  # said, but no failure
+    said = capsys.readouterr().out
+    assert said.count("the same") == len(shipped) - 1 and "% of the values differ, by at most" in said
+    with pytest.raises(SystemExit) as stop:
+        run("--pictures", "--against", before, "--exact")
+    assert stop.value.code == 1 and "changed: vae\n" in capsys.readouterr().out
+    run("--pictures", "--against", before, "--exact", "--only", "xar")
+
+
+def test_a_checkpoint_that_is_gone_is_a_change(shipped, tmp_path, capsys):
+    before = tmp_path / "before.json"
+    run("--pictures", "--only", "vae", "--json", before)
+    found = json.loads(before.read_text())
+    found["checkpoints"]["gone"] = found["checkpoints"]["vae"]
+    before.write_text(json.dumps(found))
+    with pytest.raises(SystemExit):
+        run("--pictures", "--against", before, "--exact")
+    assert "changed: gone" in capsys.readouterr().out
+
+
+def test_pictures_do_not_depend_on_the_number_of_threads(shipped, tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            run("--pictures", "--only", "xar", "--json", tmp_path / f"{count}.json")
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    one, two = (json.loads((tmp_path / f"{count}.json").read_text())["checkpoints"] for count in (1, 2))
+    assert one == two
+
+
+def test_figures_are_those_of_the_own_evaluation(shipped, tmp_path, capsys, monkeypatch):
+    asked, value = {}, 1.0
+
+    def evaluate(name, **options):
+        asked[name] = options
+        return {"figures": {name: {"pixels": {"psnr": value}}}}
+
+    monkeypatch.setattr(quality, "evaluate", evaluate)
+    clips = Clips(1, (5, 8, 8))
+    monkeypatch.setattr(pipeline, "medium_of", lambda name: clips if name in ("video", "clips") else None)
+    run("--n", 7, "--seed", 3, "--json", tmp_path / "before.json")
+    assert asked["vae"] == {"n": 7, "seed": 3}
+    assert asked["xar"] == asked["video"] == asked["clips"] == {"n": 7, "seed": 3, "baselines": False}
+    capsys.readouterr()
+    value = 1.25
+    run("--n", 7, "--seed", 3, "--against", tmp_path / "before.json", "--exact", "--only", "vae")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "psnr" in line]
+    assert line.split()[-4:] == ["1.25", "before", "1", "+0.25"]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monkeypatch):
+    """Nothing is measured: the arguments are held against the real functions."""
+    asked = {}
+    for module, function in (
+        (quality, "evaluate_generator"),
+        (quality, "evaluate_tokenizer"),
+        (quality, "evaluate_judge"),
+        (quality.captions, "evaluate"),
+        (quality.clips, "evaluate"),
+    ):
+        fake = create_autospec(getattr(module, function), return_value={"figures": {"it": {"space": {"psnr": 1.0}}}})
+        monkeypatch.setattr(module, function, fake)
+        asked[fake] = f"{module.__name__.split('.')[-1]}.{function}"
+    monkeypatch.setattr(quality, "load", lambda name: name)
+    assert zoo.figures(name, list_models()[name], 50, 1) == {"it: psnr (space)": 1.0}
+    (function,) = [name for fake, name in asked.items() if fake.called]
+    wanted = {"elm-emoji": "captions.evaluate", "video-moving": "clips.evaluate", "next-block-moving": "clips.evaluate"}
+    assert function == wanted.get(name, f"quality.evaluate_{list_models()[name].role}")
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 15))
+def test_a_difference_is_counted_in_grey_levels(one, other, place):
+    before = torch.full((1, 1, 4, 4), one / 255)
+    now = before.clone()
+    now.view(-1)[place] = other / 255
+    said = zoo.difference(zoo.stored(now), zoo.stored(before))
+    assert said == ("" if one == other else f"6.25 % of the values differ, by at most {abs(one - other)} of 255")
+
+
+def test_discs_are_pictures_that_differ_and_move():
+    clips = zoo.discs(2, 3, (5, 8, 8))
+    assert clips.shape == (2, 3, 5, 8, 8) and 0 <= clips.min() < 0.2 and 0.8 < clips.max() <= 1
+    assert not torch.equal(clips[0], clips[1]) and not torch.equal(clips[:, :, 0], clips[:, :, 4])
+    assert zoo.discs(3, 1, (8, 16)).shape == (3, 1, 8, 16)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--exact"], "exact: got no file to compare with, accepted: beside --against"),
+        (["--against", "/no.json"], "results: '/no.json' can't be read"),
+        (["--against", "{other}"], "against: .* has no checkpoints"),
+        (["--against", "{seven}"], "was drawn with seed 7, accepted: the same, got 0"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_drawn(arguments, message, shipped, tmp_path, monkeypatch):
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "seven.json").write_text('{"seed": 7, "checkpoints": {}, "machine": ""}')
+    monkeypatch.setattr(zoo, "load", None)
+    names = {name: tmp_path / f"{name}.json" for name in ("other", "seven")}
+    with pytest.raises(ValueError, match=message):
+        run("--pictures", *(argument.format(**names) for argument in arguments))

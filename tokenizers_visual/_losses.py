@@ -1,0 +1,143 @@
+"""What tokenizers that give pictures or clips back are trained with: pixels, feature maps, and a discriminator.
+
+The discriminator learns in the same backward pass and the same optimizer as the tokenizer (see `adversarial`).
+
+Shapes: B batch, P picture channels, T frames, H W rows and columns; clips have one dimension more than pictures.
+Sources: Zhang et al. (arXiv 1801.03924) for the perceptual distance; Esser et al., Taming Transformers (arXiv
+2012.09841), section 3.1, for the patch discriminator; Lim and Ye (arXiv 1705.02894) for its hinge loss.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nextok_mm.config import Config
+
+
+class Adversarial(Config):
+    """A patch discriminator (hinge loss): its weight in the tokenizer's loss, first width and number of halvings."""
+
+    weight: float = Field(0.1, gt=0)
+    width: int = Field(32, gt=0, le=1 << 12, multiple_of=8)
+    depth: int = Field(2, ge=1, le=6)
+
+
+class Perceptual(Config):
+    """A distance between feature maps: the network's name (see nextok_mm.features.pictures) and its weight."""
+
+    net: str = "effnet-lite0-imagenet"
+    weight: float = Field(0.1, gt=0)
+
+
+class FrozenFeatures:
+    """A feature network by its name, loaded when it is first needed.
+
+    It is no module, so a model that holds one neither trains nor saves the network's weights.
+    """
+
+    def __init__(self, name: str, *options: Any):
+        self.name, self.options = name, options
+        self._net: Any = None
+
+    def on(self, device: torch.device) -> Any:
+        """The network on `device`; ValueError in one line for a name that nobody knows."""
+        if self._net is None:
+            from nextok_mm.features.pictures import load_features
+
+            self._net = load_features(self.name, *self.options).requires_grad_(False)
+        return self._net.to(device)
+
+
+class PictureLoss:
+    """How far pictures [B, P, H, W] or clips [B, P, T, H, W] that came back are from what they were.
+
+    pixel: l1 or l2 error; low: their numbers lie in [low, 1], 0 or -1; critic_low: the same of what the discriminator
+    is shown. Feature networks are always shown [0, 1].
+    """
+
+    def __init__(
+        self,
+        pixel: Literal["l1", "l2"],
+        perceptual: Perceptual | None,
+        adversarial: Adversarial | None,
+        low: int = 0,
+        critic_low: int = -1,
+    ):
+        self.error = F.l1_loss if pixel == "l1" else F.mse_loss
+        self.perceptual, self.adversarial = perceptual, adversarial
+        self.low, self.critic_low = low, critic_low
+        self.features = None if perceptual is None else FrozenFeatures(perceptual.net)
+
+    def __call__(
+        self, pictures: Tensor, target: Tensor, discriminator: nn.Module | None, beside: Tensor | float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What came back (fp32, not clamped) and what it was -> the loss, and its parts before they are weighted.
+
+        beside: what else the loss holds; it is added to the pixels' error.
+        """
+        parts = {"pixel": self.error(pictures, target.float())}
+        total = parts["pixel"] + beside
+        if self.perceptual is not None:
+            assert self.features is not None
+            seen = (_frames(_ranged(x, self.low, 0)) for x in (pictures, target))
+            parts["perceptual"] = perceive(self.features.on(pictures.device), *seen)
+            total = total + self.perceptual.weight * parts["perceptual"]
+        if self.adversarial is not None:
+            shown = (_ranged(x, self.low, self.critic_low) for x in (pictures, target))
+            parts["adversarial"], parts["discriminator"] = adversarial(discriminator, *shown)
+            total = total + self.adversarial.weight * parts["adversarial"] + parts["discriminator"]
+        return total, parts
+
+
+def perceive(net: Any, pictures: Tensor, target: Tensor) -> Tensor:
+    """Mean squared distance of channel-normalised feature maps, averaged over the maps (as LPIPS, no weights).
+
+    Both are [B, P, H, W] in [0, 1]; net: see nextok_mm.features.pictures.
+    """
+    pairs = zip(net.maps(pictures), net.maps(target))
+    return torch.stack([(F.normalize(a) - F.normalize(b)).square().sum(1).mean() for a, b in pairs]).mean()
+
+
+def adversarial(discriminator: Any, pictures: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The autoencoder's and the discriminator's hinge terms, of pictures or clips.
+
+    One backward serves both: the autoencoder's term sees the discriminator's weights detached, the discriminator's sees
+    the reconstructions detached, so neither pushes the other's parameters.
+    """
+    frozen = {name: weight.detach() for name, weight in discriminator.named_parameters()}
+    fooled = -functional_call(discriminator, frozen, (pictures,)).mean()
+    real, fake = discriminator(target.float()), discriminator(pictures.detach())
+    return fooled, 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def patch_discriminator(channels: int, config: Adversarial | None, dimensions: Literal[2, 3] = 2) -> Any:
+    """Pictures [B, P, H, W] (2 dimensions) or clips [B, P, T, H, W] (3) -> one logit per patch; None without a config.
+
+    Rows and columns are halved, frames are not. GroupNorm, not BatchNorm: a row must not see its neighbours.
+    """
+    if config is None:
+        return None
+    conv: Any = nn.Conv2d if dimensions == 2 else nn.Conv3d
+    time = dimensions - 2
+    kernel, stride = (3,) * time + (4, 4), (1,) * time + (2, 2)
+    layers: list[nn.Module] = [conv(channels, config.width, 3, 1, 1), nn.LeakyReLU(0.2)]
+    for level in range(config.depth):
+        width, wider = (config.width * 2**i for i in (level, level + 1))
+        layers += [conv(width, wider, kernel, stride, 1), nn.GroupNorm(8, wider), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, conv(config.width * 2**config.depth, 1, 3, 1, 1))
+
+
+def _ranged(pictures: Tensor, low: int, wanted: int) -> Tensor:
+    """Numbers in [low, 1] as numbers in [wanted, 1]."""
+    if low == wanted:
+        return pictures
+    return pictures * 2 - 1 if wanted else pictures * 0.5 + 0.5
+
+
+def _frames(pictures: Tensor) -> Tensor:
+    """Clips [B, P, T, H, W] as pictures [B * T, P, H, W]; pictures as they are."""
+    return pictures.transpose(1, 2).flatten(0, 1) if pictures.dim() == 5 else pictures
