@@ -132,7 +132,7 @@ class ELM(Generator):
 
     Config = ELMConfig
     Sampling = Sampling
-    State = State
+    state = State
     config: ELMConfig  # type: ignore[assignment]
 
     def __init__(self, config: ELMConfig):

@@ -11,7 +11,7 @@ Sources: Llama 2 (arXiv 2307.09288), Llama 3 (2407.21783), Qwen2 (2407.10671), Q
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import ModelConfig
-from nextok_mm.contracts import Batch, Generator, Keep, Loss
+from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_numbers, taken
 from nextok_mm.decoding.logits import Drawing, draw
+from nextok_mm.inference import inferring
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, choose_backend
@@ -105,13 +106,15 @@ class LanguageConfig(ModelConfig):
 class State(contracts.State):
     """Texts under way. data: the new tokens [B, T], zeros behind a row's end; entity: how many steps were made.
 
-    prompt_BM: what was given, -1 before the shorter ones; lengths_B: new tokens of each row, its end among them;
-    ended_B: whether it has ended; rows_R: which rows are still in the batch; empty_R: slots of the cache that hold
-    nothing before a row's first token; unread_RN: tokens that are known and not yet in the cache; logits_RV: of the
-    next token, where nothing is unread; seen_BV: which tokens a row has already (where repetition has a price).
+    prompt_BM: what was given, -1 before the shorter ones; most_B: how many new tokens a row may have; lengths_B: how
+    many it has, its end among them; ended_B: whether it has ended; rows_R: which rows are still in the batch; empty_R:
+    slots of the cache that hold nothing before a row's first token; unread_RN: tokens that are known and not yet in the
+    cache; logits_RV: of the next token, where nothing is unread; seen_BV: which tokens a row has already (where
+    repetition has a price).
     """
 
     prompt_BM: Tensor
+    most_B: Tensor
     lengths_B: Tensor
     ended_B: Tensor
     rows_R: Tensor
@@ -136,20 +139,31 @@ class Language(Generator):
 
     Config = LanguageConfig
     Sampling = Sampling
-    State = State
+    state = State
+    open_ended = True
     config: LanguageConfig  # type: ignore[assignment]
 
     def __init__(self, config: LanguageConfig):
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocabulary, config.width)
-        fields = config.model_dump(
-            include={
-                *("width", "heads", "kv_heads", "head_dim", "depth", "mlp_hidden", "norm_eps"),
-                *("rope_theta", "rope_scaling", "qkv_bias", "qk_norm", "dropout"),
-            }
+        self.table = nn.Embedding(config.vocabulary, config.width)
+        fields = dict(
+            width=config.width,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            depth=config.depth,
+            mlp_hidden=config.mlp_hidden,
+            norm_eps=config.norm_eps,
+            rope_theta=config.rope_theta,
+            rope_scaling=config.rope_scaling,
+            rope_pairs="halves",
+            bias=False,
+            qkv_bias=config.qkv_bias,
+            qk_norm=config.qk_norm,
+            dropout=config.dropout,
         )
-        self.backbone = Backbone(BackboneConfig.parse({**fields, "bias": False, "rope_pairs": "halves"}))
+        self.backbone = Backbone(BackboneConfig.parse(fields))
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
         self._reset_parameters()
 
@@ -166,9 +180,9 @@ class Language(Generator):
         return self.config.vocabulary
 
     @property
-    def conditioned_on(self) -> Literal["text"]:
-        """Prompts."""
-        return "text"
+    def takes(self) -> tuple[str, ...]:
+        """The tokens of prompts."""
+        return ("tokens",)
 
     def gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute blocks in the backward pass."""
@@ -179,7 +193,8 @@ class Language(Generator):
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross-entropy in nats a token. batch: tokens [B, N], each predicted from those before it in its row; -1 is no
         target and stands at a row's end."""
-        tokens_BN = self._checked(batch["tokens"])
+        self.check(batch)
+        tokens_BN = batch["tokens"].long()
         target_BN = tokens_BN[:, 1:]
         logits_BNV = self.predict(batch, rng)[:, :-1]
         each_BN = F.cross_entropy(
@@ -194,7 +209,8 @@ class Language(Generator):
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """Logits [B, N, V] of what follows each token."""
-        return self.logits(self._checked(batch["tokens"]).clamp_min(0))
+        self.check(batch)
+        return self.logits(batch["tokens"].long().clamp_min(0))
 
     def logits(self, tokens_BN: Tensor) -> Tensor:
         """Tokens [B, N] -> logits [B, N, V] of what follows each."""
@@ -205,20 +221,20 @@ class Language(Generator):
         count = tokens_BN.shape[1]
         mask = causal(count) if self.config.window is None else continued(0, [1] * count, self.config.window)
         places = torch.arange(count, device=tokens_BN.device)[:, None]
-        return self.backbone(self.embed(tokens_BN), mask, places_NX=places)
+        return self.backbone(self.table(tokens_BN), mask, places_NX=places)
 
     def _head(self, states_BND: Tensor) -> Tensor:
-        return F.linear(states_BND, self.embed.weight) if self.head is None else self.head(states_BND)
+        return F.linear(states_BND, self.table.weight) if self.head is None else self.head(states_BND)
 
-    def _checked(self, tokens: Tensor) -> Tensor:
-        """[B, N] whole numbers below the vocabulary, -1 for no token; ValueError for others."""
-        if tokens.is_floating_point() or tokens.dim() != 2 or tokens.shape[1] < 2:
-            raise ValueError(
-                f"tokens: got {tuple(tokens.shape)} of {tokens.dtype}, accepted: whole numbers [batch, 2 or more]"
-            )
+    def check(self, batch: Batch) -> None:
+        """Tokens [B, N] of this vocabulary; -1 is no token."""
+        tokens = batch.get("tokens")
+        if tokens is None or tokens.is_floating_point() or tokens.dim() != 2 or tokens.shape[1] < 2:
+            got = "none" if tokens is None else f"{tuple(tokens.shape)} of {tokens.dtype}"
+            raise ValueError(f"tokens: got {got}, accepted: whole numbers [batch, 2 or more]")
         if tokens.shape[1] > self.config.context:
             raise ValueError(f"tokens: got {tokens.shape[1]} in a row, accepted: at most {self.config.context}")
-        return tokens.long()
+        check_numbers("tokens", tokens.clamp_min(0), self.config.vocabulary, "vocabulary")
 
     # Sampling
 
@@ -227,33 +243,35 @@ class Language(Generator):
         """The attention backend of sampling on this device: one token against all before it."""
         return choose_backend(self.backbone.backend, continued(1, [1]), self.device)
 
-    def start(self, condition: Any, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) texts; condition: the tokens of each prompt, a list of whole numbers or a tensor [N], or None.
+    @inferring
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+        """Begin len(rng) texts; condition: the `tokens` of each prompt, in a list or a tensor [N], or nothing.
 
         ValueError in one line for a prompt that is empty, has a token out of range, or leaves no room in the context.
         """
         settings: Sampling = sampling or self.config.sampling
         if keep is not None:
             raise ValueError("keep: got known tokens, accepted: none, what is known of a text is its prompt")
-        prompts = self._prompts(condition, len(rng))
+        prompts = self._prompts(taken(condition, "tokens").get("tokens"), len(rng))
         longest = max(len(prompt) for prompt in prompts)
-        stop = min(settings.tokens, self.config.context - longest)
+        most = [min(settings.tokens, self.config.context - len(prompt)) for prompt in prompts]
         rows, device = len(prompts), self.device
         backbone = self.backbone.config
         cache = KVCache(
             backbone.depth,
             rows,
             backbone.kv_heads,
-            longest + min(ROOM, stop),
+            longest + min(ROOM, max(most)),
             backbone.head_dim,
-            like=self.embed.weight,
+            like=self.table.weight,
             window=self.config.window,
         )
         logits_RV = self._read_prompts(prompts, cache)
         return State(
             data=torch.zeros(rows, 0, dtype=torch.long, device=device),
             entity=0,
-            entities=stop,
+            entities=max(most),
+            most_B=torch.tensor(most, device=device),
             prompt_BM=torch.stack([F.pad(prompt, (longest - len(prompt), 0), value=-1) for prompt in prompts]),
             lengths_B=torch.zeros(rows, dtype=torch.long, device=device),
             ended_B=torch.zeros(rows, dtype=torch.bool, device=device),
@@ -268,16 +286,16 @@ class Language(Generator):
             calls=1,
         )
 
-    def _prompts(self, condition: Any, rows: int) -> list[Tensor]:
+    def _prompts(self, given: Any, rows: int) -> list[Tensor]:
         """The prompt of each row, [N] on the model's device."""
         config = self.config
-        if condition is None:
+        if given is None:
             if config.begin is None:
                 raise ValueError("text: got no prompt, accepted: at least one token, this model has none to begin with")
-            condition = [[config.begin]] * rows
-        if not isinstance(condition, Sequence | Tensor) or len(condition) != rows:
-            raise ValueError(f"text: got {type(condition).__name__}, accepted: the tokens of {rows} prompts")
-        prompts = [torch.as_tensor(prompt, device=self.device) for prompt in condition]
+            given = [[config.begin]] * rows
+        if isinstance(given, str) or not isinstance(given, Sequence | Tensor) or len(given) != rows:
+            raise ValueError(f"text: got {type(given).__name__}, accepted: the tokens of {rows} prompts")
+        prompts = [torch.as_tensor(prompt, device=self.device) for prompt in given]
         for prompt in prompts:
             if prompt.dim() != 1 or not len(prompt) or prompt.is_floating_point():
                 raise ValueError(
@@ -296,7 +314,7 @@ class Language(Generator):
     def _read_prompts(self, prompts: list[Tensor], cache: KVCache) -> Tensor:
         """Take the prompts into the cache, equally long ones together; logits [B, V] of what follows each."""
         cache.commit(max(len(prompt) for prompt in prompts))
-        logits_BV = self.embed.weight.new_empty(len(prompts), self.config.vocabulary)
+        logits_BV = self.table.weight.new_empty(len(prompts), self.config.vocabulary)
         for length in sorted({len(prompt) for prompt in prompts}):
             rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
             own = cache if len(rows) == len(prompts) else cache.like(len(rows), length)
@@ -320,7 +338,7 @@ class Language(Generator):
             places = (slots - empty_R[:, None])[..., None]
             held = torch.arange(start + count, device=tokens_RN.device) + cache.dropped
             empty_RK = held < empty_R[:, None]
-        states = self.backbone(self.embed(tokens_RN), mask, cache=cache, hidden_BK=empty_RK, places_NX=places)
+        states = self.backbone(self.table(tokens_RN), mask, cache=cache, hidden_BK=empty_RK, places_NX=places)
         cache.commit(count)
         return states
 
@@ -341,7 +359,8 @@ class Language(Generator):
         state.unread_RN, state.logits_RV = drawn_R[:, None], None
         state.entity += 1
         ends = torch.tensor(self.config.ends, dtype=torch.long, device=drawn_R.device)
-        return self.end(state, state.rows_R[torch.isin(drawn_R, ends)])
+        full_R = state.lengths_B[state.rows_R] >= state.most_B[state.rows_R]
+        return self.end(state, state.rows_R[torch.isin(drawn_R, ends) | full_R])
 
     def end(self, state: State, rows: Tensor) -> State:
         """Let rows end here: they leave the batch, and nothing changes for the others.
@@ -370,11 +389,12 @@ class Language(Generator):
         differing = (known_N[:both] != text_N[:both]).nonzero()
         shared = int(differing[0]) if len(differing) else both
         if shared < state.cache.dropped:
-            return self.start([text_N], state.rng, state.sampling)
+            return self.start({"tokens": [text_N]}, state.rng, state.sampling)
         state.cache.rollback(shared - state.cache.dropped)
         state.prompt_BM, state.data = text_N[None], state.data[:, :0]
         state.unread_RN, state.logits_RV = text_N[None, shared:], None
         state.entity, state.entities = 0, min(more or state.sampling.tokens, self.config.context - len(text_N))
+        state.most_B = torch.full_like(state.lengths_B, state.entities)
         state.lengths_B, state.ended_B = torch.zeros_like(state.lengths_B), torch.zeros_like(state.ended_B)
         state.seen_BV = None if state.seen_BV is None else self._seen([text_N])
         return state

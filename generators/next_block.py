@@ -146,7 +146,7 @@ class NextBlock(Generator):
 
     Config = NextBlockConfig
     Sampling = Sampling
-    State = State
+    state = State
     config: NextBlockConfig  # type: ignore[assignment]
     places: Tensor
 

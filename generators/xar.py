@@ -105,7 +105,7 @@ class XAR(Generator):
 
     Config = XARConfig
     Sampling = Sampling
-    State = State
+    state = State
     config: XARConfig  # type: ignore[assignment]
 
     def __init__(self, config: XARConfig):

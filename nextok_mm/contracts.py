@@ -64,7 +64,8 @@ Condition = Mapping[str, Any] | None
 | name     | value                                                              |
 |----------|--------------------------------------------------------------------|
 | `labels` | class labels [n] int64, ids [n, P] where a condition has P tokens    |
-| `text`   | n captions, or n prompts                                           |
+| `text`   | n captions                                                         |
+| `tokens` | the tokens of n prompts, each as long as it is                       |
 """
 
 
@@ -313,12 +314,14 @@ class Generator(Model):
     """Predicts the next X: `start`, then `step` until `state.done`; `nextok_mm.decoding.decode` is that loop.
 
     `Sampling` is the config class of a method's sampling settings (steps, solver, guidance ...); `config.sampling`
-    holds a checkpoint's recommended ones.
+    holds a checkpoint's recommended ones. `state` is the class of its states. `open_ended`: rows end when they end, not
+    where a `layout` ends; such a generator has none.
     """
 
     Sampling: ClassVar[type[Config]]
-    State: ClassVar[type[State]]
+    state: ClassVar[type[State]]
     layout: Layout
+    open_ended: ClassVar[bool] = False
 
     @property
     def takes(self) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ class Rng:
 
     def of(self, rows: Sequence[int]) -> "Rng":
         """The streams of some rows alone: what is drawn from them moves these on, and no other."""
-        some = Rng([])
-        some.rows = [self.rows[row] for row in rows]
+        some = Rng(())
+        some.rows, some.drawing = ([each[row] for row in rows] for each in (self.rows, self.drawing))
         return some
 
     def state(self) -> Tensor:

@@ -35,7 +35,7 @@ _HARMLESS = {  # about training, files and other programs
     *("bos_token", "eos_token", "problem_type", "chunk_size_feed_forward", "is_encoder_decoder", "unsloth_fixed"),
 }
 _PLAIN = {
-    "model.embed_tokens.weight": "embed.weight",
+    "model.embed_tokens.weight": "table.weight",
     "model.norm.weight": "backbone.norm_out.weight",
     "lm_head.weight": "head.weight",
 }

@@ -53,8 +53,8 @@ def unpack(kind: type[S], tensors: dict[str, Tensor], numbers: dict[str, Any], d
         name, hint = field.name, hints[field.name]
         try:
             if f"{name}.keys" in tensors:
-                parts = (tensors[f"{name}.{part}"].to(device) for part in ("keys", "values"))
-                values[name] = KVCache.of(*parts, **numbers[name])
+                keys, stored = (tensors[f"{name}.{part}"].to(device) for part in ("keys", "values"))
+                values[name] = KVCache.of(keys, stored, **numbers[name])
             elif name in tensors:
                 values[name] = Rng.of_state(tensors[name]) if hint is Rng else tensors[name].to(device)
             else:
@@ -91,4 +91,4 @@ def load_state(generator: Generator, path: str | Path) -> Any:
         numbers = json.loads(text)
     except ValueError:
         raise ValueError(f"state {path}: this file holds no state of a generation") from None
-    return unpack(generator.State, tensors, numbers, generator.device)
+    return unpack(generator.state, tensors, numbers, generator.device)

@@ -63,7 +63,8 @@ def _environment() -> Any:
     """Jinja's sandbox, with operators, filters and methods that could make a text of any length held in check."""
     try:
         from jinja2 import nodes
-        from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+        from jinja2.exceptions import SecurityError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
         from jinja2.visitor import NodeTransformer
     except ImportError:
         raise TemplateError("chat templates need a package: pip install 'nextok_mm[language]'") from None
@@ -80,12 +81,13 @@ def _environment() -> Any:
             return Joins().visit(super()._parse(source, name, filename))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            sides: tuple[Any, ...] = (left, right)
             numbers = isinstance(left, int | float) and isinstance(right, int | float)
-            joined = operator == "+" and all(hasattr(side, "__len__") for side in (left, right))
+            joined = operator == "+" and all(hasattr(side, "__len__") for side in sides)
             if not (numbers or joined) or (operator == "**" and max(abs(left), abs(right)) > 1000):
                 raise SecurityError(f"{operator} of {type(left).__name__} and {type(right).__name__} is not accepted")
             if joined:
-                _check_length(len(left) + len(right))
+                _check_length(sum(len(side) for side in sides))
             return super().call_binop(context, operator, left, right)
 
         def call(self, context: Any, obj: Any, *args: Any, **named: Any) -> Any:  # type: ignore[override]

@@ -17,8 +17,9 @@ from ..config import Config
 from .attention import attention
 from .cache import KVCache
 from .masks import Mask
-from .rope import rotate
+from .rope import Pairs, rotate
 
+_FILLED = ("kv_heads", "head_dim")  # 0 says that they follow from the others
 MAX_HEAD_DIM = 512  # a table of rotations has as many numbers a token
 
 
@@ -36,8 +37,8 @@ class BlockConfig(Config):
 
     width: int = Field(gt=0, le=1 << 16)
     heads: int = Field(gt=0, le=1 << 12)
-    kv_heads: int = Field(gt=0, le=1 << 12)
-    head_dim: int = Field(gt=0, le=MAX_HEAD_DIM)
+    kv_heads: int = Field(default=0, ge=0, le=1 << 12)
+    head_dim: int = Field(default=0, ge=0, le=MAX_HEAD_DIM)
     mlp: Literal["swiglu", "geglu", "gelu"] = "swiglu"
     mlp_hidden: int = Field(gt=0, le=1 << 18)
     norm: Literal["rms", "layer"] = "rms"
@@ -47,8 +48,8 @@ class BlockConfig(Config):
     qk_norm: bool = False
     score_scale: float | None = Field(default=None, gt=0)
     bias: bool = True
-    qkv_bias: bool
-    rope_pairs: Literal["neighbors", "halves"] = "neighbors"
+    qkv_bias: bool = True
+    rope_pairs: Pairs = "neighbors"
     modulated: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -58,7 +59,7 @@ class BlockConfig(Config):
         """What follows from other fields where it isn't given."""
         if not isinstance(fields, Mapping):
             return fields
-        given = {name: value for name, value in fields.items() if value is not None}
+        given = {name: value for name, value in fields.items() if value is not None and (value or name not in _FILLED)}
         width, heads = given.get("width"), given.get("heads")
         if "head_dim" not in given and isinstance(width, int) and isinstance(heads, int) and heads > 0:
             if width % heads or width // heads % 2:
@@ -159,7 +160,8 @@ class Attention(nn.Module):
     def __init__(self, config: BlockConfig):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        self.scale, self.dropout, self.pairs = config.score_scale, config.dropout, config.rope_pairs
+        self.scale, self.dropout = config.score_scale, config.dropout
+        self.pairs: Pairs = config.rope_pairs
         channels = self.heads * self.head_dim
         self.qkv = nn.Linear(config.width, channels + 2 * self.kv_heads * self.head_dim, config.qkv_bias)
         self.out = nn.Linear(channels, config.width, config.bias)

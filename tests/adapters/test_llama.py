@@ -71,10 +71,10 @@ def test_equals_transformers(family, tmp_path):
         torch.testing.assert_close(model.logits(tokens), theirs(tokens).logits, rtol=0, atol=1e-5)
     prompts = [tokens[0, :5], tokens[1, :11], tokens[0, 10:15]]
     greedy = model.Sampling(temperature=0, tokens=64)
-    *_, together = decode(model, model.start(prompts, Rng(range(3)), greedy))
+    *_, together = decode(model, model.start({"tokens": prompts}, Rng(range(3)), greedy))
     for row, prompt in enumerate(prompts):
         expected = theirs.generate(prompt[None], max_new_tokens=64, do_sample=False, pad_token_id=0)[0, len(prompt) :]
-        *_, alone = decode(model, model.start([prompt], Rng([row]), greedy))
+        *_, alone = decode(model, model.start({"tokens": [prompt]}, Rng([row]), greedy))
         assert alone.data[0].tolist() == expected.tolist()
         assert together.data[row, : together.lengths_B[row]].tolist() == expected.tolist()
 

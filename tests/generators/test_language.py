@@ -23,7 +23,7 @@ def model():
 
 def run(model, prompts, seeds, **settings):
     settings = model.Sampling.parse({"tokens": 30, **settings})
-    *_, last = decode(model, model.start([torch.tensor(p) for p in prompts], Rng(seeds), settings))
+    *_, last = decode(model, model.start({"tokens": [torch.tensor(p) for p in prompts]}, Rng(seeds), settings))
     return last
 
 
@@ -42,7 +42,7 @@ def test_a_row_is_what_it_is_alone(model, window):
 
 
 def test_rows_that_have_ended_cost_nothing(model):
-    state = model.start([torch.tensor(p) for p in PROMPTS], Rng(range(4)), model.Sampling(tokens=60))
+    state = model.start({"tokens": [torch.tensor(p) for p in PROMPTS]}, Rng(range(4)), model.Sampling(tokens=60))
     while not state.done:
         state = model.step(state)
         live = len(PROMPTS) - int(state.ended_B.sum())
@@ -54,7 +54,7 @@ def test_rows_that_have_ended_cost_nothing(model):
 def test_a_window_keeps_memory_constant_and_changes_nothing(window):
     torch.manual_seed(0)
     model = registry.build("generator", "language", {"size": "tiny", "context": 600, "window": window}).eval()
-    state = model.start([[5, 6], [7]], Rng([0, 1]), model.Sampling(tokens=500, temperature=0))
+    state = model.start({"tokens": [[5, 6], [7]]}, Rng([0, 1]), model.Sampling(tokens=500, temperature=0))
     before = state.cache.capacity
     *_, last = decode(model, state)
     assert last.cache.capacity == before and last.cache.dropped > 0
@@ -65,7 +65,7 @@ def test_a_window_keeps_memory_constant_and_changes_nothing(window):
 
 
 def test_a_state_goes_on_from_a_file(model, tmp_path):
-    state = model.start([torch.tensor(p) for p in PROMPTS], Rng(range(4)), model.Sampling(tokens=20))
+    state = model.start({"tokens": [torch.tensor(p) for p in PROMPTS]}, Rng(range(4)), model.Sampling(tokens=20))
     for _ in range(3):
         state = model.step(state)
     path = save_state(state, tmp_path / "state.safetensors")
@@ -89,16 +89,16 @@ def test_a_damaged_state_is_one_line(model, tmp_path):
 
 def test_a_chat_reads_only_what_is_new(model):
     settings = model.Sampling(tokens=6, temperature=0)
-    *_, state = decode(model, model.start([[20, 21, 22]], Rng([0]), settings))
+    *_, state = decode(model, model.start({"tokens": [[20, 21, 22]]}, Rng([0]), settings))
     text = [20, 21, 22, *texts(state)[0], 30, 31]
-    *_, fresh = decode(model, model.start([text], Rng([0]), settings))
+    *_, fresh = decode(model, model.start({"tokens": [text]}, Rng([0]), settings))
     passed = []
-    handle = model.embed.register_forward_hook(lambda module, args, out: passed.append(args[0].shape[1]))
+    handle = model.table.register_forward_hook(lambda module, args, out: passed.append(args[0].shape[1]))
     *_, state = decode(model, model.extend(state, text))
     handle.remove()
     assert texts(state) == texts(fresh) and passed[0] <= 4
     *_, other = decode(model, model.extend(state, [20, 40]))  # another text: what is shared stays
-    *_, fresh = decode(model, model.start([[20, 40]], Rng([0]), settings))
+    *_, fresh = decode(model, model.start({"tokens": [[20, 40]]}, Rng([0]), settings))
     assert texts(other) == texts(fresh)
 
 
@@ -121,4 +121,4 @@ def test_repetition_costs(model):
 )
 def test_bad_prompts_are_one_line(model, prompts, message):
     with pytest.raises(ValueError, match=message):
-        model.start(prompts, Rng([0]))
+        model.start({"tokens": prompts}, Rng([0]))
