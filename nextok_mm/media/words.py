@@ -70,6 +70,12 @@ class TextTokenizer(ABC):
         """The texts that would become special tokens."""
         return ()
 
+    def files(self) -> dict[str, bytes]:
+        """What lies in a checkpoint's folder for `load_words` to read it back, by name."""
+        config = json.dumps(dict(self.special), ensure_ascii=False).encode()
+        found = {"tokenizer_config.json": config} if self.special else {}
+        return found if self.template is None else found | {TEMPLATE: self.template.encode()}
+
     def pieces(self) -> "Pieces":
         """A decoder that is given one token after another."""
         return Pieces(self)
@@ -127,6 +133,10 @@ class Bytes(TextTokenizer):
         """As any text."""
         return self.encode(text, begin=False)
 
+    def files(self) -> dict[str, bytes]:
+        """A file that says so."""
+        return {BYTES: b"{}\n"}
+
 
 class Pretrained(TextTokenizer):
     """A tokenizer.json, read by the `tokenizers` package."""
@@ -165,6 +175,10 @@ class Pretrained(TextTokenizer):
         """The texts of the tokens that the file calls special."""
         return [token.content for token in self._own.get_added_tokens_decoder().values() if token.special]
 
+    def files(self) -> dict[str, bytes]:
+        """tokenizer.json, and what stands beside it."""
+        return {"tokenizer.json": self._own.to_str().encode(), **super().files()}
+
 
 class SentencePiece(TextTokenizer):
     """A tokenizer.model, read by the `sentencepiece` package; its control tokens are never made from text."""
@@ -178,7 +192,11 @@ class SentencePiece(TextTokenizer):
             self._model: Any = SentencePieceProcessor(model_proto=data)
         except (RuntimeError, OSError) as error:
             raise ValueError(f"tokenizer.model: damaged or of another form ({str(error)[:120]})") from None
-        self.special, self.template = dict(special or {}), template
+        self.special, self.template, self._data = dict(special or {}), template, data
+
+    def files(self) -> dict[str, bytes]:
+        """tokenizer.model, and what stands beside it."""
+        return {"tokenizer.model": self._data, **super().files()}
 
     @property
     def size(self) -> int:

@@ -30,6 +30,8 @@ from ..data import Source
 from ..data.latents import Latents
 from ..data.source import Positions, Stream, read
 from ..data.tensors import Tensors
+from ..data.text import Text
+from ..files import write_files
 from ..machine import precision_advice
 from ..rng import Rng, mix
 from . import snapshots
@@ -328,6 +330,8 @@ class Run:
             meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)
         save_pretrained(model, self.folder.final, dtype=dtype, without=model.training_only, **meta)
+        if isinstance(self.source, Text):  # a language model is of no use without them
+            write_files(self.folder.final, self.source.words.files())
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -419,7 +423,7 @@ def _tokenizer(config: TrainConfig, source: Source, model: Model, device: torch.
             source.check(inner)
         return None
     if config.tokenizer is None:
-        if not isinstance(source, Tensors):
+        if not isinstance(source, Tensors | Text):
             raise ValueError(
                 "tokenizer: got none, accepted: the checkpoint that makes (or made) this generator's tokens"
             )
