@@ -49,9 +49,7 @@ def info(name: Name) -> None:
         if value not in (None, ""):
             print(f"{key:24s} {_shown(value)}")
     if sampling:
-        print(
-            "Sampling settings (config.sampling) with their values in this checkpoint; --set name=value replaces one:"
-        )
+        print("Sampling settings (config.sampling) with their values in this checkpoint (--set replaces one):")
         for key, field in type(model.config.sampling).model_fields.items():
             print(f"  {key:22s} {_shown(sampling[key]):18s} {field.description or ''}".rstrip())
 

@@ -187,8 +187,8 @@ def reconstruct(
             options = {"seed": seed, "batch": batch, "progress": show, **sampling}
             ladder: Any = pipeline.reconstruct(images, tokens=numbers(tokens), **options)
         path = ladder.save(out, force)
-        found = ", ".join(f"{k}: {psnr:.1f} dB" for k, psnr in zip(ladder.numbers, ladder.psnr()))
-        print(f"{path}: {made}, each as given (left) and from its first tokens; PSNR by number of tokens: {found}")
+        found = ", ".join(f"{k}: {psnr:.1f}" for k, psnr in zip(ladder.numbers, ladder.psnr()))
+        print(f"{path}: {made}, as given (left) and from their first tokens; PSNR in dB by number of tokens: {found}")
         return
     both = torch.stack((images, pipeline.reconstruct(images).data), dim=1).flatten(0, 1)
     error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
