@@ -17,7 +17,9 @@ Source: Ren et al., Next Block Prediction: Video Generation via Semi-Autoregress
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -154,6 +156,8 @@ class NextBlock(Generator):
         self.config = config
         self.layout = make_layout("cell", config.grid, config.block)
         self.block = config.codes[1]
+        self.sizes = self._parts()
+        self.offsets = (0, *accumulate(self.sizes))
         ids = config.shift + config.vocabulary
         self.embed = CodeEmbedding(ids, config.width)
         self.none = nn.Parameter(torch.empty(config.prefix, config.width)) if config.prefix else None
@@ -198,8 +202,7 @@ class NextBlock(Generator):
 
     # The input
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
+    def _parts(self) -> tuple[int, ...]:
         """How the input falls into parts that see themselves and what came before: their lengths, L in all."""
         condition = [self.config.prefix] if self.config.prefix else []
         first = [1] * self.block if self.config.start == "hybrid" else []
@@ -404,14 +407,8 @@ class NextBlock(Generator):
 
     def _mask(self, fed: int, need: int) -> Mask:
         """The mask of the input's tokens fed..need, which are whole parts of it."""
-        sizes, at = [], 0
-        for size in self.sizes:
-            if at >= need:
-                break
-            if at >= fed:
-                sizes.append(size)
-            at += size
-        return continued(fed, sizes)
+        parts = slice(bisect_left(self.offsets, fed), bisect_left(self.offsets, need))
+        return continued(fed, self.sizes[parts])
 
     def _known(self, keep: Keep | None, rows: int) -> tuple[Tensor, Tensor] | None:
         """The kept codes [B, N] and where they count [B, N], in the layout's order."""

@@ -153,3 +153,14 @@ def test_projected_guidance_leaves_the_length_along_the_prediction_alone():
     change = Projected(7.5, norm=2.5)(conditional, unconditional) - conditional
     assert (change * conditional).flatten(1).sum(1).abs().max() < 1e-4
     assert change.flatten(1).norm(dim=1).max() <= 6.5 * 2.5 + 1e-4
+
+
+@pytest.mark.parametrize("schedule", GROWTH)
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.2, 0.4), (0.45, 0.46)])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 1.0 + 1e-9, 3.0])
+def test_whether_guidance_is_ever_needed_is_the_same_for_every_entity(schedule, interval, weight):
+    guidance, times = Guidance(weight=weight, schedule=schedule, interval=interval), time_grid("euler", 5)[:-1]
+    for entities in (1, 2, 7):
+        for entity in range(entities):
+            left = range(entity, entities)
+            assert guidance.ever(times) == any(guidance.at(t, e, entities) != 1.0 for e in left for t in times)
