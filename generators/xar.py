@@ -19,9 +19,20 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import Config, ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_labels, check_tokens, checked_labels
+from nextok_mm.contracts import (
+    Batch,
+    Condition,
+    Generator,
+    Keep,
+    Loss,
+    check_labels,
+    check_tokens,
+    checked_labels,
+    dropped,
+    labels_without,
+)
 from nextok_mm.flow import PATHS, Guidance, sample_times, solve, time_grid
-from nextok_mm.flow.guidance import guide, ordered
+from nextok_mm.flow.guidance import guide_halves, ordered
 from nextok_mm.heads.flow import FlowHead, TimeEmbedding
 from nextok_mm.inference import inferring
 from nextok_mm.registry import register
@@ -101,12 +112,11 @@ class State(contracts.State):
 
 
 @register("generator", "xar")
-class XAR(Generator):
+class XAR(Generator[XARConfig, State]):
     """The model; see the module's text."""
 
     Config = XARConfig
     Sampling = Sampling
-    config: XARConfig  # type: ignore[assignment]
 
     def __init__(self, config: XARConfig):
         super().__init__()
@@ -139,10 +149,6 @@ class XAR(Generator):
             nn.init.zeros_(linear.bias)
         nn.init.normal_(self.labels.weight, std=0.02)
 
-    def gradient_checkpointing(self, on: bool = True) -> None:
-        """Recompute blocks in the backward pass."""
-        self.backbone.gradient_checkpointing(on)
-
     # Training
 
     def check(self, batch: Batch) -> None:
@@ -167,11 +173,8 @@ class XAR(Generator):
         x0_BSC, device = self.layout.to_sequence(batch["tokens"]), batch["tokens"].device
         times_BE = sample_times(self.config.times, rng, self.layout.entities).to(device)
         eps_BSC = rng.normal(*x0_BSC.shape[1:], like=x0_BSC)
-        dropped_B = (rng.uniform() < self.config.label_drop).to(device)  # in fp32: in bf16 some of them are 1
-        labels_B = batch.get("labels") if self.config.classes else None
-        if labels_B is None:
-            labels_B = torch.full((len(x0_BSC),), self.config.classes, device=device)
-        return x0_BSC, eps_BSC, times_BE, torch.where(dropped_B, self.config.classes, labels_B)
+        dropped_B = dropped(rng, self.config.label_drop, device)
+        return x0_BSC, eps_BSC, times_BE, labels_without(batch, self.config.classes, dropped_B)
 
     def velocity(self, x0_BSC: Tensor, eps_BSC: Tensor, times_BE: Tensor, labels_B: Tensor) -> Tensor:
         """Velocities [B, S, C] of all entities at once, as training sees them: each noised to its own time."""
@@ -210,14 +213,12 @@ class XAR(Generator):
         """Begin len(rng) samples; condition: labels [n] or None; `keep` holds known raster latents."""
         settings: Sampling = sampling or self.config.sampling
         names = checked_labels(condition, len(rng), self.config.classes)
-        layout, config, weight = self.layout, self.backbone.config, self.embed.weight
+        layout = self.layout
         sequence = torch.zeros(len(rng), layout.tokens, self.config.channels, device=self.device)
         times = time_grid(settings.solver, settings.steps, settings.last)
         guided = settings.guidance().ever(times[:-1])
-        cache = None
-        if settings.cache:
-            rows = len(rng) * (2 if guided else 1)
-            cache = KVCache(config.depth, rows, config.heads, layout.tokens, config.head_dim, like=weight)
+        rows = len(rng) * (2 if guided else 1)
+        cache = self.backbone.cache(rows, layout.tokens, like=self.embed.weight) if settings.cache else None
         return State(
             data=layout.to_raster(sequence, 0),
             entity=0,
@@ -231,7 +232,7 @@ class XAR(Generator):
             conditions=Conditions(self, names, [*times, 0.0]),
         )
 
-    def step(self, state: State) -> State:  # type: ignore[override]
+    def step(self, state: State) -> State:
         """Generate one entity: integrate its velocity from noise to data. One that all rows know whole is copied."""
         start, stop = self.layout.span(state.entity)
         known = None if state.keep is None else tuple(part[:, start:stop] for part in state.keep)
@@ -278,8 +279,7 @@ class XAR(Generator):
             v_RKC = self._pass(state, x_BKC, t, both=weight != 1.0 or (takes_in and state.guided))
             if weight == 1.0:
                 return v_RKC[: len(x_BKC)]
-            with_label, without = v_RKC.chunk(2)
-            return guide(with_label, without, weight)
+            return guide_halves(v_RKC, weight)
 
         return velocity
 

@@ -67,6 +67,12 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
     return unconditional + weight * (conditional - unconditional)
 
 
+def guide_halves(prediction_R: Tensor, weight: float) -> Tensor:
+    """Predictions of B rows with their condition, then of the same rows without -> the guided ones of the B rows."""
+    conditional, unconditional = prediction_R.chunk(2)
+    return guide(conditional, unconditional, weight)
+
+
 class Projected:
     """Adaptive projected guidance: CFG without the part that only makes the prediction longer.
 

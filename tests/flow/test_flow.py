@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nextok_mm.flow import PATHS, SOLVERS, sample_times, solve, time_grid
-from nextok_mm.flow.guidance import GROWTH, Guidance, Projected, guide
+from nextok_mm.flow.guidance import GROWTH, Guidance, Projected, guide, guide_halves
 from nextok_mm.rng import Rng
 
 
@@ -164,3 +164,9 @@ def test_whether_guidance_is_ever_needed_is_the_same_for_every_entity(schedule, 
         for entity in range(entities):
             left = range(entity, entities)
             assert guidance.ever(times) == any(guidance.at(t, e, entities) != 1.0 for e in left for t in times)
+
+
+def test_halves_are_guided_as_two_predictions_are():
+    conditional, unconditional = torch.randn(2, 3, 4)
+    both = torch.cat((conditional, unconditional))
+    assert torch.equal(guide_halves(both, 3.0), guide(conditional, unconditional, 3.0))
