@@ -37,7 +37,7 @@ from .config import TrainConfig, as_begun
 from .fit import check_data, class_names, data_warnings
 from .folder import RunFolder
 from .guards import NotFinite, Stop, explain
-from .log import Log
+from .log import Log, check_trackers
 from .optim import RunningMean, build_optimizer, learning_rate, set_learning_rate
 from .shards import gather, is_spread, spread, whole
 
@@ -81,6 +81,7 @@ def train(config: TrainConfig, progress: bool = False) -> Summary:
 
 
 def _train(config: TrainConfig, progress: bool) -> Summary:
+    check_trackers(config.train.tracked_by())
     folder = RunFolder(config)
     folder.check()
     accelerator = _accelerator(config)
@@ -141,7 +142,7 @@ class Run:
                 _logger.warning(line)
         self.accelerator.wait_for_everyone()
         self._resume()
-        log = Log(self.folder.path, self.step, config.tensorboard) if self.main else None
+        log = Log(self.folder.path, self.step, config.tracked_by(), self.config.plain()) if self.main else None
         stream = self._stream()
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main and progress else True)
         since, reason = (time.monotonic(), self.step), None
