@@ -52,12 +52,14 @@ class Sampling(Drawing):
     passes and the Gumbel noise in the choice of what stays, which fades.
     """
 
-    cfg: float = Field(default=1.0, ge=0, le=100)
-    cfg_schedule: Schedule = "linear"
-    tokens: int | None = Field(default=None, ge=1)
-    cache: bool = True
-    passes: int = Field(default=10, ge=1, le=1000)
-    noise: float = Field(default=1.0, ge=0, le=100)
+    cfg: float = Field(default=1.0, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    cfg_schedule: Schedule = Field(default="linear", description="How the guidance weight grows over the positions.")
+    tokens: int | None = Field(default=None, ge=1, description="Stop after so many codes (ordered tokenizers).")
+    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
+    passes: int = Field(default=10, ge=1, le=1000, description="Masked models: how many passes are made.")
+    noise: float = Field(
+        default=1.0, ge=0, le=100, description="Masked models: Gumbel noise in the choice of what stays; it fades."
+    )
 
 
 class ELMConfig(ModelConfig):

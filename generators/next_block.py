@@ -51,10 +51,10 @@ class Sampling(Drawing):
     """How to sample. cfg: guidance weight (1: none), cfg_schedule over the steps; cache: keep keys and values; special:
     begin, fillers and condition ids may be drawn too, as the official sampler has it (they come out negative)."""
 
-    cfg: float = Field(default=1.0, ge=0, le=100)
-    cfg_schedule: Schedule = "constant"
-    cache: bool = True
-    special: bool = False
+    cfg: float = Field(default=1.0, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    cfg_schedule: Schedule = Field(default="constant", description="How the guidance weight grows over the steps.")
+    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
+    special: bool = Field(default=False, description="Allow ids that are no codes (fillers, conditions) to be drawn.")
 
 
 class NextBlockConfig(ModelConfig):

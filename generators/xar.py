@@ -37,13 +37,19 @@ class Sampling(Config):
     cfg: guidance weight (1: none), cfg_schedule over entities, cfg_interval of times; cache: keep keys and values.
     """
 
-    solver: Literal["euler_maruyama", "euler", "heun", "ab2"] = "euler_maruyama"
-    steps: int = Field(default=40, ge=1, le=1000)
-    last: float = Field(default=0.04, gt=0, lt=1)
-    cfg: float = Field(default=2.7, ge=0, le=100)
-    cfg_schedule: Literal["constant", "linear"] = "linear"
-    cfg_interval: tuple[float, float] = (0.0, 1.0)
-    cache: bool = True
+    solver: Literal["euler_maruyama", "euler", "heun", "ab2"] = Field(
+        default="euler_maruyama", description="The solver: a stochastic one (euler_maruyama), or euler, heun, ab2."
+    )
+    steps: int = Field(default=40, ge=1, le=1000, description="Solver steps per entity.")
+    last: float = Field(default=0.04, gt=0, lt=1, description="Time of the last step of euler_maruyama.")
+    cfg: float = Field(default=2.7, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    cfg_schedule: Literal["constant", "linear"] = Field(
+        default="linear", description="How the guidance weight grows over the entities."
+    )
+    cfg_interval: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="Guide at times from low to high only (0 is data, 1 is noise)."
+    )
+    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
 
     _ordered = field_validator("cfg_interval")(ordered)
 
