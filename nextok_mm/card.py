@@ -95,11 +95,8 @@ def readme(card: Card, model: Any, parameters: int, address: str) -> str:
     lines += [f"License: {_line(card.license)}."] if card.license else []
     lines += ["", "```sh" if card.role == "judge" else "```python", *_usage(card, model, address), "```"]
     if card.tokenizer and card.tokenizer.startswith(("../", "/")):
-        lines += [
-            "",
-            "Its tokenizer lies in a folder of its own, which has to move along; `Pipeline.save_pretrained` writes",
-        ]
-        lines += ["both into one folder."]
+        lines += ["", "Its tokenizer lies in another folder, which has to move along with it."]
+        lines += ["`Pipeline.save_pretrained` writes both into one."]
     lines += ["", *(f"- {_line(key)}: {_line(value)}" for key, value in card.about.items())] if card.about else []
     return "\n".join(lines) + "\n"
 

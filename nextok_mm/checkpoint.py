@@ -60,10 +60,10 @@ def save_pretrained(
 
     dtype: how floating weights are stored (None: as they are); without: config fields stored as None, the weights of
     the modules of that name left out (a model's `training_only`); max_shard_size: weights of more bytes than that are
-    written as several files and an index; address: by what people will load it, for its README (None: such as path/to/this folder);
-    meta: fields of `Card` (name, tokenizer and its fingerprint, labels, license, about). A tokenizer on this machine
-    needs no fingerprint given, a hub id does. ValueError for an unknown meta field, weights that aren't finite, or a
-    disk that can't take it.
+    written as several files and an index; address: by what people will load it, for its README (None: a path to this
+    folder); meta: fields of `Card` (name, tokenizer and its fingerprint, labels, license, about). A tokenizer on this
+    machine needs no fingerprint given, a hub id does. ValueError for an unknown meta field, weights that aren't finite,
+    or a disk that can't take it.
     """
     folder = Path(folder)
     kept = {name: tensor for name, tensor in model.state_dict().items() if name.partition(".")[0] not in without}

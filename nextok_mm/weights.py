@@ -28,6 +28,7 @@ PARTS = (WEIGHTS, INDEX, "model-*-of-*.safetensors")
 """Patterns of the files that hold weights."""
 MAX_SHARD_SIZE = "5GB"
 MAX_INDEX_BYTES = 1 << 25
+MAX_OPEN_BYTES = 1 << 26
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """In which a model can be used."""
 _PICKLES = (".pth", ".pt", ".th", ".ckpt", ".bin")
@@ -215,14 +216,24 @@ def fill(model: nn.Module, paths: Sequence[Path], where: str, dtype: torch.dtype
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """What a weights file holds, one tensor at a time."""
+    """What a weights file holds, one tensor at a time.
+
+    The file is opened anew now and then: what has been read, and then converted, stays in memory as long as it is open.
+    """
     with _opened(path) as file:
-        for name in file.keys():
-            try:
-                tensor = file.get_tensor(name)
-            except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"weights {path}: not a whole safetensors file ({first_line(error)})") from None
-            yield name, tensor
+        names = list(file.keys())
+    while names:
+        read = 0
+        with _opened(path) as file:
+            while names and read < MAX_OPEN_BYTES:
+                name = names.pop(0)
+                try:
+                    tensor = file.get_tensor(name)
+                except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+                    raise ValueError(f"weights {path}: not a whole safetensors file ({first_line(error)})") from None
+                read += tensor.nbytes
+                yield name, tensor
+            del tensor
 
 
 def _check_fits(name: str, tensor: Tensor, own: Tensor, where: str) -> None:
