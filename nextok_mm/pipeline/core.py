@@ -23,7 +23,9 @@ from ..decoding import decode
 from ..inference import inference
 from ..media import Fit, Medium
 from ..rng import Rng, mix
+from ..weights import MAX_SHARD_SIZE
 from . import conditions, inputs, ladder
+from . import folder as folders
 from .result import Result, joined
 
 BATCH = 64
@@ -35,8 +37,11 @@ Progress = Callable[[int, int], None]
 class Pipeline:
     """A tokenizer, and a generator that speaks its tokens (or none, for a tokenizer by itself)."""
 
-    def __init__(self, tokenizer: Tokenizer | None, generator: Generator | None, card: Card):
+    def __init__(
+        self, tokenizer: Tokenizer | None, generator: Generator | None, card: Card, tokenizer_card: Card | None = None
+    ):
         self.tokenizer, self.generator, self.card = tokenizer, generator, card
+        self.tokenizer_card = card if card.role == "tokenizer" else tokenizer_card
 
     def to(self, device: str | torch.device) -> "Pipeline":
         """Move both; returns self. ValueError for a device that isn't here."""
@@ -77,6 +82,42 @@ class Pipeline:
             "ladder": isinstance(self.tokenizer, OrderedTokenizer),
         }
         return tuple(name for name, there in able.items() if there)
+
+    @staticmethod
+    def from_pretrained(
+        name: str | Path,
+        tokenizer: str | Path | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> "Pipeline":
+        """The same as `nextok_mm.load`."""
+        return load(name, tokenizer, device, revision, dtype)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+    ) -> Path:
+        """Write generator and tokenizer into one folder, which `load` takes wherever it is moved; see `folder.save`."""
+        return folders.save(self, folder, dtype=dtype, max_shard_size=max_shard_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+    ) -> str:
+        """Upload the folder of `save_pretrained` as owner/name; returns the commit's address. See `folder.push`."""
+        how = {"dtype": dtype, "max_shard_size": max_shard_size}
+        return folders.push(self, repo_id, private, revision, token, commit_message, **how)
 
     def condition(self, n: int, **given: Any) -> dict[str, Any]:
         """What n samples are asked for, as the generator reads it; see `conditions.read`."""
@@ -281,26 +322,30 @@ def load(
     tokenizer: str | Path | None = None,
     device: str | None = None,
     revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
     **others: Any,
 ) -> Pipeline:
     """A pipeline from a shipped model's name, a checkpoint folder or a hub id (owner/name, with `revision`).
 
-    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one; others: none
-    is accepted, and what another library calls an argument is answered with what does its work here. ValueError where
-    the named tokenizer isn't there, or isn't the one that the generator was trained with.
+    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one; dtype: of
+    the generator, "float32", "bfloat16" or "float16". A tokenizer stays in float32: in another precision it would make
+    other tokens than those that carry its name; others: none is accepted, and what another library calls an argument is
+    answered with what does its work here. ValueError where the named tokenizer isn't there, or isn't the one that the
+    generator was trained with.
     """
     borrowed.refuse(others, inspect.signature(load).parameters)
     for other in others:
         raise TypeError(f"load() got an unexpected keyword argument {other!r}")
     folder = resolve(name, revision)
-    model, card = from_pretrained(folder)
+    card = read_card(folder)
     if card.role == "judge":
         raise ValueError(f"load: {card.name} is a judge, accepted: a generator or a tokenizer (judges: nextok eval)")
-    target = _device(device)
+    kind, target = folders.precision(card, dtype), _device(device)
+    model, card = from_pretrained(folder, dtype=kind)
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
     place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
-    speaks = None if place is None else from_pretrained(place, role="tokenizer")[0]
+    speaks, speaks_card = (None, None) if place is None else from_pretrained(place, role="tokenizer")
     if speaks is not None:
         known = "" if tokenizer is not None else card.tokenizer_fingerprint
         if known and fingerprint(speaks) != known:
@@ -309,7 +354,7 @@ def load(
                 "tokenizer=... (--tokenizer) takes another one all the same"
             )
         check_speaks(model, speaks, f"{tokenizer or card.tokenizer}", card.name)
-    return Pipeline(speaks, model, card).to(target)
+    return Pipeline(speaks, model, card, speaks_card).to(target)
 
 
 def medium_of(name: str | Path) -> Medium | None:
