@@ -58,6 +58,7 @@ def list_() -> None:
 def info(name: Name) -> None:
     """A checkpoint: what it is, its size, licence, tokenizer, training and figures."""
     from .checkpoint import from_pretrained, resolve
+    from .config import described
 
     folder = resolve(name)
     model, card = from_pretrained(folder)
@@ -65,11 +66,13 @@ def info(name: Name) -> None:
     rows: dict[str, Any] = {"name": card.name, "role": card.role, "kind": card.kind, "parameters": f"{weights:,}"}
     rows |= {"licence": card.license or "not stated", "tokenizer": card.tokenizer, "folder": str(folder)}
     rows |= {"labels": ", ".join(f"{i} {label}" for i, label in enumerate(card.labels or ()))}
-    rows |= {f"config.{key}": value for key, value in model.config.model_dump(mode="json").items()}
+    fields = {f"config.{key}": (value, what) for key, value, what in described(model.config)}
+    rows |= {key: value for key, (value, _) in fields.items()}
     rows |= {f"about.{key}": value for key, value in card.about.items()}
     for key, value in rows.items():
         if value not in (None, ""):
-            print(f"{key:24s} {value if isinstance(value, str) else json.dumps(value)}")
+            text = value if isinstance(value, str) else json.dumps(value)
+            print(f"{key:28s} {text:16s}  {fields[key][1]}" if key in fields else f"{key:28s} {text}")
 
 
 @app.command()
