@@ -228,7 +228,23 @@ _INDECISIVE = (
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
-    """The training that a YAML file describes, after `group.field=value` overrides."""
+    """Read a training from a YAML file.
+
+    Args:
+        path: Name of the file.
+        overrides: Assignments `group.field=value`, which replace values of the file.
+
+    Returns:
+        The validated config.
+
+    Raises:
+        ValueError: The file is missing, is no YAML, or a field of it is not accepted.
+
+    Example:
+        >>> from nextok_mm import bundled, train
+        >>> train.load(bundled.config("configs/generators/xar-fashion.yaml"), ["train.steps=100"]).train.steps
+        100
+    """
     return TrainConfig.parse(override(read_yaml(path), overrides))
 
 
