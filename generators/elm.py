@@ -161,11 +161,13 @@ class ELMConfig(ModelConfig):
     def _consistent(self) -> "ELMConfig":
         group_vocabulary(self.codes, self.groups)
         if self.text and self.classes:
-            raise ValueError(f"classes: got {self.classes} beside text, accepted: 0, a model reads labels or captions")
+            raise ValueError(
+                f"classes: got {self.classes} beside text, accepted: 0, since a model reads either labels or captions"
+            )
         if self.ada and self.text:
-            raise ValueError("ada: got true beside text, accepted: false, there is no class to modulate by")
+            raise ValueError("ada: got true beside text, accepted: false, since a caption has no class to modulate by")
         if self.objective == "masked" and (self.head != "independent" or self.text):
-            raise ValueError("objective: masked goes with head independent and without text")
+            raise ValueError("objective: masked goes with head: independent, and it reads labels, not text")
         return self
 
 

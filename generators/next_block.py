@@ -147,10 +147,10 @@ class NextBlockConfig(ModelConfig):
         if any(side < 1 or whole % side for side, whole in zip(self.block, self.grid)):
             raise ValueError(f"block: got {self.block}, accepted: divisors of the grid {self.grid} on each axis")
         if self.start == "given" and self.codes[0] == self.codes[1]:
-            raise ValueError("start: got 'given', accepted with two blocks or more (else 'hybrid')")
+            raise ValueError("start: got 'given', which needs two blocks or more; a clip of one block starts 'hybrid'")
         if self.pad is not None and not (self.condition > 1 and self.pad < self.classes):
             raise ValueError(
-                f"pad: got {self.pad}, accepted with condition of two or more: below classes {self.classes}"
+                f"pad: got {self.pad}, accepted: below classes {self.classes}, where condition is two or more"
             )
         if self.positions is not None and self.positions < self.length:
             raise ValueError(f"positions: got {self.positions}, accepted: at least {self.length}, the input's length")

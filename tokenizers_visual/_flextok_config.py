@@ -217,9 +217,11 @@ class FlexTokConfig(ModelConfig):
         if any(side % self.patch for side in self.latent_size):
             raise ValueError(f"latent_size {self.latent_size}: multiples of patch {self.patch} are accepted")
         if not {"dropout", "null"} <= set(self.condition) or len(set(self.condition)) != len(self.condition):
-            raise ValueError(f"condition {self.condition}: dropout and null, and positions where wanted, each once")
+            raise ValueError(
+                f"condition: got {self.condition}, accepted: dropout, null and, where wanted, positions, each once"
+            )
         if self.encoder.ada != "none":
-            raise ValueError("encoder.ada: got a modulated encoder, accepted: none, since it has no time")
+            raise ValueError("encoder.ada: accepted is none, since the encoder has no time that could modulate it")
         if self.decoder.ada == "none" and not self.head_ada:
             raise ValueError("decoder.ada: one of decoder.ada and head_ada has to take in the time")
         stride = 1 if self.vae is None else self.vae.stride

@@ -169,9 +169,11 @@ def build_cache(
     """
     folder, source = Path(folder).expanduser(), config.open()
     if source.draws - {"flip"}:
-        raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached, accepted: none, or flip")
+        raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached; only flip can")
     if text is not None and source.captions is None:
-        raise ValueError(f"text: got {text.encoder!r}, accepted: none, {config.kind} pictures have no captions")
+        raise ValueError(
+            f"text: got {text.encoder!r}, accepted: none, since the rows of {config.kind} have no captions"
+        )
     sides = tuple(source.batch([0])["images"].shape[2:])
     described = dict(
         tokenizer=fingerprint(tokenizer),
@@ -187,7 +189,7 @@ def build_cache(
     manifest = Manifest.parse(described, "cache")
     if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
         fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
-        raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); accepted: another folder")
+        raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); take another folder")
     names = [MANIFEST, *manifest.files, *([TEXT] if text is not None else [])]
     if not all((folder / name).is_file() for name in names):
         with only_writer(folder, "cache", "`nextok cache`"):

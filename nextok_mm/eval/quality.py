@@ -121,7 +121,7 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
         options |= {"test": test} | ({"train": train} if "train" in known else {})
     for option in options:
         if option not in known:
-            raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, {name} has no such choice")
+            raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, since {name} has no such option")
     return clips.evaluate(load(name), **options) if clip else run(name, **options)
 
 

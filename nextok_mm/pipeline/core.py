@@ -305,9 +305,7 @@ class Pipeline:
                 rng = None if seed is None else Rng([mix(seed, row) for row in range(len(checked.data))])
                 settings, data = chosen.model_dump(mode="json"), tokenizer.decode(checked, None, rng, chosen, progress)
             elif sampling:
-                raise ValueError(
-                    f"{next(iter(sampling))}: got a setting, accepted: none, {self.card.name} draws nothing"
-                )
+                raise ValueError(f"{next(iter(sampling))}: got a setting, but {self.card.name} decodes without any")
             else:
                 data = tokenizer.decode(checked)
         seconds = {"decode": time.perf_counter() - started}
@@ -351,7 +349,9 @@ class Pipeline:
             (2, torch.Size([2, 1, 32, 32]))
         """
         if tokens is None and sampling:
-            raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
+            raise ValueError(
+                f"{next(iter(sampling))}: got a setting, but settings apply only together with tokens=[...] (--tokens)"
+            )
         batch, seed = inputs.whole("batch", batch, 1), inputs.whole("seed", seed)
         given, tokenizer = self._taken(images, fit), self._tokenizer()
         if tokens is not None:

@@ -179,7 +179,7 @@ def ordered(tokenizer: Tokenizer | None, name: str) -> OrderedTokenizer:
     if not isinstance(tokenizer, OrderedTokenizer):
         raise ValueError(
             f"tokens: got a number of them, but those of {name} ({getattr(tokenizer, 'kind', 'none')}) have no order; "
-            "accepted: none"
+            "leave the number out"
         )
     return tokenizer
 

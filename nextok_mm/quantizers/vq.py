@@ -155,7 +155,8 @@ class VQ(nn.Module):
     def _put(self, codes: Tensor, vectors: Tensor) -> None:
         if hasattr(self.codebook, "full_tensor"):
             raise ValueError(
-                "codebook: got gradient, spread over processes (FSDP); accepted: ema, or start random, revive 0"
+                "codebook: gradient can't take over vectors while it is spread over processes (FSDP); "
+                "accepted: ema, or start random with revive 0"
             )
         self.codebook[codes] = vectors.to(self.codebook.dtype)
         self.shares[codes] = 1 / self.size
