@@ -6,7 +6,7 @@ FlexTok, VQ. Autoregressive: causal, every position predicts the next code. Mask
 
 Shapes: B batch, N codes of a picture, G groups of a code, V vocabulary of a group, P tokens of the prefix, Q tokens of
 a pass, D width, W width of text embeddings, R rows of a pass (B conditional ones, then, for guidance, B without).
-Source: Wu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257).
+Source: Liu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257).
 """
 
 import math
@@ -194,6 +194,7 @@ class ELM(Generator):
 
     Config = ELMConfig
     Sampling = Sampling
+    state = State
     config: ELMConfig  # type: ignore[assignment]
 
     def __init__(self, config: ELMConfig):

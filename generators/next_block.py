@@ -179,6 +179,7 @@ class NextBlock(Generator):
 
     Config = NextBlockConfig
     Sampling = Sampling
+    state = State
     config: NextBlockConfig  # type: ignore[assignment]
     places: Tensor
 

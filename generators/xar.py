@@ -37,7 +37,7 @@ class Sampling(Config):
         default="euler_maruyama",
         description="The method that integrates the velocity of an entity from noise (time 1) to data (time 0).",
     )
-    steps: int = Field(default=40, ge=1, le=1000, description="Number of solver steps per entity.")
+    steps: int = Field(default=40, ge=1, le=1000, description="Solver steps per entity.")
     last: float = Field(
         default=0.04,
         gt=0,
@@ -142,6 +142,7 @@ class XAR(Generator):
 
     Config = XARConfig
     Sampling = Sampling
+    state = State
     config: XARConfig  # type: ignore[assignment]
 
     def __init__(self, config: XARConfig):

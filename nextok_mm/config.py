@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from .borrowed import NEAR
+
 C = TypeVar("C", bound="Config")
 M = TypeVar("M", bound="ModelConfig")
 Channels = Annotated[int, Field(gt=0, le=1 << 16)]
@@ -106,7 +108,7 @@ def _line(cls: type[BaseModel], item: Any, where: str) -> str:
     reason = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "extra_forbidden":
         known = _fields_at(cls, item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=2, cutoff=0.6)
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=2, cutoff=NEAR)
         hint = f"; did you mean {' or '.join(_explained(name, known[name]) for name in near)}?" if near else ""
         return f"{path}: unknown key{hint} (accepted: {', '.join(sorted(known))})"
     if item["type"] == "missing":
@@ -184,7 +186,7 @@ def _name(where: str, loc: Iterable[Any]) -> str:
 
 
 def _explained(name: str, field: FieldInfo) -> str:
-    """A field for a message, with the first clause of its description: `'steps' (number of solver steps)`."""
+    """A field for a message, with the first clause of its description: `'steps' (solver steps per entity)`."""
     clause = re.split(r"[,;:(.]( |$)", field.description or "")[0].strip()
     if clause[1:2].islower():  # no abbreviation
         clause = clause[0].lower() + clause[1:]

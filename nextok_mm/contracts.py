@@ -65,7 +65,8 @@ Condition = Mapping[str, Any] | None
 | name     | value                                                              |
 |----------|--------------------------------------------------------------------|
 | `labels` | class labels [n] int64, ids [n, P] where a condition has P tokens    |
-| `text`   | n captions, or n prompts                                           |
+| `text`   | n captions                                                         |
+| `tokens` | the tokens of n prompts, each as long as it is                       |
 """
 
 
@@ -400,6 +401,8 @@ class Keep:
             what: The tokens that the model has: `codes` (whole numbers of any dtype) or `latents` (floating point).
             rows: Number of samples.
             shape: Shape of the tokens of one sample, (N,) or (N, C).
+            codes: Number of different codes; known ones have to be below it, and the others come as 0. None checks
+                nothing.
 
         Returns:
             Data [rows, *shape], in int64 for codes and fp32 for latents, and mask [rows, N].
@@ -453,11 +456,14 @@ class Generator(Model):
     """A model that predicts the next entity: `start`, then `step` until `state.done`.
 
     `nextok_mm.decoding.decode` is that loop. `Sampling` is the config class of a method's sampling settings (steps,
-    solver, guidance ...); `config.sampling` holds a checkpoint's recommended ones.
+    solver, guidance ...); `config.sampling` holds a checkpoint's recommended ones. `state` is the class of its states.
+    `open_ended`: rows end when they end, not where a `layout` ends; such a generator has none.
     """
 
     Sampling: ClassVar[type[Config]]
+    state: ClassVar[type[State]]
     layout: Layout
+    open_ended: ClassVar[bool] = False
 
     @property
     def takes(self) -> tuple[str, ...]:

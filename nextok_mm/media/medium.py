@@ -170,6 +170,17 @@ class Medium(ABC):
         """
 
     @abstractmethod
+    def tiles(self, data: Tensor) -> tuple[Tensor, int | None]:
+        """Cut samples into pictures.
+
+        Args:
+            data: The samples [B, ...].
+
+        Returns:
+            Pictures [m, C, H, W], and how many of them make a row; None leaves that open.
+        """
+
+    @abstractmethod
     def stills(self, data: Tensor) -> list[Image.Image]:
         """Show each sample as a picture.
 

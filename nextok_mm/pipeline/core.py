@@ -6,6 +6,7 @@
 Sample i of a run is drawn from the seed (run seed, i) alone: the same picture in any batch, on any device.
 """
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import borrowed, registry
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
 from ..contracts import Generator, Keep, OrderedTokenizer, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
@@ -29,9 +30,6 @@ BATCH = 64
 MAX_ROWS = 1_000_000
 """Samples of one call: more are made in several, with seeds of their own."""
 Progress = Callable[[int, int], None]
-MEANT = {"label": "labels", "class_labels": "labels", "classes": "labels", "prompt": "text", "caption": "text"}
-MEANT |= {"captions": "text", "num_images": "n", "count": "n", "generator": "seed", "batch_size": "batch"}
-"""What other libraries call arguments of ours."""
 
 
 class Pipeline:
@@ -210,8 +208,6 @@ class Pipeline:
         rows = range(n) if rows is None else rows
         if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
             raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
-        for name in sampling.keys() & MEANT.keys():
-            raise ValueError(f"{name}: no such argument, accepted: {MEANT[name]}=... (or a sampling setting)")
         settings = settings_of(generator, sampling)
         mine = {
             name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
@@ -305,6 +301,7 @@ class Pipeline:
                 rng = None if seed is None else Rng([mix(seed, row) for row in range(len(checked.data))])
                 settings, data = chosen.model_dump(mode="json"), tokenizer.decode(checked, None, rng, chosen, progress)
             elif sampling:
+                borrowed.refuse(sampling, _names(tokenizer))
                 raise ValueError(f"{next(iter(sampling))}: got a setting, but {self.card.name} decodes without any")
             else:
                 data = tokenizer.decode(checked)
@@ -349,6 +346,7 @@ class Pipeline:
             (2, torch.Size([2, 1, 32, 32]))
         """
         if tokens is None and sampling:
+            borrowed.refuse(sampling, _names(self.tokenizer))
             raise ValueError(
                 f"{next(iter(sampling))}: got a setting, but settings apply only together with tokens=[...] (--tokens)"
             )
@@ -421,7 +419,11 @@ class Pipeline:
 
 
 def load(
-    name: str | Path, tokenizer: str | Path | None = None, device: str | None = None, revision: str | None = None
+    name: str | Path,
+    tokenizer: str | Path | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    **others: Any,
 ) -> Pipeline:
     """Load a checkpoint as a pipeline.
 
@@ -430,6 +432,7 @@ def load(
         tokenizer: A tokenizer that replaces the one that a generator's checkpoint names.
         device: The device to run on; None takes a GPU where there is one, and the CPU elsewhere.
         revision: Branch, tag or commit of a hub id.
+        others: None is accepted; what another library calls an argument is answered with what does its work here.
 
     Returns:
         The pipeline, ready to generate or to tokenize.
@@ -443,6 +446,9 @@ def load(
         >>> nx.load("vae-fashion", device="cpu").tasks
         ('tokenize', 'detokenize', 'reconstruct')
     """
+    borrowed.refuse(others, inspect.signature(load).parameters)
+    for other in others:
+        raise TypeError(f"load() got an unexpected keyword argument {other!r}")
     folder = resolve(name, revision)
     model, card = from_pretrained(folder)
     if card.role == "judge":
@@ -494,7 +500,16 @@ def _accelerators() -> dict[str, bool]:
 def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
     """A model's own sampling settings, those replaced that are given."""
     given = {name: value for name, value in sampling.items() if value is not None}
+    borrowed.refuse(given, _names(model))
     return model.Sampling.parse({**model.config.sampling.model_dump(), **given}, where="sampling")
+
+
+def _names(model: Any) -> set[str]:
+    """What may be said to a model: its settings' names, and the arguments of a pipeline's methods for its role."""
+    arguments = ("seed", "batch", "progress")
+    if isinstance(model, Generator):
+        arguments += ("labels", "text", "n")
+    return {*arguments, *getattr(getattr(model, "Sampling", None), "model_fields", ())}
 
 
 def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:

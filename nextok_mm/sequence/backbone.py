@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from .blocks import Block, BlockConfig, Modulation, Norm
 from .cache import KVCache
 from .masks import Mask
-from .rope import rope_table
+from .rope import LongRope, rope_table
 
 
 class BackboneConfig(BlockConfig):
@@ -33,7 +33,10 @@ class BackboneConfig(BlockConfig):
     depth: int = Field(gt=0, le=1 << 10, description="Number of transformer blocks.")
     positions: int = Field(default=0, ge=0, description="Length of a learned table of positions; 0 has none.")
     rope: bool = Field(default=True, description="Rotate queries and keys by the layout's positions.")
-    rope_theta: float = Field(default=10000.0, description="Base of the wavelengths of rotary positions.")
+    rope_theta: float = Field(default=10000.0, gt=0, description="Base of the wavelengths of rotary positions.")
+    rope_scaling: LongRope | None = Field(
+        default=None, description="The stretching of rotary positions to longer sequences; null stretches nothing."
+    )
     midway: int = Field(
         default=0, ge=0, description="Index of the block before which the sequence is embedded anew; 0 never does."
     )
@@ -45,16 +48,17 @@ class BackboneConfig(BlockConfig):
 
 
 class Backbone(nn.Module):
-    """The stack; `positions_SX` are the layout's coordinates, [S, axes]."""
+    """The stack; `positions_SX` are the layout's coordinates, [S, axes], or None for sequences without a fixed end,
+    whose positions every pass is told."""
 
     rope: Tensor | None
 
-    def __init__(self, config: BackboneConfig, positions_SX: Tensor):
+    def __init__(self, config: BackboneConfig, positions_SX: Tensor | None = None):
         super().__init__()
         self.config, width = config, config.width
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        table = rope_table(positions_SX, config.head_dim, config.rope_theta) if config.rope else None
-        self.register_buffer("rope", table, persistent=False)
+        fixed = config.rope and positions_SX is not None
+        self.register_buffer("rope", self._rotation(positions_SX) if fixed else None, persistent=False)
         self.positions = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
         norm = config.norm, True, config.norm_eps, config.norm_bias
         self.norm_in = Norm(width, *norm) if config.norm_in else nn.Identity()
@@ -110,15 +114,17 @@ class Backbone(nn.Module):
         cache: KVCache | None = None,
         taps: dict[int, Tensor] | None = None,
         hidden_BK: Tensor | None = None,
+        places_NX: Tensor | None = None,
     ) -> Tensor:
         """Run a pass over N tokens of the sequence. Returns [B, N, D].
 
         sizes: tokens of each entity in this pass; cond_BED: their conditions, or `modulations` as made by that method;
         tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before;
         taps: what comes out of the blocks that it has as keys is put there; hidden_BK: keys of the sequence so far that
-        nobody of a row sees.
+        nobody of a row sees; places: where these tokens are, [N, axes] or [B, N, axes], for a backbone without a table.
         """
-        rope = None if self.rope is None else self.rope[tokens]
+        rope = self._rotation(places_NX) if places_NX is not None and self.config.rope else self.rope
+        rope = rope[tokens] if places_NX is None and rope is not None else rope
         x_BND = self.norm_in(x_BND if self.positions is None else x_BND + self.positions[tokens])
         vectors = self._vectors(cond_BED, modulations)
         for index, (block, vectors_BEX) in enumerate(zip(self.blocks, vectors)):
@@ -136,6 +142,12 @@ class Backbone(nn.Module):
             if taps and index in taps:
                 taps[index] = x_BND
         return self.norm_out(x_BND)
+
+    def _rotation(self, positions_SX: Tensor | None) -> Tensor:
+        """The cosines and sines of these positions, [..., S, A / 2, 2]."""
+        assert positions_SX is not None, "a backbone without a table of positions needs to be told them"
+        config = self.config
+        return rope_table(positions_SX, config.head_dim, config.rope_theta, config.rope_scaling)
 
     def _vectors(self, cond_BED: Tensor | None, modulations: Tensor | None) -> Iterator[Tensor | None]:
         """The AdaLN vectors of each block in turn, [B, E, 6 * D]."""

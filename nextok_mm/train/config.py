@@ -32,6 +32,7 @@ class ModelSpec(Config):
     )
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -125,7 +126,10 @@ class Train(Config):
         "generator without a tokenizer.",
     )
     samples: int = Field(default=16, gt=0, le=256, description="Number of pictures on a sheet.")
-    tensorboard: bool = Field(default=False, description="Write the log for TensorBoard too.")
+    trackers: tuple[Tracker, ...] = Field(
+        default=(), description="What else gets the numbers of log.jsonl, by accelerate's names of trackers."
+    )
+    tensorboard: bool = Field(default=False, description="An older way to say trackers: [tensorboard].")
     resume: Literal["auto", "never"] = Field(
         default="auto",
         description="Go on from the newest whole snapshot (auto), or refuse a folder that holds one (never).",
@@ -136,6 +140,10 @@ class Train(Config):
         gt=0,
         description="Save and stop after this many minutes, to be resumed later; null sets no limit.",
     )
+
+    def tracked_by(self) -> tuple[str, ...]:
+        """The trackers, each once."""
+        return tuple(dict.fromkeys((*self.trackers, *["tensorboard"] * self.tensorboard)))
 
 
 class Final(Config):
@@ -223,7 +231,7 @@ class TrainConfig(Config):
 
 _INDECISIVE = (
     *("out", "processes", "cpu", "workers", "log_every", "save_every", "keep", "sample_every", "samples"),
-    *("tensorboard", "resume", "overwrite", "max_minutes", "gradient_checkpointing", "accumulate"),
+    *("trackers", "tensorboard", "resume", "overwrite", "max_minutes", "gradient_checkpointing", "accumulate"),
 )
 
 

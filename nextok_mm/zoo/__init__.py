@@ -122,6 +122,25 @@ def reconstruct(name: str, images: Any, **options: Any) -> Result:
     return _loaded(name).reconstruct(images, **options)
 
 
+def predict(name: str, clips: Any, frames: int | None = None, seed: int = 0, **settings: Any) -> Result:
+    """Continue clips from their first frames; the model stays loaded for the next call.
+
+    Args:
+        name: Name of a generator of clips; see `load`.
+        clips: The first frames, such as [n, C, T, H, W] in [0, 1].
+        frames: Number of frames of the whole clip; None generates as many as the model was trained on.
+        seed: Seed of the run.
+        settings: Further arguments of `Pipeline.predict`, and sampling settings.
+
+    Returns:
+        The clips, which begin with the given frames.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is none of clips, or an argument is not accepted.
+    """
+    return _loaded(name).predict(clips, frames, seed, **settings)
+
+
 @lru_cache(maxsize=1)
 def _loaded(name: str) -> Pipeline:
     return load(name)

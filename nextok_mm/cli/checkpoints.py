@@ -1,0 +1,116 @@
+"""Commands about checkpoints: which there are, what one is, and how a published one becomes ours."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .base import Force, Name, app
+
+
+@app.command("list", epilog="Example: nextok list")
+def list_() -> None:
+    """List shipped checkpoints, kinds of models and kinds of data."""
+    from .. import data, registry
+    from ..zoo import list_models
+
+    print("Shipped checkpoints (`nextok info NAME` tells more):")
+    for name, card in list_models().items():
+        print(f"  {name:18s} {card.role} ({card.kind}): {card.about.get('summary', 'no summary')}")
+    print("Kinds of models, which can be trained and loaded:")
+    for role in registry.ROLES:
+        print(f"  {role} kinds: {', '.join(registry.kinds(role))}")
+    print("Kinds of data (docs/own-data.md and configs/tokenizers/vae-own.yaml show how to use your own):")
+    for kind, what in data.KINDS.items():
+        print(f"  {kind:14s} {what}")
+
+
+@app.command(epilog="Example: nextok info xar-fashion")
+def info(name: Name) -> None:
+    """Show what a checkpoint is, and how it was made.
+
+    Its size, license, tokenizer, labels, settings, training and figures are printed, one per line.
+    """
+    from ..checkpoint import from_pretrained, resolve
+    from ..config import described
+
+    folder = resolve(name)
+    model, card = from_pretrained(folder)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    rows: dict[str, Any] = {"name": card.name, "role": card.role, "kind": card.kind, "parameters": f"{weights:,}"}
+    rows |= {"license": card.license or "not stated", "tokenizer": card.tokenizer, "folder": str(folder)}
+    rows |= {"labels": ", ".join(f"{i} {label}" for i, label in enumerate(card.labels or ()))}
+    rows |= {f"about.{key}": value for key, value in card.about.items()}
+    for key, value in rows.items():
+        if value not in (None, ""):
+            print(f"{key:24s} {_shown(value)}")
+    fields = list(described(model.config))
+    settings = [(key.removeprefix("sampling."), *rest) for key, *rest in fields if key.startswith("sampling.")]
+    _print_fields("Fields of its config:", [field for field in fields if not field[0].startswith("sampling.")])
+    _print_fields("Sampling settings (config.sampling); --set replaces one:", settings)
+
+
+def _print_fields(title: str, fields: Sequence[tuple[str, Any, str]]) -> None:
+    """A field per line: its name, its value in this checkpoint, what it means."""
+    if fields:
+        print(title)
+    for key, value, what in fields:
+        print(f"  {key:22s} {_shown(value):18s} {what}".rstrip())
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@app.command(epilog="Example: nextok convert xar xAR-B.pth checkpoints/xar-b --tokenizer checkpoints/kl16")
+def convert(
+    kind: Annotated[str, typer.Argument(help="The family that the checkpoint belongs to.")],
+    source: Annotated[Path, typer.Argument(help="The published file or folder.")],
+    folder: Annotated[Path, typer.Argument(help="The folder that our checkpoint is written to.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="The tokenizer whose tokens a generator was trained on; for flextok, the VAE below it."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Convert a published checkpoint into one of ours.
+
+    KIND is one of: bae, elm, flextok, kl_vae, next_block, video_vq, xar. Nothing in the source is run.
+    """
+    import pkgutil
+    from importlib import import_module
+
+    from .. import adapters, registry
+    from ..checkpoint import fingerprint, from_pretrained, save_pretrained
+    from ..contracts import check_speaks
+    from ..files import check_out
+
+    known = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
+    if kind not in known:
+        raise ValueError(f"kind: got {kind!r}, accepted: {', '.join(known)}")
+    check_out(folder, force)
+    adapter = import_module(f"{adapters.__name__}.{kind}")
+    inside = tokenizer is not None and getattr(adapter, "HOLDS_TOKENIZER", False)
+    role = next(role for role in registry.ROLES if kind in registry.kinds(role))
+    speaks = None
+    if tokenizer is not None and not inside:
+        if role != "generator":
+            raise ValueError(f"tokenizer: got {tokenizer!r}, accepted: none, a {kind} is a tokenizer by itself")
+        speaks = from_pretrained(tokenizer, role="tokenizer")[0]
+    fields, state = adapter.read(source, tokenizer) if inside else adapter.read(source)
+    model = registry.build(role, kind, fields)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{kind} checkpoint {source}: {' '.join(str(error).split())[:300]}") from None
+    about = {"converted from": source.name} | ({"stands on": Path(tokenizer).name} if tokenizer and inside else {})
+    meta: dict[str, Any] = {"name": folder.name, "license": adapter.LICENCE, "about": about}
+    if speaks is not None:
+        check_speaks(model, speaks, f"{tokenizer}", f"{source}")
+        meta |= {"tokenizer": tokenizer, "tokenizer_fingerprint": fingerprint(speaks)}
+    print(save_pretrained(model, folder, **meta))
+    if said := getattr(adapter, "note", lambda _: None)(fields):
+        print(f"note: {said}", file=sys.stderr)
