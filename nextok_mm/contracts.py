@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -55,6 +55,9 @@ class Loss:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+"""The config of a kind: `class XAR(Generator[XARConfig, State])`."""
+
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
 `labels` [B] int64 where the data has any."""
@@ -70,7 +73,7 @@ Condition = Mapping[str, Any] | None
 """
 
 
-class Model(nn.Module, ABC):
+class Model(nn.Module, ABC, Generic[ConfigT]):
     """What all three roles share: built from one config, trained by `loss`, no device, dtype or global RNG inside."""
 
     Config: ClassVar[type[ModelConfig]]
@@ -78,7 +81,7 @@ class Model(nn.Module, ABC):
     kind: ClassVar[str]
     training_only: ClassVar[tuple[str, ...]] = ()
     """Config fields, and modules of the same name, that a released checkpoint does without (None there)."""
-    config: ModelConfig
+    config: ConfigT
 
     @abstractmethod
     def loss(self, batch: Batch, rng: Rng) -> Loss:
@@ -125,13 +128,28 @@ class Model(nn.Module, ABC):
         """
         return
 
+    def gradient_checkpointing(self, on: bool = True) -> None:
+        """Compute activations again in the backward pass, in every part that has a switch for it (`checkpointing`).
+
+        Args:
+            on: Whether to do so.
+
+        Raises:
+            ValueError: The model has no such part.
+        """
+        parts: list[Any] = [module for module in self.modules() if hasattr(module, "checkpointing")]
+        if not parts:
+            raise ValueError(f"train.gradient_checkpointing: a {self.kind} has none, accepted: false")
+        for part in parts:
+            part.checkpointing = on
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
 
 
-class Tokenizer(Model):
+class Tokenizer(Model[ConfigT]):
     """A model that encodes pictures, clips or sound to tokens, and decodes tokens back."""
 
     @abstractmethod
@@ -230,7 +248,7 @@ class Tokenizer(Model):
         return None
 
 
-class OrderedTokenizer(Tokenizer):
+class OrderedTokenizer(Tokenizer[ConfigT]):
     """A tokenizer whose tokens run from coarse to fine, so that any number of leading ones makes a picture.
 
     `Sampling` is the config class of its decoding settings; `config.sampling` holds a checkpoint's recommended ones.
@@ -267,7 +285,7 @@ class OrderedTokenizer(Tokenizer):
         """
 
 
-class ClipTokenizer(Tokenizer):
+class ClipTokenizer(Tokenizer[ConfigT]):
     """A tokenizer of clips in which no frame sees a later one, so that long clips pass in chunks of constant memory."""
 
     @classmethod
@@ -394,7 +412,9 @@ class Keep:
             raise ValueError(f"keep: got a mask of {mask.dtype}, accepted: bool, True where a token is known")
         return mask.bool()
 
-    def expanded(self, what: Literal["codes", "latents"], rows: int, *shape: int) -> tuple[Tensor, Tensor]:
+    def expanded(
+        self, what: Literal["codes", "latents"], rows: int, *shape: int, codes: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Expand data and mask to every row, once they have been checked.
 
         Args:
@@ -420,7 +440,12 @@ class Keep:
                 f"keep: got data {tuple(data.shape)} of {data.dtype} and mask {tuple(self.mask.shape)}, accepted: "
                 f"{what} [{rows} or 1, {sides}] and mask [{shape[0]}] or [{rows}, {shape[0]}]"
             )
-        return (data.long() if what == "codes" else data.float()).expand(rows, *shape), mask
+        data = (data.long() if what == "codes" else data.float()).expand(rows, *shape)
+        if codes is not None and data.numel():
+            data = torch.where(mask, data, 0)
+            if not 0 <= int(data.min()) <= int(data.max()) < codes:
+                raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {codes - 1}")
+        return data, mask
 
 
 def _tensor(what: str, given: Any) -> Tensor:
@@ -452,7 +477,10 @@ class State:
         return self.entity >= self.entities
 
 
-class Generator(Model):
+StateT = TypeVar("StateT", bound=State)
+
+
+class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
     """A model that predicts the next entity: `start`, then `step` until `state.done`.
 
     `nextok_mm.decoding.decode` is that loop. `Sampling` is the config class of a method's sampling settings (steps,
@@ -493,7 +521,7 @@ class Generator(Model):
         """
 
     @abstractmethod
-    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> StateT:
         """Begin len(rng) samples.
 
         A row depends on its stream of `rng`, its condition and its known tokens, on nothing else. Implementations wear
@@ -513,7 +541,7 @@ class Generator(Model):
         """
 
     @abstractmethod
-    def step(self, state: State) -> State:
+    def step(self, state: StateT) -> StateT:
         """Generate one more entity; `decoding.decode` calls it in eval mode and without gradients.
 
         Args:
@@ -556,6 +584,21 @@ def checked_labels(condition: Condition, rows: int, classes: int) -> list[int]:
             accepted = f"0 to {classes - 1}" if classes else "none, this model has no classes"
             raise ValueError(f"labels: got {label}, accepted: {accepted}")
     return labels
+
+
+def dropped(rng: Rng, share: float, device: torch.device) -> Tensor:
+    """bool [B]: which rows of a training batch do without their condition, so that the model can be guided later."""
+    return (rng.uniform() < share).to(device)  # drawn and compared in fp32: in bf16 some of the numbers are 1
+
+
+def labels_without(batch: Batch, classes: int, dropped_B: Tensor) -> Tensor:
+    """The labels [B] to train on: `classes` ("no label") for dropped rows, and for all where there are none."""
+    labels_B = batch.get("labels") if classes else None
+    return (
+        torch.full_like(dropped_B, classes, dtype=torch.long)
+        if labels_B is None
+        else labels_B.where(~dropped_B, classes)
+    )
 
 
 def check_labels(batch: Batch, classes: int, *ids: int) -> None:
@@ -601,7 +644,7 @@ def check_numbers(name: str, numbers: Tensor, count: int, what: str) -> None:
             raise ValueError(f"{name}: got {number}, accepted: 0 to {count - 1}, the {what} of this model")
 
 
-def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str, name: str) -> None:
+def check_speaks(generator: Generator[Any, Any], tokenizer: Tokenizer[Any], tokenizer_name: str, name: str) -> None:
     """ValueError in one line where a generator can't speak a tokenizer's tokens: channels, codes, number, grid."""
 
     def compare(what: str, theirs: Any, ours: Any) -> None:

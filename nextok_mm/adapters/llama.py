@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import read_weights
+from ..media.words import FILES, load_words
 from . import _gguf, tensors
 
 LICENCE = "not stated (the published checkpoint's own)"
@@ -67,6 +68,14 @@ def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{where}: no weight {error}, accepted: a published model of the Llama family") from None
     except (TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{where}: not in the published form: {' '.join(str(error).split())[:200]}") from None
+
+
+def files(source: Path) -> dict[str, bytes]:
+    """The text tokenizer of a hub folder or a GGUF file, as files that lie beside the weights."""
+    if not source.is_dir():
+        return _gguf.words(source)
+    load_words(source)  # what can't be read is said before anything is written
+    return {name: (source / name).read_bytes() for name in FILES if (source / name).is_file()}
 
 
 def hub_config(folder: Path) -> dict[str, Any]:

@@ -78,39 +78,11 @@ def convert(
 ) -> None:
     """Convert a published checkpoint into one of ours.
 
-    KIND is one of: bae, elm, flextok, kl_vae, next_block, video_vq, xar. Nothing in the source is run.
+    KIND is one of: bae, elm, flextok, kl_vae, llama, next_block, video_vq, xar. Nothing in the source is run.
     """
-    import pkgutil
-    from importlib import import_module
+    from .. import adapters
 
-    from .. import adapters, registry
-    from ..checkpoint import fingerprint, from_pretrained, save_pretrained
-    from ..contracts import check_speaks
-    from ..files import check_out
-
-    known = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
-    if kind not in known:
-        raise ValueError(f"kind: got {kind!r}, accepted: {', '.join(known)}")
-    check_out(folder, force)
-    adapter = import_module(f"{adapters.__name__}.{kind}")
-    inside = tokenizer is not None and getattr(adapter, "HOLDS_TOKENIZER", False)
-    role = next(role for role in registry.ROLES if kind in registry.kinds(role))
-    speaks = None
-    if tokenizer is not None and not inside:
-        if role != "generator":
-            raise ValueError(f"tokenizer: got {tokenizer!r}, accepted: none, a {kind} is a tokenizer by itself")
-        speaks = from_pretrained(tokenizer, role="tokenizer")[0]
-    fields, state = adapter.read(source, tokenizer) if inside else adapter.read(source)
-    model = registry.build(role, kind, fields)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{kind} checkpoint {source}: {' '.join(str(error).split())[:300]}") from None
-    about = {"converted from": source.name} | ({"stands on": Path(tokenizer).name} if tokenizer and inside else {})
-    meta: dict[str, Any] = {"name": folder.name, "license": adapter.LICENCE, "about": about}
-    if speaks is not None:
-        check_speaks(model, speaks, f"{tokenizer}", f"{source}")
-        meta |= {"tokenizer": tokenizer, "tokenizer_fingerprint": fingerprint(speaks)}
-    print(save_pretrained(model, folder, **meta))
-    if said := getattr(adapter, "note", lambda _: None)(fields):
-        print(f"note: {said}", file=sys.stderr)
+    note = adapters.convert(kind, source, folder, tokenizer, force)
+    print(folder)
+    if note:
+        print(f"note: {note}", file=sys.stderr)

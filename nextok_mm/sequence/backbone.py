@@ -91,6 +91,10 @@ class Backbone(nn.Module):
         """Recompute blocks in the backward pass instead of keeping their activations."""
         self.checkpointing = on
 
+    def cache(self, rows: int, room: int, like: Tensor) -> KVCache:
+        """Room for the keys and values of so many tokens of each row, on the device and in the dtype of `like`."""
+        return KVCache(self.config.depth, rows, self.config.heads, room, self.config.head_dim, like)
+
     def modulations(self, cond_BED: Tensor) -> Tensor:
         """The AdaLN vectors of every block for these conditions: [L, B, E, 6 * D], in one product.
 

@@ -412,9 +412,7 @@ def _build(config: TrainConfig) -> Model:
             raise ValueError(f"init: a {spec.kind} has no part {part!r}")
         _begin_from(inner, from_pretrained(name)[0], name)
     if config.train.gradient_checkpointing:
-        if not hasattr(model, "gradient_checkpointing"):
-            raise ValueError(f"train.gradient_checkpointing: a {spec.kind} has none, accepted: false")
-        model.gradient_checkpointing(True)
+        model.gradient_checkpointing()
     return model
 
 
