@@ -19,23 +19,30 @@ LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "c
 class Card(Config):
     """The content of a checkpoint's config.json.
 
-    role, kind, fields: what `registry.build` takes; tokenizer: the checkpoint that a generator speaks through, as
-    `reference` writes it: a folder begins with `.` or is absolute, a zoo name or a hub id stands bare;
-    tokenizer_fingerprint: which one it was; labels: class names by index; about: free data (training command, figures);
-    sha256: of model.safetensors, or of the index of several weights files, which holds theirs.
+    `role`, `kind` and `fields` are what `registry.build` takes; `reference` says how another checkpoint is named.
     """
 
-    format: Literal[1] = FORMAT
-    role: Literal["tokenizer", "generator", "judge"]
-    kind: str = Field(min_length=1, max_length=100)
-    name: str = Field("", max_length=200)
-    fields: dict[str, Any] = Field(default_factory=dict)
-    tokenizer: str | None = None
-    tokenizer_fingerprint: str = Field("", max_length=100)
-    labels: tuple[str, ...] | None = Field(None, fail_fast=True)
-    license: str = ""
-    about: dict[str, Any] = Field(default_factory=dict)
-    sha256: str = ""
+    format: Literal[1] = Field(default=FORMAT, description="Version of this file's format.")
+    role: Literal["tokenizer", "generator", "judge"] = Field(
+        description="Role of the model: tokenizer, generator or judge."
+    )
+    kind: str = Field(min_length=1, max_length=100, description="Name of the model's kind in the registry.")
+    name: str = Field("", max_length=200, description="Name of the checkpoint.")
+    fields: dict[str, Any] = Field(default_factory=dict, description="The config of the model, field by field.")
+    tokenizer: str | None = Field(
+        default=None,
+        description="The tokenizer that a generator speaks through: a folder that begins with . or is absolute, "
+        "a zoo name, or a hub id.",
+    )
+    tokenizer_fingerprint: str = Field(
+        "", max_length=100, description="Fingerprint of the tokenizer that the generator was trained with."
+    )
+    labels: tuple[str, ...] | None = Field(None, fail_fast=True, description="Names of the classes, by index.")
+    license: str = Field(default="", description="License of the weights, such as apache-2.0.")
+    about: dict[str, Any] = Field(
+        default_factory=dict, description="Free data by name: training command, figures, summary."
+    )
+    sha256: str = Field(default="", description="SHA-256 of model.safetensors.")
 
 
 def read_card(folder: str | Path) -> Card:

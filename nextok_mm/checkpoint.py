@@ -56,14 +56,33 @@ def save_pretrained(
     address: str | None = None,
     **meta: Any,
 ) -> Path:
-    """Write a model's checkpoint and return its folder; an older checkpoint there is replaced at the very end.
+    """Write a model's checkpoint; an older checkpoint in the folder is replaced at the very end.
 
-    dtype: how floating weights are stored (None: as they are); without: config fields stored as None, the weights of
-    the modules of that name left out (a model's `training_only`); max_shard_size: weights of more bytes than that are
-    written as several files and an index; address: by what people will load it, for its README (None: a path to this
-    folder); meta: fields of `Card` (name, tokenizer and its fingerprint, labels, license, about). A tokenizer on this
-    machine needs no fingerprint given, a hub id does. ValueError for an unknown meta field, weights that aren't finite,
-    or a disk that can't take it.
+    Args:
+        model: A registered model.
+        folder: The folder of the checkpoint.
+        dtype: Number format in which floating-point weights are stored; None keeps theirs.
+        without: Config fields that are stored as None, and whose modules' weights are left out (a model's
+            `training_only`).
+        max_shard_size: Weights of more bytes than that are written as several files and an index.
+        address: By what people will load it, for its README; None says a path to this folder.
+        meta: Fields of `Card`: name, tokenizer and its fingerprint, labels, license, about. A tokenizer on this machine
+            needs no fingerprint, a hub id does.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: A meta field is unknown, weights are not finite, or the disk can't take them.
+
+    Example:
+        >>> from nextok_mm import registry
+        >>> from nextok_mm.checkpoint import from_pretrained, save_pretrained
+        >>> model = registry.build("tokenizer", "kl_vae", {"size": "tiny"})
+        >>> save_pretrained(model, "my-vae", license="mit").name
+        'my-vae'
+        >>> from_pretrained("my-vae")[1].license
+        'mit'
     """
     folder = Path(folder)
     kept = {name: tensor for name, tensor in model.state_dict().items() if name.partition(".")[0] not in without}
@@ -108,10 +127,25 @@ def _referred(name: str | Path, folder: Path, known: str) -> dict[str, str]:
 def from_pretrained(
     name: str | Path, revision: str | None = None, role: str | None = None, dtype: torch.dtype | None = None
 ) -> tuple[Any, Card]:
-    """The model (eval mode, on the CPU, in fp32 or `dtype`) and its Card, from a folder, a zoo name or a hub id.
+    """Load a model and its card.
 
-    role: what the caller needs; another one is refused. ValueError in one line for anything missing, truncated,
-    damaged or of another shape than config.json says.
+    Args:
+        name: A zoo name, a checkpoint folder, or a hub id (owner/name).
+        revision: Branch, tag or commit of a hub id.
+        role: The role that the caller needs; another one is refused.
+        dtype: Number format of floating-point weights; None is float32.
+
+    Returns:
+        The model, in eval mode and on the CPU; and its `Card`.
+
+    Raises:
+        ValueError: Something is missing, truncated, damaged, or of another shape than config.json says.
+
+    Example:
+        >>> from nextok_mm.checkpoint import from_pretrained
+        >>> model, card = from_pretrained("vae-fashion", role="tokenizer")
+        >>> card.kind
+        'kl_vae'
     """
     folder = resolve(name, revision)
     card = read_card(folder)

@@ -27,7 +27,23 @@ KINDS = {
 
 
 def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:
-    """The config of a source from plain fields; `kind` says which. ValueError in one line for a mistake."""
+    """Validate the config of a source of training rows.
+
+    Args:
+        fields: The fields; `kind` says which source they belong to.
+        where: What stands before a field's name in a message.
+
+    Returns:
+        The config, whose `open` gives the source.
+
+    Raises:
+        ValueError: There is no such kind, or a field of it is not accepted.
+
+    Example:
+        >>> from nextok_mm import data
+        >>> data.parse({"kind": "image_folder", "path": "pictures", "size": 32}).size
+        (32, 32)
+    """
     return config_class(fields.get("kind"), where).parse(fields, where)
 
 

@@ -37,12 +37,21 @@ def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, f
 def predict(
     pipeline: Pipeline, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
 ) -> Result:
-    """Clips, such as [n, C, T, H, W], that go on: the given frames, then generated ones.
+    """Continue clips from their first frames, to any length.
 
-    frames: of the whole clip (None: as many as those that the model was trained on).
+    Args:
+        pipeline: A pipeline of a generator of clips.
+        clips: The first frames, such as [n, C, T, H, W] in [0, 1].
+        frames: Number of frames of the whole clip; None generates as many as the model was trained on.
+        seed: Seed of the run.
+        labels: Classes, as in `Pipeline.generate`; None gives no condition, since the frames show what they hold.
+        sampling: Settings that replace the checkpoint's own.
 
-    labels: as of `Pipeline.generate`, but None is no condition: what the frames show is seen in them. ValueError in one
-    line for clips of another shape, a number of frames that makes no whole codes, or a model of pictures.
+    Returns:
+        The clips, which begin with the given frames.
+
+    Raises:
+        ValueError: The clips have another shape, their frames make no whole codes, or the model is one of pictures.
     """
     *_, last = stream(pipeline, clips, frames, seed, labels, **sampling)
     return last
