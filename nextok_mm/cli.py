@@ -50,7 +50,7 @@ def list_() -> None:
     for role in registry.ROLES:
         print(f"{role} kinds: {', '.join(registry.kinds(role))}")
     print("data kinds (own pictures and clips: docs/own-data.md, configs/tokenizers/vae-own.yaml):")
-    for kind, what in data.KINDS.items():
+    for kind, what in data.kinds().items():
         print(f"  {kind:14s} {what}")
 
 
@@ -198,7 +198,8 @@ def predict(
     start = torch.cat([_fitted(pipeline, clip, how, read) for clip in clips])
     result = prediction.predict(pipeline, start, frames, seed, listed(labels), **settings)
     path = result.save(out, force, fps=fps)
-    print(f"{path}: {len(clips)} clips, {start.shape[2]} frames given of {result.data.shape[2]}, seed {seed}")
+    went_on = f"{len(clips)} {pipeline.medium.plural}"
+    print(f"{path}: {went_on}, {start.shape[2]} frames given of {result.data.shape[2]}, seed {seed}")
 
 
 @app.command()

@@ -33,13 +33,21 @@ class Saving:
 
 class Medium(ABC):
     """What a tokenizer takes in and gives back. name, plural: in messages; endings: of files that it is saved under;
-    temporal: whether it goes on in time, so that it can be predicted from its beginning; rank: axes of its tensors."""
+    axes: of one sample, in messages; rank: how many axes its tensors have, one more than that; channels: length of the
+    first of them; size: of the others, in the samples that a tokenizer was trained on, to which files are brought.
+
+    temporal: whether it goes on in time, so that it can be predicted from its beginning. Then the first number of
+    `size` is its length in time, and `read` takes a third argument `frames`, how much of a file to read instead.
+    """
 
     name: ClassVar[str]
     plural: ClassVar[str]
     endings: ClassVar[tuple[str, ...]]
     temporal: ClassVar[bool] = False
+    axes: ClassVar[tuple[str, ...]]
     rank: ClassVar[int]
+    channels: int
+    size: tuple[int, ...]
 
     def words(self, n: int) -> str:
         """`1 picture`, `4 pictures`."""

@@ -9,7 +9,7 @@ from ..contracts import Condition, Generator, Keep, Tokens
 from ..data import Source
 from ..data.latents import Latents
 from ..decoding import decode
-from ..media import Saving
+from ..media.pictures import save_picture
 from ..rng import Rng, mix
 from .config import TrainConfig
 
@@ -37,8 +37,8 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
             return
     finally:
         model.train(training)
-    medium = (tokenizer or model).medium
-    medium.save(made.cpu(), folder / f"step-{step:08d}.png", force=True, how=Saving(columns=8))
+    sheet = (tokenizer or model).medium.sheet(made.cpu(), 8)
+    save_picture(sheet, folder / f"step-{step:08d}.png", force=True)
 
 
 def _pictures(model: Any, source: Source, count: int, device: torch.device) -> torch.Tensor:
