@@ -37,7 +37,7 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
             return
     finally:
         model.train(training)
-    sheet = (tokenizer or model).medium.sheet(made.cpu(), 8)
+    sheet = (tokenizer or model).medium.sheet(made.cpu(), min(8, len(made)))
     save_picture(sheet, folder / f"step-{step:08d}.png", force=True)
 
 
