@@ -1,12 +1,12 @@
-"""Many pictures, one PNG each, by one process or many:
+"""Draw many pictures into one PNG file each, with one process or several:
 
     python demos/sample_image.py --model xar-fashion --n 64 --out samples
     accelerate launch --num_processes 2 --multi_gpu demos/sample_image.py --n 64 --out samples
     torchrun --nproc_per_node 2 -- demos/sample_image.py --n 64 --out samples
 
-(torchrun needs the `--`, else it takes `--n` for the start of an option of its own; --count is another name for it.)
-The files are the same from any number of processes: picture i is drawn from (seed, i), always within the same block of
-`--batch` neighbours, and processes share out whole blocks. An interrupted run goes on where it stopped.
+(torchrun needs the `--`, or it takes `--n` for the start of one of its own options; --count is another name for it.)
+The files are the same for any number of processes: picture i is drawn from (seed, i), always within the same block of
+`--batch` neighbors, and the processes share out whole blocks. An interrupted run continues where it stopped.
 """
 
 import argparse
@@ -35,25 +35,25 @@ SETTINGS = "settings.json"
 def arguments(line: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     own = parser(__doc__, model="xar-fashion", batch=16)
-    own.add_argument("--steps", type=int, help="solver steps an entity")
-    own.add_argument("--solver", help="euler_maruyama, euler, heun or ab2")
+    own.add_argument("--steps", type=int, help="Solver steps per entity.")
+    own.add_argument("--solver", help="The solver: euler_maruyama, euler, heun or ab2.")
     return own.parse_args(line)
 
 
 def parser(about: str | None, model: str, batch: int) -> argparse.ArgumentParser:
     """The options that samplers of all kinds have."""
     parser = argparse.ArgumentParser(description=(about or "").split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--model", default=model, help="a shipped model, a checkpoint folder or a hub id")
-    parser.add_argument("--tokenizer", help="another tokenizer than the checkpoint names")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the files")
-    parser.add_argument("--n", "--count", dest="n", type=int, default=64, help="how many")
-    parser.add_argument("--labels", help="classes by number or name, taken in turn: 7,3 or bag,sneaker")
-    parser.add_argument("--text", action="append", help="a caption; repeatable, taken in turn")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=batch, help="samples at a time")
-    parser.add_argument("--cfg", type=float, help="guidance weight")
-    parser.add_argument("--set", action="append", default=[], help="a sampling setting, name=value; repeatable")
-    parser.add_argument("--device", help="else this process's GPU, where there is one")
+    parser.add_argument("--model", default=model, help="A shipped model, a checkpoint folder or a hub id.")
+    parser.add_argument("--tokenizer", help="Use this tokenizer instead of the one named in the checkpoint.")
+    parser.add_argument("--out", type=Path, required=True, help="The folder to write into.")
+    parser.add_argument("--n", "--count", dest="n", type=int, default=64, help="How many samples to draw.")
+    parser.add_argument("--labels", help="The classes to draw, by number or name, cycled: 7,3 or bag,sneaker.")
+    parser.add_argument("--text", action="append", help="A caption to draw; repeatable. Several are cycled.")
+    parser.add_argument("--seed", type=int, default=0, help="The seed. The same seed draws the same samples.")
+    parser.add_argument("--batch", type=int, default=batch, help="How many samples are computed at a time.")
+    parser.add_argument("--cfg", type=float, help="Guidance weight; 1 means no guidance.")
+    parser.add_argument("--set", action="append", default=[], help="A sampling setting, as name=value; repeatable.")
+    parser.add_argument("--device", help="The device. By default this process's GPU if there is one.")
     return parser
 
 
@@ -133,7 +133,8 @@ def main() -> None:
     """The command."""
     here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     options = arguments()
-    print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new pictures in {options.out}")
+    made = sample(options, here, everybody)
+    print(f"process {here + 1} of {everybody}: {made} new picture{'s' * (made != 1)} in {options.out}")
 
 
 if __name__ == "__main__":

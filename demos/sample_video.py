@@ -1,10 +1,10 @@
-"""Many clips, one file each, by one process or many:
+"""Draw many clips into one file each, with one process or several:
 
     python demos/sample_video.py --model next-block-moving --n 16 --out samples
     torchrun --nproc_per_node 2 -- demos/sample_video.py --n 16 --out samples --ending gif
 
-As demos/sample_image.py in everything else: the same files from any number of processes, and an interrupted run goes on
-where it stopped.
+Everything else is as in demos/sample_image.py: the files are the same for any number of processes, and an interrupted
+run continues where it stopped.
 """
 
 import argparse
@@ -23,11 +23,11 @@ def arguments(line: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = sample_image.parser(__doc__, model="next-block-moving", batch=4)
     parser.add_argument(
-        "--ending", default="mp4", choices=[ending[1:] for ending in video.ENDINGS], help="of the files"
+        "--ending", default="mp4", choices=[ending[1:] for ending in video.ENDINGS], help="The format of the files."
     )
-    parser.add_argument("--fps", type=float, default=video.FPS, help="frames a second")
-    parser.add_argument("--temperature", type=float, help="of the draws; 0 takes the likeliest")
-    parser.add_argument("--top-p", dest="top_p", type=float, help="draw from the likeliest that make up this share")
+    parser.add_argument("--fps", type=float, default=video.FPS, help="Frame rate, in frames per second.")
+    parser.add_argument("--temperature", type=float, help="Temperature; 0 takes the likeliest code.")
+    parser.add_argument("--top-p", dest="top_p", type=float, help="Draw from the likeliest that make up this share.")
     return parser.parse_args(line)
 
 
@@ -45,7 +45,8 @@ def main() -> None:
     """The command."""
     here, everybody = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     options = arguments()
-    print(f"process {here + 1} of {everybody}: {sample(options, here, everybody)} new clips in {options.out}")
+    made = sample(options, here, everybody)
+    print(f"process {here + 1} of {everybody}: {made} new clip{'s' * (made != 1)} in {options.out}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ FlexTok, VQ. Autoregressive: causal, every position predicts the next code. Mask
 
 Shapes: B batch, N codes of a picture, G groups of a code, V vocabulary of a group, P tokens of the prefix, Q tokens of
 a pass, D width, W width of text embeddings, R rows of a pass (B conditional ones, then, for guidance, B without).
-Source: Wu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257).
+Source: Liu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257).
 """
 
 import math
@@ -29,12 +29,14 @@ from nextok_mm.contracts import (
     check_numbers,
     check_tokens,
     checked_labels,
+    dropped,
+    labels_without,
     taken,
 )
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.decoding.masked import confidence, hidden_after, least_sure, train_mask
 from nextok_mm.features.text import Text, TextEncoder, load_text
-from nextok_mm.flow.guidance import Guidance, Schedule, guide
+from nextok_mm.flow.guidance import Guidance, Schedule, guide_halves
 from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, group_vocabulary, join, split
 from nextok_mm.heads.masked import MaskedHead
 from nextok_mm.inference import inferring
@@ -52,12 +54,14 @@ class Sampling(Drawing):
     passes and the Gumbel noise in the choice of what stays, which fades.
     """
 
-    cfg: float = Field(default=1.0, ge=0, le=100)
-    cfg_schedule: Schedule = "linear"
-    tokens: int | None = Field(default=None, ge=1)
-    cache: bool = True
-    passes: int = Field(default=10, ge=1, le=1000)
-    noise: float = Field(default=1.0, ge=0, le=100)
+    cfg: float = Field(default=1.0, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    cfg_schedule: Schedule = Field(default="linear", description="How the guidance weight grows over the positions.")
+    tokens: int | None = Field(default=None, ge=1, description="Stop after so many codes (ordered tokenizers).")
+    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
+    passes: int = Field(default=10, ge=1, le=1000, description="Masked models: how many passes are made.")
+    noise: float = Field(
+        default=1.0, ge=0, le=100, description="Masked models: Gumbel noise in the choice of what stays; it fades."
+    )
 
 
 class ELMConfig(ModelConfig):
@@ -127,12 +131,12 @@ class State(contracts.State):
 
 
 @register("generator", "elm")
-class ELM(Generator):
+class ELM(Generator[ELMConfig, State]):
     """The model; see the module's text."""
 
     Config = ELMConfig
     Sampling = Sampling
-    config: ELMConfig  # type: ignore[assignment]
+    state = State
 
     def __init__(self, config: ELMConfig):
         super().__init__()
@@ -192,10 +196,6 @@ class ELM(Generator):
     def takes(self) -> tuple[str, ...]:
         """Captions, classes, or neither."""
         return ("text",) if self.config.text else ("labels",) if self.config.classes else ()
-
-    def gradient_checkpointing(self, on: bool = True) -> None:
-        """Recompute blocks in the backward pass."""
-        self.backbone.gradient_checkpointing(on)
 
     # Training
 
@@ -278,15 +278,11 @@ class ELM(Generator):
 
     def _trained_on(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
         """Prefix and condition of a training batch, some rows without."""
-        rows, device = len(batch["tokens"]), batch["tokens"].device
-        dropped_B = (rng.uniform() < self.config.drop).to(device)
+        dropped_B = dropped(rng, self.config.drop, batch["tokens"].device)
         if self.read is not None:
             length_B = torch.where(dropped_B, 0, batch["text_length"])
             return self._prefix(torch.zeros_like(length_B), batch["text"], length_B)
-        labels_B = batch.get("labels")
-        if labels_B is None or not self.config.classes:
-            labels_B = torch.zeros(rows, dtype=torch.long, device=device) + self.config.classes
-        return self._prefix(torch.where(dropped_B, self.config.classes, labels_B))
+        return self._prefix(labels_without(batch, self.config.classes, dropped_B))
 
     def _prefix(
         self, labels_B: Tensor, text_BPW: Tensor | None = None, length_B: Tensor | None = None
@@ -309,13 +305,11 @@ class ELM(Generator):
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) samples; condition: labels [n], captions, or None; `keep` holds known codes, raster order."""
         settings: Sampling = sampling or self.config.sampling
-        rows, places, config = len(rng), self.layout.tokens, self.backbone.config
+        rows, places = len(rng), self.layout.tokens
         stop = self._stop(settings)
         prefix, cond = self._conditions(condition, rows, guided=settings.cfg != 1.0)
-        cache = None
-        if settings.cache and not self.masked:
-            room = self.prefix_tokens + places - 1
-            cache = KVCache(config.depth, len(prefix), config.heads, room, config.head_dim, like=prefix)
+        cached, room = settings.cache and not self.masked, self.prefix_tokens + places - 1
+        cache = self.backbone.cache(len(prefix), room, like=prefix) if cached else None
         codes, known = self._known(keep, rows)
         return State(
             data=join(codes, self.vocabulary),
@@ -331,7 +325,7 @@ class ELM(Generator):
             cache=cache,
         )
 
-    def step(self, state: State) -> State:  # type: ignore[override]
+    def step(self, state: State) -> State:
         """One more code of every sample; of a masked model, one more pass."""
         return self._unmask(state) if self.masked else self._next(state)
 
@@ -376,8 +370,7 @@ class ELM(Generator):
             done = state.entity + (s.cfg_schedule != "square_root")
             total = state.entities if self.masked else self.layout.entities
             weight = Guidance(weight=s.cfg, schedule=s.cfg_schedule).grown(done / total)
-            with_condition, without = logits.chunk(2)
-            logits = guide(with_condition, without, weight)
+            logits = guide_halves(logits, weight)
         return logits
 
     def _unmask(self, state: State) -> State:
@@ -435,12 +428,8 @@ class ELM(Generator):
         if keep is None:
             codes = torch.zeros(rows, places, groups, dtype=torch.long, device=self.device)
             return codes, torch.zeros(rows, places, dtype=torch.bool, device=self.device)
-        data, mask = keep.expanded("codes", rows, places)
-        mask = mask.to(self.device)
-        data = torch.where(mask, data.to(self.device), 0)
-        if not 0 <= int(data.min()) <= int(data.max()) < self.codes:
-            raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {self.codes - 1}")
-        return split(data, self.vocabulary, groups), mask.clone()
+        codes, mask = keep.expanded("codes", rows, places, codes=self.codes)
+        return split(codes.to(self.device), self.vocabulary, groups), mask.to(self.device).clone()
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Random codes, and labels or text embeddings."""

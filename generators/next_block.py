@@ -17,7 +17,9 @@ Source: Ren et al., Next Block Prediction: Video Generation via Semi-Autoregress
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -35,10 +37,11 @@ from nextok_mm.contracts import (
     check_labels,
     check_tokens,
     checked_labels,
+    dropped,
     taken,
 )
 from nextok_mm.decoding.logits import Drawing, draw
-from nextok_mm.flow.guidance import Guidance, Schedule, guide
+from nextok_mm.flow.guidance import Guidance, Schedule, guide_halves
 from nextok_mm.heads.categorical import CategoricalHead, CodeEmbedding
 from nextok_mm.inference import inferring
 from nextok_mm.registry import register
@@ -51,10 +54,10 @@ class Sampling(Drawing):
     """How to sample. cfg: guidance weight (1: none), cfg_schedule over the steps; cache: keep keys and values; special:
     begin, fillers and condition ids may be drawn too, as the official sampler has it (they come out negative)."""
 
-    cfg: float = Field(default=1.0, ge=0, le=100)
-    cfg_schedule: Schedule = "constant"
-    cache: bool = True
-    special: bool = False
+    cfg: float = Field(default=1.0, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    cfg_schedule: Schedule = Field(default="constant", description="How the guidance weight grows over the steps.")
+    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
+    special: bool = Field(default=False, description="Allow ids that are no codes (fillers, conditions) to be drawn.")
 
 
 class NextBlockConfig(ModelConfig):
@@ -141,12 +144,12 @@ class State(contracts.State):
 
 
 @register("generator", "next_block")
-class NextBlock(Generator):
+class NextBlock(Generator[NextBlockConfig, State]):
     """The model; see the module's text."""
 
     Config = NextBlockConfig
     Sampling = Sampling
-    config: NextBlockConfig  # type: ignore[assignment]
+    state = State
     places: Tensor
 
     def __init__(self, config: NextBlockConfig):
@@ -154,6 +157,8 @@ class NextBlock(Generator):
         self.config = config
         self.layout = make_layout("cell", config.grid, config.block)
         self.block = config.codes[1]
+        self.sizes = self._parts()
+        self.offsets = (0, *accumulate(self.sizes))
         ids = config.shift + config.vocabulary
         self.embed = CodeEmbedding(ids, config.width)
         self.none = nn.Parameter(torch.empty(config.prefix, config.width)) if config.prefix else None
@@ -192,14 +197,9 @@ class NextBlock(Generator):
         """The first block, of a `given` start."""
         return int(self.config.start == "given")
 
-    def gradient_checkpointing(self, on: bool = True) -> None:
-        """Recompute blocks in the backward pass."""
-        self.backbone.gradient_checkpointing(on)
-
     # The input
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
+    def _parts(self) -> tuple[int, ...]:
         """How the input falls into parts that see themselves and what came before: their lengths, L in all."""
         condition = [self.config.prefix] if self.config.prefix else []
         first = [1] * self.block if self.config.start == "hybrid" else []
@@ -274,11 +274,10 @@ class NextBlock(Generator):
         """Logits [B, N, V] of every code in the layout's order; a `given` start has none for its first block."""
         self.check(batch)
         codes_BN = self.layout.to_sequence(batch["tokens"])
-        drawn_B = rng.uniform().to(codes_BN.device)  # in fp32: in bf16 some of them are 1
         labels = batch.get("labels") if self.config.prefix else None
         if labels is not None and self.config.prefix == 1:
             labels = labels[:, None]
-        without_B = drawn_B < (self.config.drop if labels is not None else 1.0)
+        without_B = dropped(rng, self.config.drop if labels is not None else 1.0, codes_BN.device)
         return self.logits(codes_BN, labels, without_B)
 
     def logits(self, codes_BN: Tensor, condition_BP: Tensor | None, without_B: Tensor) -> Tensor:
@@ -307,7 +306,7 @@ class NextBlock(Generator):
         ValueError in one line for a wrong condition, or a `given` start without its first block.
         """
         settings: Sampling = sampling or self.config.sampling
-        rows, layout, config = len(rng), self.layout, self.backbone.config
+        rows, layout = len(rng), self.layout
         condition_BP, without_B = self._condition(condition, rows)
         known = self._known(keep, rows)
         if self.config.start == "given" and (known is None or not bool(known[1][:, : self.block].all())):
@@ -323,10 +322,8 @@ class NextBlock(Generator):
                 hidden = None if hidden is None else hidden.repeat(2, 1)
                 embedded = torch.cat((embedded, self._embed_condition(condition_BP, torch.ones_like(without_B))))
         codes = torch.zeros(rows, layout.tokens, dtype=torch.long, device=self.device)
-        cache = None
-        if settings.cache:
-            like, both = self.head.logits.weight, rows * (2 if guided else 1)
-            cache = KVCache(config.depth, both, config.heads, self.config.length, config.head_dim, like=like)
+        both, room = rows * (2 if guided else 1), self.config.length
+        cache = self.backbone.cache(both, room, like=self.head.logits.weight) if settings.cache else None
         return State(
             data=layout.to_raster(codes, 0),
             entity=0,
@@ -340,7 +337,7 @@ class NextBlock(Generator):
             cache=cache,
         )
 
-    def step(self, state: State) -> State:  # type: ignore[override]
+    def step(self, state: State) -> State:
         """Generate one block: in one pass, or token by token for the first one of a hybrid start."""
         start, stop = self.layout.span(state.entity)
         if state.entity == 0 and self.config.start == "hybrid":
@@ -361,8 +358,7 @@ class NextBlock(Generator):
         else:
             logits_RKV = self._pass(state, self._place(start), stop - start)
             if len(logits_RKV) > rows:
-                conditional, without = logits_RKV.chunk(2)
-                logits_RKV = guide(conditional, without, self._weight(state, start))
+                logits_RKV = guide_halves(logits_RKV, self._weight(state, start))
             first = 0 if state.sampling.special else shift
             # A row that knows the block whole draws nothing for it, as it would alone.
             rng = state.rng if known is None else state.rng.only(~known[1].all(1))
@@ -404,28 +400,15 @@ class NextBlock(Generator):
 
     def _mask(self, fed: int, need: int) -> Mask:
         """The mask of the input's tokens fed..need, which are whole parts of it."""
-        sizes, at = [], 0
-        for size in self.sizes:
-            if at >= need:
-                break
-            if at >= fed:
-                sizes.append(size)
-            at += size
-        return continued(fed, sizes)
+        parts = slice(bisect_left(self.offsets, fed), bisect_left(self.offsets, need))
+        return continued(fed, self.sizes[parts])
 
     def _known(self, keep: Keep | None, rows: int) -> tuple[Tensor, Tensor] | None:
         """The kept codes [B, N] and where they count [B, N], in the layout's order."""
         if keep is None:
             return None
-        tokens, vocabulary = self.layout.tokens, self.config.vocabulary
-        data, mask = keep.expanded("codes", rows, tokens)
-        data, mask = data.to(self.device), mask.to(self.device)
-        known = data[mask]
-        if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < vocabulary:
-            raise ValueError(
-                f"keep: got codes {int(known.min())} to {int(known.max())}, accepted: 0 to {vocabulary - 1}"
-            )
-        return self.layout.to_sequence(data), self.layout.to_sequence(mask)
+        data, mask = keep.expanded("codes", rows, self.layout.tokens, codes=self.codes)
+        return self.layout.to_sequence(data.to(self.device)), self.layout.to_sequence(mask.to(self.device))
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Random codes and labels."""

@@ -19,15 +19,26 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import Config, ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_labels, check_tokens, checked_labels
+from nextok_mm.contracts import (
+    Batch,
+    Condition,
+    Generator,
+    Keep,
+    Loss,
+    check_labels,
+    check_tokens,
+    checked_labels,
+    dropped,
+    labels_without,
+)
 from nextok_mm.flow import PATHS, Guidance, sample_times, solve, time_grid
-from nextok_mm.flow.guidance import guide, ordered
+from nextok_mm.flow.guidance import guide_halves, ordered
 from nextok_mm.heads.flow import FlowHead, TimeEmbedding
 from nextok_mm.inference import inferring
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
-from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
-from nextok_mm.sequence.masks import block_causal, clean_context
+from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, choose_backend, make_layout
+from nextok_mm.sequence.masks import block_causal, clean_context, continued
 
 
 class Sampling(Config):
@@ -37,13 +48,19 @@ class Sampling(Config):
     cfg: guidance weight (1: none), cfg_schedule over entities, cfg_interval of times; cache: keep keys and values.
     """
 
-    solver: Literal["euler_maruyama", "euler", "heun", "ab2"] = "euler_maruyama"
-    steps: int = Field(default=40, ge=1, le=1000)
-    last: float = Field(default=0.04, gt=0, lt=1)
-    cfg: float = Field(default=2.7, ge=0, le=100)
-    cfg_schedule: Literal["constant", "linear"] = "linear"
-    cfg_interval: tuple[float, float] = (0.0, 1.0)
-    cache: bool = True
+    solver: Literal["euler_maruyama", "euler", "heun", "ab2"] = Field(
+        default="euler_maruyama", description="The solver: a stochastic one (euler_maruyama), or euler, heun, ab2."
+    )
+    steps: int = Field(default=40, ge=1, le=1000, description="Solver steps per entity.")
+    last: float = Field(default=0.04, gt=0, lt=1, description="Time of the last step of euler_maruyama.")
+    cfg: float = Field(default=2.7, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    cfg_schedule: Literal["constant", "linear"] = Field(
+        default="linear", description="How the guidance weight grows over the entities."
+    )
+    cfg_interval: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="Guide at times from low to high only (0 is data, 1 is noise)."
+    )
+    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
 
     _ordered = field_validator("cfg_interval")(ordered)
 
@@ -88,24 +105,25 @@ class XARConfig(ModelConfig):
 @dataclass
 class State(contracts.State):
     """Samples under way. sequence_BSC: what is finished, in the layout's order; `cached` tokens of it have their keys
-    and values in the cache; calls: network calls so far."""
+    and values in the cache; guided: whether unconditional rows are needed at all; calls: network calls so far."""
 
     sequence_BSC: Tensor
     rng: Rng
     sampling: Sampling
     keep: tuple[Tensor, Tensor] | None
     cache: KVCache | None
+    guided: bool
     conditions: "Conditions"
     calls: int = field(default=0)
 
 
 @register("generator", "xar")
-class XAR(Generator):
+class XAR(Generator[XARConfig, State]):
     """The model; see the module's text."""
 
     Config = XARConfig
     Sampling = Sampling
-    config: XARConfig  # type: ignore[assignment]
+    state = State
 
     def __init__(self, config: XARConfig):
         super().__init__()
@@ -138,10 +156,6 @@ class XAR(Generator):
             nn.init.zeros_(linear.bias)
         nn.init.normal_(self.labels.weight, std=0.02)
 
-    def gradient_checkpointing(self, on: bool = True) -> None:
-        """Recompute blocks in the backward pass."""
-        self.backbone.gradient_checkpointing(on)
-
     # Training
 
     def check(self, batch: Batch) -> None:
@@ -166,11 +180,8 @@ class XAR(Generator):
         x0_BSC, device = self.layout.to_sequence(batch["tokens"]), batch["tokens"].device
         times_BE = sample_times(self.config.times, rng, self.layout.entities).to(device)
         eps_BSC = rng.normal(*x0_BSC.shape[1:], like=x0_BSC)
-        dropped_B = (rng.uniform() < self.config.label_drop).to(device)  # in fp32: in bf16 some of them are 1
-        labels_B = batch.get("labels") if self.config.classes else None
-        if labels_B is None:
-            labels_B = torch.full((len(x0_BSC),), self.config.classes, device=device)
-        return x0_BSC, eps_BSC, times_BE, torch.where(dropped_B, self.config.classes, labels_B)
+        dropped_B = dropped(rng, self.config.label_drop, device)
+        return x0_BSC, eps_BSC, times_BE, labels_without(batch, self.config.classes, dropped_B)
 
     def velocity(self, x0_BSC: Tensor, eps_BSC: Tensor, times_BE: Tensor, labels_B: Tensor) -> Tensor:
         """Velocities [B, S, C] of all entities at once, as training sees them: each noised to its own time."""
@@ -209,14 +220,12 @@ class XAR(Generator):
         """Begin len(rng) samples; condition: labels [n] or None; `keep` holds known raster latents."""
         settings: Sampling = sampling or self.config.sampling
         names = checked_labels(condition, len(rng), self.config.classes)
-        layout, config, weight = self.layout, self.backbone.config, self.embed.weight
+        layout = self.layout
         sequence = torch.zeros(len(rng), layout.tokens, self.config.channels, device=self.device)
-        guided = self._needs_guidance(settings, 0)
-        cache = None
-        if settings.cache:
-            rows = len(rng) * (2 if guided else 1)
-            cache = KVCache(config.depth, rows, config.heads, layout.tokens, config.head_dim, like=weight)
         times = time_grid(settings.solver, settings.steps, settings.last)
+        guided = settings.guidance().ever(times[:-1])
+        rows = len(rng) * (2 if guided else 1)
+        cache = self.backbone.cache(rows, layout.tokens, like=self.embed.weight) if settings.cache else None
         return State(
             data=layout.to_raster(sequence, 0),
             entity=0,
@@ -226,10 +235,11 @@ class XAR(Generator):
             sampling=settings,
             keep=self._known(keep, len(rng)),
             cache=cache,
+            guided=guided,
             conditions=Conditions(self, names, [*times, 0.0]),
         )
 
-    def step(self, state: State) -> State:  # type: ignore[override]
+    def step(self, state: State) -> State:
         """Generate one entity: integrate its velocity from noise to data. One that all rows know whole is copied."""
         start, stop = self.layout.span(state.entity)
         known = None if state.keep is None else tuple(part[:, start:stop] for part in state.keep)
@@ -264,22 +274,19 @@ class XAR(Generator):
         )
 
     def _velocity_at(self, state: State) -> Callable[[Tensor, float], Tensor]:
-        """velocity(x, t) of the entity under way, guided. The first call also takes in what was finished since."""
+        """velocity(x, t) of the entity under way, guided."""
         guidance, entity = state.sampling.guidance(), state.entity
-        later = self._needs_guidance(state.sampling, entity)
-        first = True
+        start, _ = self.layout.span(entity)
 
         def velocity(x_BKC: Tensor, t: float) -> Tensor:
-            nonlocal first
             weight = guidance.at(t, entity, self.layout.entities)
-            # The unconditional rows run where they count, and once an entity to take in the context.
-            both = weight != 1.0 or (later and first and entity > 0)
-            v_RKC = self._pass(state, x_BKC, t, both)
-            first = False
+            # The call that takes finished entities into the cache does so for the unconditional rows too, if these
+            # will count; all others leave them out where the weight is one.
+            takes_in = state.cache is not None and state.cache.length < start
+            v_RKC = self._pass(state, x_BKC, t, both=weight != 1.0 or (takes_in and state.guided))
             if weight == 1.0:
                 return v_RKC[: len(x_BKC)]
-            with_label, without = v_RKC.chunk(2)
-            return guide(with_label, without, weight)
+            return guide_halves(v_RKC, weight)
 
         return velocity
 
@@ -288,31 +295,17 @@ class XAR(Generator):
         state.calls += 1
         cached = 0 if state.cache is None else state.cache.length
         start, stop = self.layout.span(state.entity)
-        sizes = self._sizes_between(cached, stop)
+        sizes = self.layout.sizes_between(cached, stop)
         x = torch.cat((state.sequence_BSC[:, cached:start], x_BKC), dim=1) if cached < start else x_BKC
         x_RND = self.embed((torch.cat((x, x)) if both else x).to(self.embed.weight.dtype))
         clean = state.conditions.at(0.0, both)
         noisy = state.conditions.at(t, both)
         modulations = torch.cat([clean.expand(-1, -1, len(sizes) - 1, -1), noisy], dim=2) if sizes[1:] else noisy
-        mask = self._mask(cached, stop)
+        mask = continued(cached, sizes)
         hidden = self.backbone(x_RND, mask, sizes, None, modulations, slice(cached, stop), state.cache)
         if state.cache is not None:
             state.cache.commit(start - cached)
         return self.head(hidden[:, start - cached :]).float()
-
-    def _mask(self, cached: int, stop: int) -> Mask:
-        return block_causal(self._sizes_between(0, stop)).last(stop - cached)
-
-    def _sizes_between(self, start: int, stop: int) -> tuple[int, ...]:
-        """The sizes of the entities that lie in these tokens."""
-        spans = (self.layout.span(entity) for entity in range(self.layout.entities))
-        return tuple(b - a for a, b in spans if a >= start and b <= stop)
-
-    def _needs_guidance(self, sampling: Sampling, entity: int) -> bool:
-        """Whether this entity or a later one is guided at any time."""
-        guidance, entities = sampling.guidance(), self.layout.entities
-        times = time_grid(sampling.solver, sampling.steps, sampling.last)[:-1]
-        return any(guidance.at(t, e, entities) != 1.0 for e in range(entity, entities) for t in times)
 
     def _known(self, keep: Keep | None, rows: int) -> tuple[Tensor, Tensor] | None:
         """The kept latents [B, S, C] and where they count [B, S, 1], in the layout's order."""

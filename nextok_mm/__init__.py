@@ -9,15 +9,32 @@ This is the whole public API; everything else is imported from its room.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .contracts import Keep, Tokens
     from .pipeline import Pipeline, Result, load
-    from .zoo import detokenize, generate, list_models, reconstruct, tokenize
+    from .pipeline.ladder import Ladder
+    from .zoo import detokenize, generate, list_models, predict, reconstruct, tokenize
 
 __version__ = "0.1.0"
 _HOMES = {
+    **dict.fromkeys(("Keep", "Tokens"), "contracts"),
     **dict.fromkeys(("Pipeline", "Result", "load"), "pipeline"),
-    **dict.fromkeys(("detokenize", "generate", "list_models", "reconstruct", "tokenize"), "zoo"),
+    "Ladder": "pipeline.ladder",
+    **dict.fromkeys(("detokenize", "generate", "list_models", "predict", "reconstruct", "tokenize"), "zoo"),
 }
-__all__ = ["Pipeline", "Result", "detokenize", "generate", "list_models", "load", "reconstruct", "tokenize"]
+__all__ = [
+    "Keep",
+    "Ladder",
+    "Pipeline",
+    "Result",
+    "Tokens",
+    "detokenize",
+    "generate",
+    "list_models",
+    "load",
+    "predict",
+    "reconstruct",
+    "tokenize",
+]
 
 
 def __getattr__(name: str) -> Any:

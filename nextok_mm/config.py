@@ -17,6 +17,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from .borrowed import NEAR
+
 C = TypeVar("C", bound="Config")
 M = TypeVar("M", bound="ModelConfig")
 Channels = Annotated[int, Field(gt=0, le=1 << 16)]
@@ -103,7 +105,7 @@ def _line(cls: type[BaseModel], item: Any, where: str) -> str:
     reason = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "extra_forbidden":
         known = _fields_at(cls, item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=NEAR)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{path}: unknown key{hint} (accepted: {', '.join(known)})"
     if item["type"] == "missing":

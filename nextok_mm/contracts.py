@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,9 @@ class Loss:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+"""The config of a kind: `class XAR(Generator[XARConfig, State])`."""
+
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
 `labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
@@ -64,11 +67,12 @@ Condition = Mapping[str, Any] | None
 | name     | value                                                              |
 |----------|--------------------------------------------------------------------|
 | `labels` | class labels [n] int64, ids [n, P] where a condition has P tokens    |
-| `text`   | n captions, or n prompts                                           |
+| `text`   | n captions                                                         |
+| `tokens` | the tokens of n prompts, each as long as it is                       |
 """
 
 
-class Model(nn.Module, ABC):
+class Model(nn.Module, ABC, Generic[ConfigT]):
     """What all three roles share: built from one config, trained by `loss`, no device, dtype or global RNG inside."""
 
     Config: ClassVar[type[ModelConfig]]
@@ -76,7 +80,7 @@ class Model(nn.Module, ABC):
     kind: ClassVar[str]
     training_only: ClassVar[tuple[str, ...]] = ()
     """Config fields, and modules of the same name, that a released checkpoint does without (None there)."""
-    config: ModelConfig
+    config: ConfigT
 
     @abstractmethod
     def loss(self, batch: Batch, rng: Rng) -> Loss:
@@ -99,13 +103,24 @@ class Model(nn.Module, ABC):
         """
         return
 
+    def gradient_checkpointing(self, on: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them, in every part that can (`checkpointing`).
+
+        ValueError for a model without such a part.
+        """
+        parts: list[Any] = [module for module in self.modules() if hasattr(module, "checkpointing")]
+        if not parts:
+            raise ValueError(f"train.gradient_checkpointing: a {self.kind} has none, accepted: false")
+        for part in parts:
+            part.checkpointing = on
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
 
 
-class Tokenizer(Model):
+class Tokenizer(Model[ConfigT]):
     """Pictures (or clips, or sound) to tokens and back."""
 
     @abstractmethod
@@ -163,7 +178,7 @@ class Tokenizer(Model):
         return None
 
 
-class OrderedTokenizer(Tokenizer):
+class OrderedTokenizer(Tokenizer[ConfigT]):
     """A tokenizer whose tokens go from coarse to fine: any number of leading ones makes a picture.
 
     `Sampling` is the config class of its decoding settings; `config.sampling` holds a checkpoint's recommended ones.
@@ -193,7 +208,7 @@ class OrderedTokenizer(Tokenizer):
         """
 
 
-class ClipTokenizer(Tokenizer):
+class ClipTokenizer(Tokenizer[ConfigT]):
     """A tokenizer of clips in which no later frame reaches back: a long clip passes in chunks, in constant memory."""
 
     @classmethod
@@ -264,10 +279,13 @@ class Keep:
             raise ValueError(f"keep: got a mask of {mask.dtype}, accepted: bool, True where a token is known")
         return mask.bool()
 
-    def expanded(self, what: Literal["codes", "latents"], rows: int, *shape: int) -> tuple[Tensor, Tensor]:
+    def expanded(
+        self, what: Literal["codes", "latents"], rows: int, *shape: int, codes: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Data [rows, *shape] and mask [rows, N], where N = shape[0]; ValueError in one line where they don't fit.
 
-        what: codes are whole numbers of any dtype, and come as int64; latents floating point, and come in fp32.
+        what: codes are whole numbers of any dtype, and come as int64; latents floating point, and come in fp32. codes:
+        how many there are; the known ones have to be below it, and the others come as 0.
         """
         data, mask = self.data, self.known()
         mask = mask.expand(rows, -1) if mask.dim() == 1 else mask
@@ -279,7 +297,12 @@ class Keep:
                 f"keep: got data {tuple(data.shape)} of {data.dtype} and mask {tuple(self.mask.shape)}, accepted: "
                 f"{what} [{rows} or 1, {sides}] and mask [{shape[0]}] or [{rows}, {shape[0]}]"
             )
-        return (data.long() if what == "codes" else data.float()).expand(rows, *shape), mask
+        data = (data.long() if what == "codes" else data.float()).expand(rows, *shape)
+        if codes is not None and data.numel():
+            data = torch.where(mask, data, 0)
+            if not 0 <= int(data.min()) <= int(data.max()) < codes:
+                raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {codes - 1}")
+        return data, mask
 
 
 def _tensor(what: str, given: Any) -> Tensor:
@@ -308,15 +331,21 @@ class State:
         return self.entity >= self.entities
 
 
-class Generator(Model):
+StateT = TypeVar("StateT", bound=State)
+
+
+class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
     """Predicts the next X: `start`, then `step` until `state.done`; `nextok_mm.decoding.decode` is that loop.
 
     `Sampling` is the config class of a method's sampling settings (steps, solver, guidance ...); `config.sampling`
-    holds a checkpoint's recommended ones.
+    holds a checkpoint's recommended ones. `state` is the class of its states. `open_ended`: rows end when they end, not
+    where a `layout` ends; such a generator has none.
     """
 
     Sampling: ClassVar[type[Config]]
+    state: ClassVar[type[State]]
     layout: Layout
+    open_ended: ClassVar[bool] = False
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -338,7 +367,7 @@ class Generator(Model):
         """What the loss compares with its target: a prediction for every token of the sequence, [B, S, ...]."""
 
     @abstractmethod
-    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> StateT:
         """Begin len(rng) samples. condition: see `Condition`; sampling: a `Sampling`, or the config's.
 
         A row depends on its stream of `rng`, its condition and what it keeps, on nothing else: implementations wear
@@ -346,7 +375,7 @@ class Generator(Model):
         """
 
     @abstractmethod
-    def step(self, state: State) -> State:
+    def step(self, state: StateT) -> StateT:
         """Generate one more entity; `decoding.decode` calls it in eval mode and without gradients."""
 
     @property
@@ -382,6 +411,21 @@ def checked_labels(condition: Condition, rows: int, classes: int) -> list[int]:
             accepted = f"0 to {classes - 1}" if classes else "none, this model has no classes"
             raise ValueError(f"labels: got {label}, accepted: {accepted}")
     return labels
+
+
+def dropped(rng: Rng, share: float, device: torch.device) -> Tensor:
+    """bool [B]: which rows of a training batch do without their condition, so that the model can be guided later."""
+    return (rng.uniform() < share).to(device)  # drawn and compared in fp32: in bf16 some of the numbers are 1
+
+
+def labels_without(batch: Batch, classes: int, dropped_B: Tensor) -> Tensor:
+    """The labels [B] to train on: `classes` ("no label") for dropped rows, and for all where there are none."""
+    labels_B = batch.get("labels") if classes else None
+    return (
+        torch.full_like(dropped_B, classes, dtype=torch.long)
+        if labels_B is None
+        else labels_B.where(~dropped_B, classes)
+    )
 
 
 def check_labels(batch: Batch, classes: int, *ids: int) -> None:
@@ -427,7 +471,7 @@ def check_numbers(name: str, numbers: Tensor, count: int, what: str) -> None:
             raise ValueError(f"{name}: got {number}, accepted: 0 to {count - 1}, the {what} of this model")
 
 
-def check_speaks(generator: Generator, tokenizer: Tokenizer, tokenizer_name: str, name: str) -> None:
+def check_speaks(generator: Generator[Any, Any], tokenizer: Tokenizer[Any], tokenizer_name: str, name: str) -> None:
     """ValueError in one line where a generator can't speak a tokenizer's tokens: channels, codes, number, grid."""
 
     def compare(what: str, theirs: Any, ours: Any) -> None:

@@ -26,7 +26,7 @@ OPTIONAL = {
 
 
 def report() -> Iterator[str]:
-    """One line a thing."""
+    """One line per part of the installation."""
     yield f"nextok_mm {__version__}, Python {platform.python_version()}, {platform.platform()}"
     for package in ("torch", "torchvision", "diffusers", "timm", "accelerate"):
         yield f"{package} {_version(package)}"
@@ -37,11 +37,12 @@ def report() -> Iterator[str]:
     yield f"configs: {bundled.folder('configs')}; demos: {bundled.folder('demos')}"
     for module, extra in OPTIONAL.items():
         there = find_spec(module) is not None
-        yield f"{module}: {'there' if there else f'missing; pip install nextok_mm[{extra}]'}"
+        yield f"{module}: {'installed' if there else f'missing; pip install nextok_mm[{extra}]'}"
     there = fashion_mnist.DEBIAN.is_dir() or (fashion_mnist.CACHE / "FashionMNIST").is_dir()
-    yield f"Fashion-MNIST: {'there' if there else 'fetched at first use (Debian: apt install dataset-fashion-mnist)'}"
+    later = "downloaded at first use; on Debian: apt install dataset-fashion-mnist"
+    yield f"Fashion-MNIST: {'installed' if there else later}"
     for what, path in (("Noto emoji font", emoji.FONT), ("list of emoji (emoji-test.txt)", emoji.NAMES)):
-        yield f"{what}: {'there' if Path(path).is_file() else f'missing; {emoji.HELP}'}"
+        yield f"{what}: {'installed' if Path(path).is_file() else f'missing; {emoji.HELP}'}"
 
 
 def _version(package: str) -> str:

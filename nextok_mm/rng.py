@@ -24,6 +24,26 @@ class Rng:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def of(self, rows: Sequence[int]) -> "Rng":
+        """The streams of some rows alone: what is drawn from them moves these on, and no other."""
+        some = Rng(())
+        some.rows, some.drawing = ([each[row] for row in rows] for each in (self.rows, self.drawing))
+        return some
+
+    def state(self) -> Tensor:
+        """Where each stream stands, uint8 [B, bytes]; `of_state` goes on from there."""
+        return (
+            torch.stack([row.get_state() for row in self.rows]) if self.rows else torch.empty(0, 0, dtype=torch.uint8)
+        )
+
+    @classmethod
+    def of_state(cls, state: Tensor) -> "Rng":
+        """The streams that stood there; RuntimeError where that is no state."""
+        rng = cls([0] * len(state))
+        for row, place in zip(rng.rows, state.cpu()):
+            row.set_state(place.clone())  # torch reads from the storage's start
+        return rng
+
     def only(self, drawing: Tensor | Iterable[bool]) -> "Rng":
         """The same streams, of which only the rows where `drawing` [B] holds move on; the others' draws are zeros."""
         some = Rng(())

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from nextok_mm.contracts import Keep, Tokens
+from nextok_mm import registry
+from nextok_mm.contracts import Keep, Tokens, dropped, labels_without
+from nextok_mm.rng import Rng
+from nextok_mm.sequence import Backbone
+from tokenizers_visual._conv2d import Decoder, Encoder
 
 WHOLE = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64]
 
@@ -51,3 +55,35 @@ def test_what_is_no_tensor_is_one_line(given):
         with pytest.raises(ValueError, match="keep: got .*, accepted: ") as error:
             Keep(data, mask)
         assert "\n" not in str(error.value)
+
+
+def test_kept_codes_are_checked_where_they_are_known():
+    """What isn't known may be anything, and comes as a code that there is."""
+    data, mask = Keep(torch.tensor([[5, 99, -1]]), torch.tensor([True, False, False])).expanded("codes", 2, 3, codes=6)
+    assert data.tolist() == [[5, 0, 0]] * 2 and mask.tolist() == [[True, False, False]] * 2
+    for code in (6, -1):
+        with pytest.raises(ValueError, match=r"keep: got codes -?\d to \d, accepted: 0 to 5"):
+            Keep(torch.tensor([[5, 0, code]]), torch.tensor([0, 1, 1])).expanded("codes", 1, 3, codes=6)
+
+
+def test_labels_are_left_out_of_dropped_rows():
+    dropped_B = dropped(Rng(range(400)), 0.25, torch.device("cpu"))
+    assert 70 < int(dropped_B.sum()) < 130 and not dropped(Rng([1, 2]), 0.0, torch.device("cpu")).any()
+    labels_B = torch.arange(400) % 7
+    got = labels_without({"labels": labels_B}, 7, dropped_B)
+    assert (got[dropped_B] == 7).all() and torch.equal(got[~dropped_B], labels_B[~dropped_B])
+    for batch, classes in (({}, 7), ({"labels": labels_B}, 0)):
+        assert (labels_without(batch, classes, dropped_B) == classes).all()
+
+
+@pytest.mark.parametrize("role, kind", [(role, kind) for role in registry.ROLES for kind in registry.kinds(role)])
+def test_recomputing_reaches_every_part_that_can_or_is_refused(role, kind):
+    model = registry.build(role, kind, {"size": "tiny"} if "tiny" in registry.get(role, kind).Config.SIZES else {})
+    parts = [module for module in model.modules() if isinstance(module, Backbone | Encoder | Decoder)]
+    if not parts:
+        with pytest.raises(ValueError, match=f"train.gradient_checkpointing: a {kind} has none"):
+            model.gradient_checkpointing()
+        return
+    for on in (True, False):
+        model.gradient_checkpointing(on)
+        assert all(part.checkpointing is on for part in parts)

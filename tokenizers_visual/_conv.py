@@ -4,7 +4,7 @@ Shapes: B batch, P picture channels, H W picture rows and columns, h w grid rows
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -79,15 +79,16 @@ class ConvConfig(Geometry):
         return encoder, Decoder(channels, self.image_channels, *shape)
 
 
-class ConvTokenizer(Tokenizer):
+GeometryT = TypeVar("GeometryT", bound=Geometry)
+
+
+class ConvTokenizer(Tokenizer[GeometryT]):
     """A tokenizer of pictures in [0, 1] by convolutions, with a discriminator by choice.
 
     low: the network itself speaks of pictures in [low, 1], 0 or -1.
     """
 
-    config: Geometry  # type: ignore[assignment]
-
-    def __init__(self, config: Geometry, low: int = 0):
+    def __init__(self, config: GeometryT, low: int = 0):
         super().__init__()
         self.config = config
         self.picture_loss = PictureLoss(config.pixel, config.perceptual, config.adversarial, low)
@@ -102,12 +103,6 @@ class ConvTokenizer(Tokenizer):
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise pictures in this model's shapes."""
         return {"images": rng.uniform(self.config.image_channels, *self.config.image_size)}
-
-    def gradient_checkpointing(self, on: bool = True) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
-        for module in self.modules():
-            if isinstance(module, Encoder | Decoder):
-                module.checkpointing = on
 
     def checked(self, images: Tensor) -> Tensor:
         """The images; ValueError in one line where they aren't [B, P, H, W], or the stride doesn't divide them."""

@@ -18,14 +18,22 @@ class Sampling(Config):
     momentum, norm, eta: of projected guidance, see flow.guidance.Projected.
     """
 
-    steps: int = Field(default=20, ge=1, le=1000)
-    solver: Literal["euler", "heun", "ab2"] = "euler"
-    guidance: Literal["none", "cfg", "apg"] = "apg"
-    weight: float = Field(default=7.5, ge=0, le=100)
-    interval: tuple[float, float] = (0.0, 1.0)
-    momentum: float = Field(default=-0.5, gt=-1, lt=1)
-    norm: float = Field(default=2.5, gt=0)
-    eta: float = Field(default=0.0, ge=0, le=1)
+    steps: int = Field(default=20, ge=1, le=1000, description="Solver steps of decoding.")
+    solver: Literal["euler", "heun", "ab2"] = Field(default="euler", description="The solver: euler, heun or ab2.")
+    guidance: Literal["none", "cfg", "apg"] = Field(
+        default="apg", description="None, classifier-free (cfg) or adaptive projected (apg) guidance."
+    )
+    weight: float = Field(default=7.5, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    interval: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="Guide at times from low to high only (0 is data, 1 is noise)."
+    )
+    momentum: float = Field(
+        default=-0.5, gt=-1, lt=1, description="Of apg: how much of earlier differences counts; below 0 they repel."
+    )
+    norm: float = Field(default=2.5, gt=0, description="Of apg: the longest guidance difference of a sample.")
+    eta: float = Field(
+        default=0.0, ge=0, le=1, description="Of apg: how much of the part parallel to the prediction stays."
+    )
 
     _ordered = field_validator("interval")(ordered)
 

@@ -63,11 +63,10 @@ class BAEConfig(ConvConfig):
 
 
 @register("tokenizer", "bae")
-class BAE(ConvTokenizer):
+class BAE(ConvTokenizer[BAEConfig]):
     """The model; see the module's text."""
 
     Config = BAEConfig
-    config: BAEConfig  # type: ignore[assignment]
 
     def __init__(self, config: BAEConfig):
         super().__init__(config)

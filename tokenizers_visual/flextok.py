@@ -36,7 +36,7 @@ __all__ = ["FlexTok", "FlexTokConfig", "Sampling", "Trunk"]
 
 
 @register("tokenizer", "flextok")
-class FlexTok(Networks, OrderedTokenizer):
+class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
     """The model; see the module's text."""
 
     Config = FlexTokConfig
@@ -257,8 +257,3 @@ class FlexTok(Networks, OrderedTokenizer):
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise pictures in this model's shapes."""
         return {"images": rng.uniform(self.config.image_channels, *self.config.image_size)}
-
-    def gradient_checkpointing(self, on: bool = True) -> None:
-        """Recompute blocks in the backward pass."""
-        self.encoder.gradient_checkpointing(on)
-        self.decoder.gradient_checkpointing(on)

@@ -104,11 +104,10 @@ class Autoencoder(nn.Module):
 
 
 @register("tokenizer", "kl_vae")
-class KLVAE(ConvTokenizer):
+class KLVAE(ConvTokenizer[KLVAEConfig]):
     """The model; see the module's text."""
 
     Config = KLVAEConfig
-    config: KLVAEConfig  # type: ignore[assignment]
     scale: Tensor
     shift: Tensor
 

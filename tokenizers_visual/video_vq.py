@@ -110,11 +110,10 @@ def code_grid(size: Sequence[int], stride: Stride, what: str = "clip size") -> t
 
 
 @register("tokenizer", "video_vq")
-class VideoVQ(ClipTokenizer):
+class VideoVQ(ClipTokenizer[VideoVQConfig]):
     """The model; see the module's text."""
 
     Config = VideoVQConfig
-    config: VideoVQConfig  # type: ignore[assignment]
 
     def __init__(self, config: VideoVQConfig):
         super().__init__()

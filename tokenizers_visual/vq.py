@@ -51,11 +51,10 @@ class VQTokenizerConfig(ConvConfig):
 
 
 @register("tokenizer", "vq")
-class VQTokenizer(ConvTokenizer):
+class VQTokenizer(ConvTokenizer[VQTokenizerConfig]):
     """The model; see the module's text."""
 
     Config = VQTokenizerConfig
-    config: VQTokenizerConfig  # type: ignore[assignment]
 
     def __init__(self, config: VQTokenizerConfig):
         super().__init__(config)

@@ -1,15 +1,132 @@
 """Published checkpoint families, one file each: key maps from their names to ours, and nothing else.
 
-Here: what all of them ask of a file first.
+A family's name is its file's, unless that begins with `_`; `Adapter` says what a file has to offer. Here: how any of
+them becomes a checkpoint folder of ours (`convert`), and what all of them ask of a published file first.
 """
 
 import json
+import pkgutil
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from .. import registry
+from ..checkpoint import _without_weights, fingerprint, from_pretrained, save_pretrained
+from ..contracts import check_speaks
+from ..files import check_out, write_files
+
+Converted = tuple[dict[str, Any], dict[str, Tensor]]
+"""(fields of our config, our state dict)."""
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """What the module of a family offers.
+
+    ROLE, KIND: what `registry.build` takes to make a model of its fields; LICENCE: of the published weights.
+    """
+
+    ROLE: Literal["tokenizer", "generator"]
+    KIND: str
+    LICENCE: str
+
+    def read(self, source: Path) -> Converted:
+        """A published file or folder in our form; ValueError in one line where it isn't one. Nothing in it is run."""
+        ...
+
+
+@runtime_checkable
+class HoldingAdapter(Adapter, Protocol):
+    """The adapter of models that have another tokenizer inside, which may come from elsewhere than their file."""
+
+    HOLDS_TOKENIZER: Literal[True]
+
+    def read(self, source: Path, tokenizer: str | Path | None = None) -> Converted:
+        """As above; tokenizer: what takes the place of the file's own."""
+        ...
+
+    def note(self, fields: Mapping[str, Any]) -> str | None:
+        """What is to be said about a converted model, in one line; None: nothing."""
+        ...
+
+
+@runtime_checkable
+class WordsAdapter(Adapter, Protocol):
+    """The adapter of models that are of no use without their text tokenizer."""
+
+    def files(self, source: Path) -> dict[str, bytes]:
+        """What belongs beside the weights, by name; ValueError where it can't be read."""
+        ...
+
+
+def kinds() -> list[str]:
+    """The families that can be converted."""
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
+def adapter(kind: str) -> Adapter:
+    """The module of a family; ValueError in one line where there is none of that name."""
+    if kind not in kinds():
+        raise ValueError(f"kind: got {kind!r}, accepted: {', '.join(kinds())}")
+    return cast(Adapter, import_module(f"{__name__}.{kind}"))
+
+
+def convert(
+    kind: str, source: str | Path, folder: str | Path, tokenizer: str | None = None, force: bool = False
+) -> str | None:
+    """Write a published checkpoint of a family as a folder that `load` takes; what is to be said about it, if anything.
+
+    tokenizer: what a generator speaks through, or, for a model with a tokenizer inside, what takes that one's place.
+    ValueError in one line for what doesn't fit, before the source is read where that can be known.
+    """
+    source, folder, family = Path(source), Path(folder), adapter(kind)
+    check_out(folder, force)
+    holding = family if isinstance(family, HoldingAdapter) else None
+    about, meta = {"converted from": source.name}, dict[str, Any]()
+    if tokenizer is None or holding is None:
+        if tokenizer is not None and family.ROLE != "generator":
+            raise ValueError(f"tokenizer: got {tokenizer!r}, accepted: none, a {kind} is a tokenizer by itself")
+        spoken = None if tokenizer is None else from_pretrained(tokenizer, role="tokenizer")[0]
+        fields, state = family.read(source)
+        model = _filled(family, fields, state, f"{kind} checkpoint {source}")
+        if spoken is not None:
+            check_speaks(model, spoken, f"{tokenizer}", f"{source}")
+            meta = {"tokenizer": tokenizer, "tokenizer_fingerprint": fingerprint(spoken)}
+    else:
+        fields, state = holding.read(source, tokenizer)
+        model = _filled(family, fields, state, f"{kind} checkpoint {source}")
+        about["stands on"] = Path(tokenizer).name
+    beside = family.files(source) if isinstance(family, WordsAdapter) else {}
+    save_pretrained(model, folder, name=folder.name, license=family.LICENCE, about=about, **meta)
+    write_files(folder, beside)
+    return None if holding is None else holding.note(fields)
+
+
+@torch.inference_mode(False)
+def _filled(family: Adapter, fields: Mapping[str, Any], state: dict[str, Tensor], where: str) -> Any:
+    """A model of these fields that takes over the tensors of `state`, which is empty afterwards: none is held twice.
+
+    Nothing is drawn for it first. ValueError in one line where the tensors don't fit.
+    """
+    with _without_weights((len(state), sum(tensor.numel() for tensor in state.values()))):
+        model = registry.build(family.ROLE, family.KIND, fields)
+    expected, used, weights = model.state_dict(), set[int](), dict[str, Tensor]()
+    for name in list(state):
+        tensor = state.pop(name)
+        tensor = tensor.to(expected[name].dtype) if name in expected else tensor
+        place = tensor.untyped_storage().data_ptr()
+        weights[name] = tensor.clone() if place in used else tensor  # parts of one tensor, which no file can share
+        used.add(place)
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())[:300]}") from None
+    return model
 
 
 def tensors(where: str, found: Any) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checkpoint import read_weights
 from . import described, plain_names, tensors
 
+ROLE, KIND = "tokenizer", "bae"
 LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
 GROUPS = 32
 _RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_out": "conv_shortcut"}

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checkpoint import read_weights
 from . import described, numbered, plain_names, tensors
 
+ROLE, KIND = "generator", "elm"
 LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
 _NAMES = {
     "attention_norm.weight": "norm1.weight",

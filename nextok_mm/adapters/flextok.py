@@ -24,6 +24,7 @@ from torch import Tensor
 from ..checkpoint import from_pretrained, read_card, resolve
 from . import kl_vae, plain_names
 
+ROLE, KIND = "tokenizer", "flextok"
 LICENCE = "Apple ML Research Model License: research only (EPFL-VILAB/flextok_*)"
 HOLDS_TOKENIZER = True
 """A tokenizer given to `read` becomes a part of the model, its `vae`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..checkpoint import read_weights
 from . import numbered, plain_names, tensors
 
+ROLE, KIND = "tokenizer", "kl_vae"
 LICENCE = "the checkpoint's own (MAR's code and weights: MIT)"
 
 GROUPS = 32

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checkpoint import read_weights
 from . import numbered, plain_names, tensors
 
+ROLE, KIND = "generator", "next_block"
 LICENCE = "MIT (RenShuhuai-Andy/NBP)"
 
 _PLAIN = {

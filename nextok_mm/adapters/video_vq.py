@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checkpoint import read_weights
 from . import plain_names, tensors
 
+ROLE, KIND = "tokenizer", "video_vq"
 LICENCE = "MIT (RenShuhuai-Andy/NBP)"
 
 UNIT = {

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checkpoint import read_weights
 from . import numbered, plain_names, tensors
 
+ROLE, KIND = "generator", "xar"
 LICENCE = "none stated by the authors of OliverRen/xAR"
 
 _PLAIN = {

@@ -22,6 +22,7 @@ KINDS = {
     "latents": "what `nextok cache` made of one of the others (folder)",
     "moving": "clips of two items of Fashion-MNIST that move (split, frames, rows)",
     "tensors": "a .safetensors file of images, tokens and labels (path)",
+    "text": "text files of a folder: .txt, .md, .jsonl, .parquet (path; words, length, field, held_out)",
 }
 """What each kind of ours is, and the fields that matter most; all are in the Config of its file."""
 GROUP = "nextok_mm.data"

@@ -29,10 +29,12 @@ class Drawing(Config):
     """How to draw a code. temperature: 0 takes the likeliest (greedy); top_k: of so many likeliest, 0 of all; top_p: of
     the likeliest that make up this share; min_p: of those at least this share as likely as the likeliest."""
 
-    temperature: float = Field(default=1.0, ge=0, le=100)
-    top_k: int = Field(default=0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    min_p: float = Field(default=0.0, ge=0, lt=1)
+    temperature: float = Field(default=1.0, ge=0, le=100, description="Temperature; 0 takes the likeliest code.")
+    top_k: int = Field(default=0, ge=0, description="Draw from this many of the likeliest codes; 0 from all.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw from the likeliest that make up this share.")
+    min_p: float = Field(
+        default=0.0, ge=0, lt=1, description="Draw from codes at least this share as likely as the likeliest."
+    )
 
     @property
     def greedy(self) -> bool:

@@ -6,7 +6,7 @@ Sources: arXiv 2207.12598; linear growth over entities as in xAR's sampler, the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -49,6 +49,14 @@ class Guidance(Config):
             return 1.0
         return self.grown(entity / (entities - 1) if entities > 1 else 1.0)
 
+    def ever(self, times: Iterable[float]) -> bool:
+        """Whether the unconditional branch is needed at one of these times, for whichever entity.
+
+        Every schedule grows until it reaches the full weight at the last entity: that one is guided if any is, and
+        while it is still to come, an earlier one doesn't end the need.
+        """
+        return any(self.at(t) != 1.0 for t in times)
+
     def grown(self, progress: float) -> float:
         """The weight where a share of the work, 0 .. 1, is done."""
         return 1.0 + (self.weight - 1.0) * GROWTH[self.schedule](progress)
@@ -57,6 +65,12 @@ class Guidance(Config):
 def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
     """unconditional + weight * (conditional - unconditional)."""
     return unconditional + weight * (conditional - unconditional)
+
+
+def guide_halves(prediction_R: Tensor, weight: float) -> Tensor:
+    """Predictions of B rows with their condition, then of the same rows without -> the guided ones of the B rows."""
+    conditional, unconditional = prediction_R.chunk(2)
+    return guide(conditional, unconditional, weight)
 
 
 class Projected:

@@ -5,7 +5,7 @@ G groups of logits. `CategoricalHead` predicts the groups of a position independ
 `ChainedHead`, ours, each given the ones before it.
 
 Shapes: B batch, N positions, G groups, V vocabulary of a group, D width.
-Source: Wu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257), section 3.
+Source: Liu et al., Elucidating the Design Space of Language Models for Image Generation (arXiv 2410.16257), section 3.
 """
 
 from collections.abc import Callable

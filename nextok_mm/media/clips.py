@@ -94,6 +94,10 @@ class Clips(Medium):
         how = how or Saving()
         return save_clips(data, path, settings, force, how.columns, how.zoom, how.fps)
 
+    def tiles(self, data: Tensor) -> tuple[Tensor, int | None]:
+        """Frames, one row per clip."""
+        return data.transpose(1, 2).flatten(0, 1), data.shape[2]
+
     def stills(self, data: Tensor) -> list[Image.Image]:
         """Each clip as a row of its frames."""
         return [strip(clip[None]) for clip in data]

@@ -99,6 +99,10 @@ class Medium(ABC):
         """
 
     @abstractmethod
+    def tiles(self, data: Tensor) -> tuple[Tensor, int | None]:
+        """Samples as pictures [m, C, H, W], and how many of them make a row (None: as many as one likes)."""
+
+    @abstractmethod
     def stills(self, data: Tensor) -> list[Image.Image]:
         """Each sample as a picture that shows it."""
 

@@ -105,6 +105,10 @@ class Pictures(Medium):
         how = how or Saving()
         return save_picture(self.sheet(data, how.columns, how.zoom), path, settings, force)
 
+    def tiles(self, data: Tensor) -> tuple[Tensor, int | None]:
+        """They are pictures."""
+        return data, None
+
     def stills(self, data: Tensor) -> list[Image.Image]:
         """Each picture."""
         return [to_pil(image) for image in data]

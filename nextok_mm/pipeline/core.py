@@ -6,6 +6,7 @@
 Sample i of a run is drawn from the seed (run seed, i) alone: the same picture in any batch, on any device.
 """
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import borrowed, registry
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
 from ..contracts import Generator, Keep, OrderedTokenizer, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
@@ -29,9 +30,6 @@ BATCH = 64
 MAX_ROWS = 1_000_000
 """Samples of one call: more are made in several, with seeds of their own."""
 Progress = Callable[[int, int], None]
-MEANT = {"label": "labels", "class_labels": "labels", "classes": "labels", "prompt": "text", "caption": "text"}
-MEANT |= {"captions": "text", "num_images": "n", "count": "n", "generator": "seed", "batch_size": "batch"}
-"""What other libraries call arguments of ours."""
 
 
 class Pipeline:
@@ -143,8 +141,6 @@ class Pipeline:
         rows = range(n) if rows is None else rows
         if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
             raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
-        for name in sampling.keys() & MEANT.keys():
-            raise ValueError(f"{name}: no such argument, accepted: {MEANT[name]}=... (or a sampling setting)")
         settings = settings_of(generator, sampling)
         mine = {
             name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
@@ -207,6 +203,7 @@ class Pipeline:
                 rng = None if seed is None else Rng([mix(seed, row) for row in range(len(checked.data))])
                 settings, data = chosen.model_dump(mode="json"), tokenizer.decode(checked, None, rng, chosen, progress)
             elif sampling:
+                borrowed.refuse(sampling, _names(tokenizer))
                 raise ValueError(
                     f"{next(iter(sampling))}: got a setting, accepted: none, {self.card.name} draws nothing"
                 )
@@ -234,6 +231,7 @@ class Pipeline:
         an order.
         """
         if tokens is None and sampling:
+            borrowed.refuse(sampling, _names(self.tokenizer))
             raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
         batch, seed = inputs.whole("batch", batch, 1), inputs.whole("seed", seed)
         given, tokenizer = self._taken(images, fit), self._tokenizer()
@@ -279,13 +277,21 @@ class Pipeline:
 
 
 def load(
-    name: str | Path, tokenizer: str | Path | None = None, device: str | None = None, revision: str | None = None
+    name: str | Path,
+    tokenizer: str | Path | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    **others: Any,
 ) -> Pipeline:
     """A pipeline from a shipped model's name, a checkpoint folder or a hub id (owner/name, with `revision`).
 
-    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one. ValueError
-    where the named one isn't there, or isn't the one that the generator was trained with.
+    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one; others: none
+    is accepted, and what another library calls an argument is answered with what does its work here. ValueError where
+    the named tokenizer isn't there, or isn't the one that the generator was trained with.
     """
+    borrowed.refuse(others, inspect.signature(load).parameters)
+    for other in others:
+        raise TypeError(f"load() got an unexpected keyword argument {other!r}")
     folder = resolve(name, revision)
     model, card = from_pretrained(folder)
     if card.role == "judge":
@@ -337,7 +343,16 @@ def _accelerators() -> dict[str, bool]:
 def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
     """A model's own sampling settings, those replaced that are given."""
     given = {name: value for name, value in sampling.items() if value is not None}
+    borrowed.refuse(given, _names(model))
     return model.Sampling.parse({**model.config.sampling.model_dump(), **given}, where="sampling")
+
+
+def _names(model: Any) -> set[str]:
+    """What may be said to a model: its settings' names, and the arguments of a pipeline's methods for its role."""
+    arguments = ("seed", "batch", "progress")
+    if isinstance(model, Generator):
+        arguments += ("labels", "text", "n")
+    return {*arguments, *getattr(getattr(model, "Sampling", None), "model_fields", ())}
 
 
 def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:

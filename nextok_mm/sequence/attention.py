@@ -10,7 +10,8 @@
 None of them has run on a GPU yet: xformers never ran, and flex never ran compiled.
 
 `auto` resolves to one of them up front, by rule; nothing falls back silently.
-Shapes: q_BHQA, k_BHKA, v_BHKA -> BHQA (B batch, H heads, Q queries, K keys, A head dim).
+Shapes: q_BHQA, k_BHKA, v_BHKA -> BHQA (B batch, H heads, Q queries, K keys, A head dim). Keys and values may have fewer
+heads, each shared by a group of neighbouring query heads (arXiv 2305.13245).
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import Mask
+from .masks import Mask, Run
 
 MAX_SLICES = 32  # beyond this many runs one masked call is quicker than the loop (measured on CPU, `nextok bench`)
 
@@ -53,6 +54,13 @@ def attention(
     hidden_BK: keys that nobody of a row sees beside what the mask says (the padding of its caption); sdpa alone can.
     """
     assert q_BHQA.shape[2] == mask.queries and k_BHKA.shape[2] >= mask.keys, (q_BHQA.shape, k_BHKA.shape, mask)
+    group = q_BHQA.shape[1] // k_BHKA.shape[1]
+    if group > 1 and mask.queries == 1 and mask.full:  # the group's queries see the same keys: they are so many queries
+        folded = q_BHQA.unflatten(1, (-1, group)).squeeze(3)
+        mask = Mask((Run(0, group, mask.runs[0].keys),))
+        return attention(folded, k_BHKA, v_BHKA, mask, backend, scale, dropout, hidden_BK).flatten(1, 2)[:, :, None]
+    if group > 1:
+        k_BHKA, v_BHKA = (x[:, :, : mask.keys].repeat_interleave(group, dim=1) for x in (k_BHKA, v_BHKA))
     if hidden_BK is not None:
         if backend not in ("auto", "sdpa"):
             raise ValueError(f"attention: got {backend!r} with hidden keys, accepted: auto, sdpa")

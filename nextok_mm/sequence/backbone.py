@@ -20,22 +20,23 @@ from torch.utils.checkpoint import checkpoint
 from .blocks import Block, BlockConfig, Modulation, Norm
 from .cache import KVCache
 from .masks import Mask
-from .rope import rope_table
+from .rope import LongRope, rope_table
 
 
 class BackboneConfig(BlockConfig):
     """A block's shape, times `depth`.
 
-    positions: length S of a learned position table (0: none); rope: rotate by the layout's positions;
-    midway: the block before which the sequence is re-embedded (0: never); norm_in, norm_out: normalise the input, the
-    output; ada_groups: AdaLN weights of their own for each of so many entities, which share one condition (1: the
-    entities share the weights, and each has its condition).
+    positions: length S of a learned position table (0: none); rope: rotate by the tokens' positions; rope_scaling:
+    stretches the rotation to longer sequences; midway: the block before which the sequence is re-embedded (0: never);
+    norm_in, norm_out: normalise the input, the output; ada_groups: AdaLN weights of their own for each of so many
+    entities, which share one condition (1: the entities share the weights, and each has its condition).
     """
 
     depth: int = Field(gt=0, le=1 << 10)
     positions: int = Field(default=0, ge=0)
     rope: bool = True
-    rope_theta: float = 10000.0
+    rope_theta: float = Field(default=10000.0, gt=0)
+    rope_scaling: LongRope | None = None
     midway: int = Field(default=0, ge=0)
     norm_in: bool = False
     norm_out: bool = True
@@ -43,16 +44,17 @@ class BackboneConfig(BlockConfig):
 
 
 class Backbone(nn.Module):
-    """The stack; `positions_SX` are the layout's coordinates, [S, axes]."""
+    """The stack; `positions_SX` are the layout's coordinates, [S, axes], or None for sequences without a fixed end,
+    whose positions every pass is told."""
 
     rope: Tensor | None
 
-    def __init__(self, config: BackboneConfig, positions_SX: Tensor):
+    def __init__(self, config: BackboneConfig, positions_SX: Tensor | None = None):
         super().__init__()
         self.config, width = config, config.width
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        table = rope_table(positions_SX, config.head_dim, config.rope_theta) if config.rope else None
-        self.register_buffer("rope", table, persistent=False)
+        fixed = config.rope and positions_SX is not None
+        self.register_buffer("rope", self._rotation(positions_SX) if fixed else None, persistent=False)
         self.positions = nn.Parameter(torch.empty(config.positions, width)) if config.positions else None
         norm = config.norm, True, config.norm_eps, config.norm_bias
         self.norm_in = Norm(width, *norm) if config.norm_in else nn.Identity()
@@ -85,6 +87,10 @@ class Backbone(nn.Module):
         """Recompute blocks in the backward pass instead of keeping their activations."""
         self.checkpointing = on
 
+    def cache(self, rows: int, room: int, like: Tensor) -> KVCache:
+        """Room for the keys and values of so many tokens of each row, on the device and in the dtype of `like`."""
+        return KVCache(self.config.depth, rows, self.config.heads, room, self.config.head_dim, like)
+
     def modulations(self, cond_BED: Tensor) -> Tensor:
         """The AdaLN vectors of every block for these conditions: [L, B, E, 6 * D], in one product.
 
@@ -108,15 +114,17 @@ class Backbone(nn.Module):
         cache: KVCache | None = None,
         taps: dict[int, Tensor] | None = None,
         hidden_BK: Tensor | None = None,
+        places_NX: Tensor | None = None,
     ) -> Tensor:
         """Run a pass over N tokens of the sequence. Returns [B, N, D].
 
         sizes: tokens of each entity in this pass; cond_BED: their conditions, or `modulations` as made by that method;
         tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before;
         taps: what comes out of the blocks that it has as keys is put there; hidden_BK: keys of the sequence so far that
-        nobody of a row sees.
+        nobody of a row sees; places: where these tokens are, [N, axes] or [B, N, axes], for a backbone without a table.
         """
-        rope = None if self.rope is None else self.rope[tokens]
+        rope = self._rotation(places_NX) if places_NX is not None and self.config.rope else self.rope
+        rope = rope[tokens] if places_NX is None and rope is not None else rope
         x_BND = self.norm_in(x_BND if self.positions is None else x_BND + self.positions[tokens])
         vectors = self._vectors(cond_BED, modulations)
         for index, (block, vectors_BEX) in enumerate(zip(self.blocks, vectors)):
@@ -134,6 +142,12 @@ class Backbone(nn.Module):
             if taps and index in taps:
                 taps[index] = x_BND
         return self.norm_out(x_BND)
+
+    def _rotation(self, positions_SX: Tensor | None) -> Tensor:
+        """The cosines and sines of these positions, [..., S, A / 2, 2]."""
+        assert positions_SX is not None, "a backbone without a table of positions needs to be told them"
+        config = self.config
+        return rope_table(positions_SX, config.head_dim, config.rope_theta, config.rope_scaling)
 
     def _vectors(self, cond_BED: Tensor | None, modulations: Tensor | None) -> Iterator[Tensor | None]:
         """The AdaLN vectors of each block in turn, [B, E, 6 * D]."""

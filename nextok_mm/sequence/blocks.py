@@ -5,8 +5,8 @@ Shapes: B batch, N tokens, E entities, D width, H heads, A head dim.
 Sources: AdaLN from DiT (arXiv 2212.09748), section 3.2; gated MLPs from arXiv 2002.05202; RMSNorm from 1910.07467.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,21 +17,28 @@ from ..config import Config
 from .attention import attention
 from .cache import KVCache
 from .masks import Mask
-from .rope import rotate
+from .rope import Pairs, rotate
 
+_FILLED = ("kv_heads", "head_dim")  # 0 says that they follow from the others
 MAX_HEAD_DIM = 512  # a table of rotations has as many numbers a token
 
 
 class BlockConfig(Config):
     """One block's shape.
 
-    norm_affine: norms have learned weights, norm_bias: and biases (LayerNorm alone); mlp_hidden: width inside the MLP;
-    modulated: scale, shift and gate both branches by a condition; qk_norm: normalise queries and keys per head before
-    the rotation; score_scale: factor of query times key, head_dim ** -0.5 where None.
+    kv_heads: heads of keys and values, each shared by heads / kv_heads queries (as many as heads where not given);
+    head_dim: channels of a head (width / heads where not given); norm_affine: norms have learned weights, norm_bias:
+    and biases (LayerNorm alone); mlp_hidden: width inside the MLP; modulated: scale, shift and gate both branches by a
+    condition; qk_norm: normalise queries and keys per head before the rotation; score_scale: factor of query times
+    key, head_dim ** -0.5 where None; bias: of all matrices; qkv_bias: of queries, keys and values (as `bias` where not
+    given); rope_pairs: which channels turn together, neighbours (2i, 2i + 1) or halves (i, i + A/2), as Llama's files
+    have them.
     """
 
     width: int = Field(gt=0, le=1 << 16)
     heads: int = Field(gt=0, le=1 << 12)
+    kv_heads: int = Field(default=0, ge=0, le=1 << 12)
+    head_dim: int = Field(default=0, ge=0, le=MAX_HEAD_DIM)
     mlp: Literal["swiglu", "geglu", "gelu"] = "swiglu"
     mlp_hidden: int = Field(gt=0, le=1 << 18)
     norm: Literal["rms", "layer"] = "rms"
@@ -41,23 +48,36 @@ class BlockConfig(Config):
     qk_norm: bool = False
     score_scale: float | None = Field(default=None, gt=0)
     bias: bool = True
+    qkv_bias: bool = True
+    rope_pairs: Pairs = "neighbors"
     modulated: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _derived(cls, fields: Any) -> Any:
+        """What follows from other fields where it isn't given."""
+        if not isinstance(fields, Mapping):
+            return fields
+        given = {name: value for name, value in fields.items() if value is not None and (value or name not in _FILLED)}
+        width, heads = given.get("width"), given.get("heads")
+        if "head_dim" not in given and isinstance(width, int) and isinstance(heads, int) and heads > 0:
+            if width % heads or width // heads % 2:
+                raise ValueError(f"heads: got {heads} for width {width}, accepted: even width / heads")
+            if width // heads > MAX_HEAD_DIM:
+                raise ValueError(
+                    f"heads: got {heads} for width {width}, accepted: width / heads of at most {MAX_HEAD_DIM}"
+                )
+            given["head_dim"] = width // heads
+        return {"kv_heads": heads, "qkv_bias": given.get("bias", True), **given}
+
     @model_validator(mode="after")
     def _heads_divide(self):
-        if self.width % self.heads or self.width // self.heads % 2:
-            raise ValueError(f"heads: got {self.heads} for width {self.width}, accepted: even width / heads")
-        if self.head_dim > MAX_HEAD_DIM:
-            raise ValueError(
-                f"heads: got {self.heads} for width {self.width}, accepted: width / heads of at most {MAX_HEAD_DIM}"
-            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim: got {self.head_dim}, accepted: an even number")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads: got {self.kv_heads} for {self.heads} heads, accepted: a divisor of it")
         return self
-
-    @property
-    def head_dim(self) -> int:
-        """A, channels of one head."""
-        return self.width // self.heads
 
 
 class Norm(nn.Module):
@@ -139,10 +159,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: BlockConfig):
         super().__init__()
-        self.heads, self.head_dim, self.dropout = config.heads, config.head_dim, config.dropout
-        self.scale = config.score_scale
-        self.qkv = nn.Linear(config.width, 3 * config.width, config.bias)
-        self.out = nn.Linear(config.width, config.width, config.bias)
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.scale, self.dropout = config.score_scale, config.dropout
+        self.pairs: Pairs = config.rope_pairs
+        channels = self.heads * self.head_dim
+        self.qkv = nn.Linear(config.width, channels + 2 * self.kv_heads * self.head_dim, config.qkv_bias)
+        self.out = nn.Linear(channels, config.width, config.bias)
         norm = config.head_dim, config.norm, config.norm_affine, config.norm_eps
         self.q_norm = Norm(*norm) if config.qk_norm else None
         self.k_norm = Norm(*norm) if config.qk_norm else None
@@ -157,14 +179,15 @@ class Attention(nn.Module):
         hidden_BK: Tensor | None = None,
     ) -> Tensor:
         """[B, N, D] -> [B, N, D]; `cache` is the cache and this block's place in it; hidden_BK: see `attention`."""
-        qkv = self.qkv(x_BND).unflatten(-1, (3 * self.heads, self.head_dim))
-        qk, v = qkv.split((2 * self.heads, self.heads), dim=2)
+        qkv = self.qkv(x_BND).unflatten(-1, (self.heads + 2 * self.kv_heads, self.head_dim))
+        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        both = (self.heads, self.kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = qk.chunk(2, dim=2)
+            q, k = qk.split(both, dim=2)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
         if rope is not None:
-            qk = rotate(qk, rope)
-        q, k, v = (y.transpose(1, 2) for y in (*qk.chunk(2, dim=2), v))
+            qk = rotate(qk, rope, self.pairs)
+        q, k, v = (y.transpose(1, 2) for y in (*qk.split(both, dim=2), v))
         if cache is not None:
             k, v = cache[0].append(cache[1], k, v)
         y = attention(q, k, v, mask, backend, self.scale, self.dropout if self.training else 0.0, hidden_BK)

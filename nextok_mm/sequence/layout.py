@@ -17,10 +17,11 @@ Source: xAR (arXiv 2502.20388), section 3.1.
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, product
 
 import torch
 import torch.nn.functional as F
@@ -68,10 +69,18 @@ class Layout:
         """[S] the entity of each sequence token."""
         return torch.tensor([entity for entity, size in enumerate(self.sizes) for _ in range(size)])
 
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """The first token of each entity, and one past the last token of all, [E + 1]."""
+        return (0, *accumulate(self.sizes))
+
     def span(self, entity: int) -> tuple[int, int]:
         """First token and one past the last of an entity."""
-        start = sum(self.sizes[:entity])
-        return start, start + self.sizes[entity]
+        return self.offsets[entity], self.offsets[entity + 1]
+
+    def sizes_between(self, start: int, stop: int) -> tuple[int, ...]:
+        """The sizes of the entities that lie whole within the tokens start..stop."""
+        return self.sizes[bisect_left(self.offsets, start) : bisect_right(self.offsets, stop) - 1]
 
     def to_sequence(self, raster_BNC: Tensor) -> Tensor:
         """Raster tokens [B, N, ...] to the sequence [B, S, ...]; `scale` averages them to each resolution."""

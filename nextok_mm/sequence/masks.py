@@ -2,7 +2,8 @@
 
 A mask is a list of runs: the queries q0..q1 see some intervals of keys. Every pattern of this package is of that form:
 causal (entities of one token), block-causal, a two-way prefix (it is the first entity), packed documents, two-way (one
-entity), and clean context for noisy entities. Each attention backend reads the same runs in the way it likes best.
+entity), a window on the last tokens, and clean context for noisy entities. Each attention backend reads the same runs
+in the way it likes best.
 """
 
 from collections.abc import Sequence
@@ -84,10 +85,16 @@ def causal(tokens: int) -> Mask:
     return documents([[1] * tokens])
 
 
-def continued(cached: int, sizes: Sequence[int]) -> Mask:
-    """Entities of these sizes behind `cached` tokens that all of them see, block-causal among themselves."""
-    stops = list(accumulate(sizes))
-    return Mask(tuple(Run(stop - size, stop, ((0, cached + stop),)) for size, stop in zip(sizes, stops)))
+def continued(cached: int, sizes: Sequence[int], window: int | None = None) -> Mask:
+    """Entities of these sizes behind `cached` tokens that all of them see, block-causal among themselves.
+
+    window: an entity sees no key further back than so many from its own last token.
+    """
+    runs = []
+    for size, stop in zip(sizes, accumulate(sizes)):
+        first = 0 if window is None else max(0, cached + stop - window)
+        runs.append(Run(stop - size, stop, ((first, cached + stop),)))
+    return Mask(tuple(runs))
 
 
 def two_way(tokens: int) -> Mask:

@@ -1,4 +1,10 @@
-"""`python -m nextok_mm.train CONFIG group.field=value ...`, also under `accelerate launch -m` and `torchrun -m`."""
+"""Train any registered model: `python -m nextok_mm.train CONFIG group.field=value ...`.
+
+It does what `nextok train` does, and can also be started by `accelerate launch -m` and `torchrun -m`. The same command
+resumes a run that was stopped.
+
+Example: accelerate launch -m nextok_mm.train configs/generators/xar-fashion.yaml train.steps=1000
+"""
 
 import sys
 

@@ -27,6 +27,7 @@ class ModelSpec(Config):
     fields: SerializeAsAny[ModelConfig]
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -67,7 +68,9 @@ class Train(Config):
     another number of them (None: any); precision: of the forward and backward pass; workers: processes that prepare
     data; keep: newest snapshots kept; sample_every: draw pictures (a judge has none, nor has a generator without a
     `tokenizer`); samples: pictures in a grid; resume: go on from the newest whole snapshot, or never; overwrite: delete
-    what `out` holds; max_minutes: then save and stop, to be resumed; cpu: stay there even where there is a GPU.
+    what `out` holds; trackers: what else gets the numbers of log.jsonl, by accelerate's names (tensorboard: true is an
+    older way to say [tensorboard]); max_minutes: then save and stop, to be resumed; cpu: stay there even where there is
+    a GPU.
     """
 
     out: str = Field(min_length=1)
@@ -86,10 +89,15 @@ class Train(Config):
     keep: int = Field(default=2, gt=0)
     sample_every: int = Field(default=0, ge=0)
     samples: int = Field(default=16, gt=0, le=256)
+    trackers: tuple[Tracker, ...] = ()
     tensorboard: bool = False
     resume: Literal["auto", "never"] = "auto"
     overwrite: bool = False
     max_minutes: float | None = Field(default=None, gt=0)
+
+    def tracked_by(self) -> tuple[str, ...]:
+        """The trackers, each once."""
+        return tuple(dict.fromkeys((*self.trackers, *["tensorboard"] * self.tensorboard)))
 
 
 class Final(Config):
@@ -164,7 +172,7 @@ class TrainConfig(Config):
 
 _INDECISIVE = (
     *("out", "processes", "cpu", "workers", "log_every", "save_every", "keep", "sample_every", "samples"),
-    *("tensorboard", "resume", "overwrite", "max_minutes", "gradient_checkpointing", "accumulate"),
+    *("trackers", "tensorboard", "resume", "overwrite", "max_minutes", "gradient_checkpointing", "accumulate"),
 )
 
 

@@ -30,6 +30,8 @@ from ..data import Source
 from ..data.latents import Latents
 from ..data.source import Positions, Stream, read
 from ..data.tensors import Tensors
+from ..data.text import Text
+from ..files import write_files
 from ..machine import precision_advice
 from ..rng import Rng, mix
 from . import snapshots
@@ -37,7 +39,7 @@ from .config import TrainConfig, as_begun
 from .fit import check_data, class_names, data_warnings
 from .folder import RunFolder
 from .guards import NotFinite, Stop, explain
-from .log import Log
+from .log import Log, check_trackers
 from .optim import RunningMean, build_optimizer, learning_rate, set_learning_rate
 from .shards import gather, is_spread, spread, whole
 
@@ -81,6 +83,7 @@ def train(config: TrainConfig, progress: bool = False) -> Summary:
 
 
 def _train(config: TrainConfig, progress: bool) -> Summary:
+    check_trackers(config.train.tracked_by())
     folder = RunFolder(config)
     folder.check()
     accelerator = _accelerator(config)
@@ -141,7 +144,7 @@ class Run:
                 _logger.warning(line)
         self.accelerator.wait_for_everyone()
         self._resume()
-        log = Log(self.folder.path, self.step, config.tensorboard) if self.main else None
+        log = Log(self.folder.path, self.step, config.tracked_by(), self.config.plain()) if self.main else None
         stream = self._stream()
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=None if self.main and progress else True)
         since, reason = (time.monotonic(), self.step), None
@@ -328,6 +331,8 @@ class Run:
             meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)
         save_pretrained(model, self.folder.final, dtype=dtype, without=model.training_only, **meta)
+        if isinstance(self.source, Text):  # a language model is of no use without them
+            write_files(self.folder.final, self.source.words.files())
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -387,9 +392,7 @@ def _build(config: TrainConfig) -> Model:
             raise ValueError(f"init: a {spec.kind} has no part {part!r}")
         _begin_from(inner, from_pretrained(name)[0], name)
     if config.train.gradient_checkpointing:
-        if not hasattr(model, "gradient_checkpointing"):
-            raise ValueError(f"train.gradient_checkpointing: a {spec.kind} has none, accepted: false")
-        model.gradient_checkpointing(True)
+        model.gradient_checkpointing()
     return model
 
 
@@ -419,7 +422,7 @@ def _tokenizer(config: TrainConfig, source: Source, model: Model, device: torch.
             source.check(inner)
         return None
     if config.tokenizer is None:
-        if not isinstance(source, Tensors):
+        if not isinstance(source, Tensors | Text):
             raise ValueError(
                 "tokenizer: got none, accepted: the checkpoint that makes (or made) this generator's tokens"
             )

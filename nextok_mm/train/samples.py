@@ -9,7 +9,7 @@ from ..contracts import Condition, Generator, Keep, Tokens
 from ..data import Source
 from ..data.latents import Latents
 from ..decoding import decode
-from ..media.pictures import save_picture
+from ..files import write_whole
 from ..rng import Rng, mix
 from .config import TrainConfig
 
@@ -20,6 +20,8 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
 
     ValueError in one line where the disk is full.
     """
+    from torchvision.utils import save_image
+
     count, seed = config.train.samples, config.train.seed
     device, training = next(model.parameters()).device, model.training
     model.eval()
@@ -37,8 +39,9 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
             return
     finally:
         model.train(training)
-    sheet = (tokenizer or model).medium.sheet(made.cpu(), min(8, len(made)))
-    save_picture(sheet, folder / f"step-{step:08d}.png", force=True)
+    tiles, columns = (tokenizer or model).medium.tiles(made.cpu().clamp(0, 1))
+    name = f"step-{step:08d}.png"
+    write_whole(folder / name, lambda file: save_image(tiles, file, format="png", nrow=columns or 8), force=True)
 
 
 def _pictures(model: Any, source: Source, count: int, device: torch.device) -> torch.Tensor:

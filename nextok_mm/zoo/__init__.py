@@ -40,6 +40,11 @@ def reconstruct(name: str, images: Any, **options: Any) -> Result:
     return _loaded(name).reconstruct(images, **options)
 
 
+def predict(name: str, clips: Any, frames: int | None = None, seed: int = 0, **settings: Any) -> Result:
+    """Clips that go on from their first frames; the arguments are those of `Pipeline.predict`."""
+    return _loaded(name).predict(clips, frames, seed, **settings)
+
+
 @lru_cache(maxsize=1)
 def _loaded(name: str) -> Pipeline:
     return load(name)

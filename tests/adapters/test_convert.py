@@ -1,18 +1,20 @@
 """`nextok convert`: what it says of itself, and files in no published form: one clear line each."""
 
-import pkgutil
+import inspect
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from nextok_mm import adapters
+from nextok_mm import adapters, registry
 from nextok_mm.adapters import bae, elm, kl_vae, next_block, video_vq, xar
+from nextok_mm.checkpoint import from_pretrained
 from nextok_mm.cli import app
 
-KINDS = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
+KINDS = adapters.kinds()
 ELM = {"norm.weight": torch.ones(4), "cls_embedding.embedding_table.weight": torch.ones(3, 4)}
 TABLES = {"tok_embedder.0.weight": torch.ones(4, 4), "tok_embedder.1.weight": torch.ones(4, 4)}
 
@@ -96,3 +98,65 @@ def test_every_adapter_reads_the_names_that_wrappers_leave(kind, monkeypatch, tm
 def test_two_names_of_one_weight_are_refused():
     with pytest.raises(ValueError, match="'a' is there twice, once as 'module.a'"):
         adapters.plain_names({"a": torch.ones(1), "module.a": torch.ones(1)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_adapter_is_one(kind):
+    """What the protocol names is there, and its role and kind are those of a method that can be built."""
+    family = adapters.adapter(kind)
+    assert isinstance(family, adapters.Adapter) and family.LICENCE.strip()
+    assert family.KIND in registry.kinds(family.ROLE)
+    reads = inspect.signature(family.read).parameters
+    holds = isinstance(family, adapters.HoldingAdapter)
+    assert list(reads)[1:] == (["tokenizer"] if holds else []) and holds == hasattr(family, "HOLDS_TOKENIZER")
+
+
+def test_files_that_begin_with_an_underscore_are_no_kinds(tmp_path, monkeypatch):
+    (tmp_path / "_parts.py").write_text("")
+    (tmp_path / "other.py").write_text("")
+    monkeypatch.setattr(adapters, "__path__", [*adapters.__path__, str(tmp_path)])
+    assert "other" in adapters.kinds() and "_parts" not in adapters.kinds()
+    with pytest.raises(ValueError, match="kind: got '_parts', accepted: .*xar"):
+        adapters.adapter("_parts")
+
+
+def published_xar(tmp_path):
+    weights = load_file(Path(__file__).parents[1] / "parity" / "reference" / "xar_tiny.safetensors")
+    torch.save(weights, tmp_path / "xAR.pth")
+    return tmp_path / "xAR.pth"
+
+
+def test_converting_draws_no_weights_and_holds_none_twice(tmp_path, monkeypatch):
+    """The model takes over the tensors that were read, and until then has none."""
+    drawn, read, filled = [], {}, []
+    for name in ("uniform_", "normal_"):
+        monkeypatch.setattr(torch.Tensor, name, lambda x, *_, **__: drawn.append(x.is_meta) or x)
+    state = xar.read(published_xar(tmp_path))
+    read.update({name: tensor.data_ptr() for name, tensor in state[1].items()})
+    monkeypatch.setattr(xar, "read", lambda source: state)
+    monkeypatch.setattr(adapters, "save_pretrained", lambda model, *rest, **meta: filled.append(model))
+    adapters.convert("xar", tmp_path / "xAR.pth", tmp_path / "ours")
+    assert all(drawn)  # of numbers that nobody holds
+    assert {name: tensor.data_ptr() for name, tensor in filled[0].state_dict().items()} == read
+    assert not state[1]
+
+
+def test_parts_of_one_tensor_become_weights_of_their_own(tmp_path, monkeypatch):
+    """A published file may hold a weight under two names, and an adapter cut one in pieces: no safetensors file can."""
+    fields, state = xar.read(published_xar(tmp_path))
+    whole = torch.stack((state["head.velocity.bias"], state["head.velocity.bias"] + 1))
+    state["embed.bias"] = torch.cat((whole.flatten(), torch.zeros(96)))[:96]
+    state["time.up.bias"] = state["embed.bias"]
+    monkeypatch.setattr(xar, "read", lambda source: (fields, dict(state)))
+    assert adapters.convert("xar", tmp_path / "xAR.pth", tmp_path / "ours") is None
+    model, card = from_pretrained(tmp_path / "ours")
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in state.items())
+    assert card.about == {"converted from": "xAR.pth"} and card.license == xar.LICENCE
+
+
+def test_weights_of_another_shape_are_one_line(tmp_path, monkeypatch):
+    fields, state = xar.read(published_xar(tmp_path))
+    monkeypatch.setattr(xar, "read", lambda source: (fields, state | {"embed.bias": torch.ones(3)}))
+    with pytest.raises(ValueError, match="xar checkpoint .*embed.bias") as error:
+        adapters.convert("xar", tmp_path / "xAR.pth", tmp_path / "ours")
+    assert "\n" not in str(error.value) and not (tmp_path / "ours").exists()

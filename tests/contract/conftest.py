@@ -11,13 +11,14 @@ from nextok_mm.rng import Rng
 
 
 def pytest_generate_tests(metafunc):
-    """`model` runs over every tokenizer, generator and trainable judge; `tokenizer` and `generator` over their role;
-    `ordered` over the tokenizers with ordered tokens."""
+    """`model` runs over every tokenizer, generator and trainable judge; `tokenizer` and `generator` over their role (of
+    generators those with a layout, `open_ended` over the others); `ordered` over the tokenizers with ordered tokens."""
     for fixture, roles in {
         "model": ("tokenizer", "generator", "judge"),
         "tokenizer": ("tokenizer",),
         "ordered": ("tokenizer",),
         "generator": ("generator",),
+        "open_ended": ("generator",),
     }.items():
         if fixture in metafunc.fixturenames:
             names = [(role, kind) for role in roles for kind in registry.kinds(role)]
@@ -25,6 +26,8 @@ def pytest_generate_tests(metafunc):
             names = [
                 name for name in names if fixture != "ordered" or issubclass(registry.get(*name), OrderedTokenizer)
             ]
+            if fixture in ("generator", "open_ended"):
+                names = [name for name in names if registry.get(*name).open_ended == (fixture == "open_ended")]
             metafunc.parametrize(fixture, names, ids=["-".join(name) for name in names], indirect=True)
 
 
@@ -47,6 +50,7 @@ model = pytest.fixture(_build, name="model")
 tokenizer = pytest.fixture(_build, name="tokenizer")
 ordered = pytest.fixture(_build, name="ordered")
 generator = pytest.fixture(_build, name="generator")
+open_ended = pytest.fixture(_build, name="open_ended")
 
 
 def example(model: Model, seeds) -> Batch:

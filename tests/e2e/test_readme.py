@@ -123,3 +123,15 @@ def test_a_study_finds_its_config_in_an_empty_folder(tmp_path: Path, monkeypatch
     assert load(given.config).model.fields.model_dump()["codes"] == 1600
     with pytest.raises(ValueError, match=r"config: no file 'no.yaml'; bundled: "):
         elm._parse(["--config", "no.yaml"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ZOO / "xar-fashion").is_dir(), reason="this checkout has no checkpoints")
+def test_readmes_python_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block by itself, as somebody copies it."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    assert {path.name for path in tmp_path.iterdir()} >= {"out.png", "inpainted.png"}

@@ -21,16 +21,16 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_generate(nextok, tiny: Path, tmp_path: Path, ending: str) -> None:
     out = tmp_path / f"clips.{ending}"
     code, said, error = nextok("generate", tiny / "clips", "--n", 3, "--seed", 0, "--out", out, "--labels", "bag")
-    assert code == 0 and "3 clips, seed 0, 15 network calls a batch" in said, error
+    assert code == 0 and "3 clips, seed 0, 15 network calls per batch" in said, error
     assert out.stat().st_size > 100
 
 
 def test_predict_and_reconstruct(nextok, tiny: Path, tmp_path: Path, clip: Path) -> None:
     line = ("predict", tiny / "clips", clip, "--given", 3, "--frames", 9, "--out", tmp_path / "on.mp4")
     code, said, error = nextok(*line)
-    assert code == 0 and "1 clips, 3 frames given of 9, seed 0" in said, error
+    assert code == 0 and "1 clip, 3 frames given of 9, seed 0" in said, error
     code, said, error = nextok("predict", tiny / "clips", clip, "--out", tmp_path / "by-itself.mp4", "--labels", "bag")
-    assert code == 0 and "1 clips, 1 frames given of 5" in said, error
+    assert code == 0 and "1 clip, 1 frames given of 5" in said, error
     back = tmp_path / "both.gif"
     code, said, error = nextok("reconstruct", tiny / "video", clip, "--out", back)
     assert code == 0 and "PSNR" in said, error

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nextok_mm.flow import PATHS, SOLVERS, sample_times, solve, time_grid
-from nextok_mm.flow.guidance import GROWTH, Guidance, Projected, guide
+from nextok_mm.flow.guidance import GROWTH, Guidance, Projected, guide, guide_halves
 from nextok_mm.rng import Rng
 
 
@@ -153,3 +153,20 @@ def test_projected_guidance_leaves_the_length_along_the_prediction_alone():
     change = Projected(7.5, norm=2.5)(conditional, unconditional) - conditional
     assert (change * conditional).flatten(1).sum(1).abs().max() < 1e-4
     assert change.flatten(1).norm(dim=1).max() <= 6.5 * 2.5 + 1e-4
+
+
+@pytest.mark.parametrize("schedule", GROWTH)
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.2, 0.4), (0.45, 0.46)])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 1.0 + 1e-9, 3.0])
+def test_whether_guidance_is_ever_needed_is_the_same_for_every_entity(schedule, interval, weight):
+    guidance, times = Guidance(weight=weight, schedule=schedule, interval=interval), time_grid("euler", 5)[:-1]
+    for entities in (1, 2, 7):
+        for entity in range(entities):
+            left = range(entity, entities)
+            assert guidance.ever(times) == any(guidance.at(t, e, entities) != 1.0 for e in left for t in times)
+
+
+def test_halves_are_guided_as_two_predictions_are():
+    conditional, unconditional = torch.randn(2, 3, 4)
+    both = torch.cat((conditional, unconditional))
+    assert torch.equal(guide_halves(both, 3.0), guide(conditional, unconditional, 3.0))

@@ -7,6 +7,7 @@ from generators.xar import XAR, Sampling
 from nextok_mm import registry
 from nextok_mm.contracts import Keep
 from nextok_mm.decoding import decode
+from nextok_mm.flow.guidance import Guidance
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.masks import block_causal
 from tests.contract.test_models import check_on_a_fake_gpu
@@ -192,3 +193,15 @@ def test_one_row_that_knows_its_first_half_beside_one_that_knows_nothing():
     """The smallest case: the row's own stream moved on through an entity that it knew."""
     model = build(grid=(1, 6), entity_size=(1, 2))
     check_rows(model, (3, 4), {"labels": torch.tensor([0, 1])}, masks(model, ("the first half", "nothing"), 0))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_guidance_is_decided_once_not_for_every_entity_anew(cache, monkeypatch):
+    """The work between two network calls doesn't grow with the number of entities."""
+    asked = []
+    at = Guidance.at
+    monkeypatch.setattr(Guidance, "at", lambda self, *place: asked.append(place) or at(self, *place))
+    model = build(entity="patch", entity_size=None)
+    begun = model.start({"labels": torch.tensor([1])}, Rng([1]), Sampling(steps=3, cfg=2.0, cache=cache))
+    *_, done = decode(model, begun)
+    assert done.calls == 3 * 24 and len(asked) <= done.calls + 3

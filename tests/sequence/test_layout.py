@@ -1,6 +1,7 @@
 """Layouts: every kind on 1-D, 2-D and 3-D grids, square or not, goes there and back and covers each token once."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,3 +82,33 @@ def test_a_wrong_cut_names_its_field(kind, grid, size, word):
     with pytest.raises(ValueError, match=word) as error:
         make_layout(kind, grid, size)
     assert "\n" not in str(error.value)
+
+
+class Counted(tuple[int, ...]):
+    """Sizes that count how many of them are read."""
+
+    read = 0
+
+    def __getitem__(self, place):
+        got = super().__getitem__(place)
+        Counted.read += len(got) if isinstance(place, slice) else 1
+        return got
+
+    def __iter__(self):
+        Counted.read += len(self)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("kind, grid, size", CASES)
+def test_spans_and_sizes_come_from_offsets_that_are_added_up_once(kind, grid, size):
+    layout = make_layout(kind, grid, size)
+    layout = replace(layout, sizes=Counted(layout.sizes))
+    Counted.read = 0
+    spans = [layout.span(entity) for entity in range(layout.entities)]
+    assert Counted.read <= layout.entities  # a sum from the start for each would be quadratic
+    assert spans == [(sum(layout.sizes[:e]), sum(layout.sizes[: e + 1])) for e in range(layout.entities)]
+    edges = [0, *(stop for _, stop in spans)]
+    for start in edges:
+        for stop in edges:
+            within = tuple(b - a for a, b in spans if a >= start and b <= stop)
+            assert layout.sizes_between(start, stop) == within

@@ -1,11 +1,14 @@
 """What a training says and to whom, and what its record does where the disk takes nothing."""
 
 import errno
+import json
 import logging
 import os
 import warnings
+from typing import ClassVar
 
 import pytest
+from accelerate import tracking
 
 from nextok_mm import console
 from nextok_mm.train import train
@@ -33,7 +36,7 @@ class Full:
 
 @pytest.mark.parametrize("room", [0, 5, 25, 60])
 def test_lines_that_the_disk_did_not_take_come_when_there_is_room(tmp_path, caplog, room):
-    log = Log(tmp_path, 0, tensorboard=False)
+    log = Log(tmp_path, 0)
     plain = log.file
     log.file = Full(plain, room)
     for step in range(1, 5):
@@ -47,7 +50,7 @@ def test_lines_that_the_disk_did_not_take_come_when_there_is_room(tmp_path, capl
 
 
 def test_lines_that_never_found_room_are_said_at_the_end(tmp_path, caplog):
-    log = Log(tmp_path, 0, tensorboard=False)
+    log = Log(tmp_path, 0)
     log.file = Full(log.file, 0)
     log.write(1, {"loss": 0.25})
     log.close()
@@ -55,7 +58,7 @@ def test_lines_that_never_found_room_are_said_at_the_end(tmp_path, caplog):
 
 
 def test_a_resumed_log_is_never_half_there(tmp_path, monkeypatch):
-    log = Log(tmp_path, 0, tensorboard=False)
+    log = Log(tmp_path, 0)
     for step in (1, 2, 3):
         log.write(step, {"loss": 1.0})
     log.close()
@@ -67,20 +70,98 @@ def test_a_resumed_log_is_never_half_there(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(ValueError, match="No space left on device; what was there before is kept"):
-            Log(tmp_path, 2, tensorboard=False)
+            Log(tmp_path, 2)
     assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
 def test_tensorboard_without_room_ends_and_the_run_goes_on(fields, tmp_path, monkeypatch, caplog):
     from torch.utils.tensorboard import SummaryWriter
 
-    def full(self, *more):
+    def full(self, *more, **named):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", full)
     assert train(config(fields, train__tensorboard=True)).status == "finished"
     assert caplog.text.count("TensorBoard's files can't be written (No space left on device)") == 1
     assert [line["step"] for line in read_log(tmp_path / "run")] == [3, 6, 9, 12]
+
+
+class Tracker:
+    """A tracker as accelerate has them, which only remembers; `fails_at` a step."""
+
+    name, requires_logging_directory, main_process_only = "wandb", False, True
+    begun: ClassVar[list["Tracker"]] = []
+    fails_at = 0
+
+    def __init__(self, run_name: str):
+        self.run_name, self.config, self.rows, self.finished = run_name, {}, [], False
+
+    def start(self) -> None:
+        self.begun.append(self)
+
+    def store_init_configuration(self, values: dict) -> None:
+        self.config = values
+
+    def log(self, values: dict, step: int) -> None:
+        if step == self.fails_at:
+            raise RuntimeError("no\nconnection")
+        self.rows.append((step, values))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@pytest.fixture
+def tracker(monkeypatch):
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Tracker)
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["tensorboard", "wandb"])
+    monkeypatch.setattr(Tracker, "begun", [])
+    return Tracker
+
+
+def test_trackers_get_the_numbers_of_the_log_and_the_config(fields, tracker, tmp_path):
+    train(config(fields, train__trackers=["wandb", "tensorboard", "wandb"], train__tensorboard=True))
+    (one,) = tracker.begun
+    assert one.run_name == "run" and one.finished
+    assert one.config["optim.warmup"] == 3 and one.config["train.steps"] == 12
+    assert all(isinstance(value, str | int | float | None) for value in one.config.values())
+    logged = read_log(tmp_path / "run")
+    assert [step for step, _ in one.rows] == [line["step"] for line in logged] == [3, 6, 9, 12]
+    assert [values["loss"] for _, values in one.rows] == pytest.approx([line["loss"] for line in logged])
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
+def test_a_tracker_that_fails_ends_and_the_run_goes_on(fields, tracker, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracker, "fails_at", 6)
+    assert train(config(fields, train__trackers=["wandb"])).status == "finished"
+    assert [step for step, _ in tracker.begun[0].rows] == [3]
+    assert caplog.text.count("The records of wandb can't be written (no connection): the run goes on") == 1
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [3, 6, 9, 12]
+
+
+def test_a_tracker_that_is_missing_or_can_not_begin_is_one_line(fields, tracker, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"^train.trackers: the package mlflow is not installed \(pip "):
+        train(config(fields, train__trackers=["mlflow"]))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r"^train.trackers.0: got 'wanbd'"):
+        config(fields, train__trackers=["wanbd"])
+
+    def refused(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tracker, "start", refused)
+    with pytest.raises(ValueError, match=r"^train.trackers: wandb can't begin \(No space left on device\)$"):
+        train(config(fields, train__trackers=["wandb"]))
+
+
+def test_trackers_decide_nothing_so_an_older_run_is_gone_on_with(fields, tmp_path):
+    """Its config.json knows `tensorboard: true` and no trackers."""
+    train(config(fields, train__tensorboard=True))
+    stored = tmp_path / "run" / "config.json"
+    older = json.loads(stored.read_text())
+    del older["train"]["trackers"]
+    stored.write_text(json.dumps(older))
+    assert train(config(fields, train__trackers=["tensorboard"])).status == "finished"
 
 
 def test_a_preview_that_the_disk_does_not_take_is_left_out(fields, tiny, tmp_path, monkeypatch, caplog):

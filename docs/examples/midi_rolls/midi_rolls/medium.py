@@ -148,13 +148,14 @@ class Rolls(Medium):
                     begin = step
         return notes
 
+    def tiles(self, data: Tensor) -> tuple[Tensor, int | None]:
+        """Each roll as a picture, high pitches above, dark on white."""
+        return 1 - data.flip(1)[:, None], None
+
     def stills(self, data: Tensor) -> list[Image.Image]:
-        """Each roll, high pitches above, dark on white."""
-        return [pictures.to_pil(picture) for picture in self._drawn(data)]
+        """Each of them."""
+        return [pictures.to_pil(picture) for picture in self.tiles(data)[0]]
 
     def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
         """All of them, side by side."""
-        return pictures.grid(self._drawn(data), columns, zoom)
-
-    def _drawn(self, data: Tensor) -> Tensor:
-        return 1 - data.flip(1)[:, None]
+        return pictures.grid(self.tiles(data)[0], columns, zoom)

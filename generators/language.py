@@ -1,0 +1,418 @@
+"""A language model: the next X is one token of text, and a sequence ends when it says so.
+
+Llama 2 and 3, SmolLM2, Mistral, Qwen2 and Qwen3 are this one model with other fields: pre-norm RMS blocks, rotary
+positions, SwiGLU, keys and values shared by groups of heads. Prompts of a batch may be of any length: each is read by
+itself, its keys and values lie at the end of the common cache, and what is empty before them is seen by nobody. A row
+that has ended leaves the batch, so it costs nothing more.
+
+Shapes: B rows, R rows still under way, N tokens, T new tokens, V vocabulary, D width.
+Sources: Llama 2 (arXiv 2307.09288), Llama 3 (2407.21783), Qwen2 (2407.10671), Qwen3 (2505.09388).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from nextok_mm import contracts
+from nextok_mm.config import ModelConfig
+from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_numbers, taken
+from nextok_mm.decoding.logits import Drawing, draw
+from nextok_mm.inference import inferring
+from nextok_mm.registry import register
+from nextok_mm.rng import Rng
+from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, choose_backend
+from nextok_mm.sequence.masks import causal, continued
+from nextok_mm.sequence.rope import LongRope
+
+ROOM = 128  # slots that a cache has beyond the prompt to begin with; it grows
+
+
+class Sampling(Drawing):
+    """How to sample: `Drawing`'s fields, and these.
+
+    tokens: at most so many new ones; repetition: a code that is there already has its logit divided by this where it is
+    positive, multiplied where it is negative (1: no penalty; arXiv 1909.05858); cache: keep keys and values.
+    """
+
+    tokens: int = Field(default=256, ge=1, le=1 << 20)
+    repetition: float = Field(default=1.0, gt=0, le=10)
+    cache: bool = True
+
+
+class LanguageConfig(ModelConfig):
+    """A language model. `size` names a preset.
+
+    vocabulary: how many tokens there are; context: the most positions it was trained for; kv_heads, head_dim, qkv_bias,
+    qk_norm, norm_eps, rope_theta, rope_scaling: as of `BlockConfig` and `BackboneConfig`; window: how far back a token
+    sees (None: all); tied: the output table is the input table; begin: the token that stands before a text (None:
+    none); ends: tokens after which a row has ended.
+    """
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": dict(
+            vocabulary=61, context=64, width=32, heads=4, kv_heads=2, depth=2, mlp_hidden=64, begin=1, ends=(2,)
+        ),
+        "bytes": dict(vocabulary=258, context=512, width=192, heads=6, depth=6, mlp_hidden=512, begin=256, ends=(257,)),
+        "SmolLM2-135M": dict(
+            vocabulary=49152,
+            context=8192,
+            width=576,
+            heads=9,
+            kv_heads=3,
+            depth=30,
+            mlp_hidden=1536,
+            norm_eps=1e-5,
+            rope_theta=1e5,
+            tied=True,
+            begin=1,
+            ends=(2,),
+        ),
+    }
+    vocabulary: int = Field(ge=2, le=1 << 24)
+    context: int = Field(gt=0, le=1 << 24)
+    width: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1 << 10)
+    kv_heads: int | None = Field(default=None, gt=0, le=1 << 10)
+    head_dim: int | None = Field(default=None, gt=0, le=1 << 12)
+    depth: int = Field(gt=0, le=1 << 10)
+    mlp_hidden: int = Field(gt=0, le=1 << 20)
+    norm_eps: float = Field(default=1e-6, gt=0, le=1)
+    rope_theta: float = Field(default=10000.0, gt=0, le=1e12)
+    rope_scaling: LongRope | None = None
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    window: int | None = Field(default=None, ge=1, le=1 << 24)
+    tied: bool = False
+    begin: int | None = Field(default=None, ge=0)
+    ends: tuple[int, ...] = ()
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _special(self) -> "LanguageConfig":
+        for name, ids in (("begin", () if self.begin is None else (self.begin,)), ("ends", self.ends)):
+            for token in ids:
+                if not 0 <= token < self.vocabulary:
+                    raise ValueError(f"{name}: got {token}, accepted: 0 to {self.vocabulary - 1}")
+        return self
+
+
+@dataclass
+class State(contracts.State):
+    """Texts under way. data: the new tokens [B, T], zeros behind a row's end; entity: how many steps were made.
+
+    prompt_BM: what was given, -1 before the shorter ones; most_B: how many new tokens a row may have; lengths_B: how
+    many it has, its end among them; ended_B: whether it has ended; rows_R: which rows are still in the batch; empty_R:
+    slots of the cache that hold nothing before a row's first token; unread_RN: tokens that are known and not yet in the
+    cache; logits_RV: of the next token, where nothing is unread; seen_BV: which tokens a row has already (where
+    repetition has a price).
+    """
+
+    prompt_BM: Tensor
+    most_B: Tensor
+    lengths_B: Tensor
+    ended_B: Tensor
+    rows_R: Tensor
+    empty_R: Tensor
+    unread_RN: Tensor
+    logits_RV: Tensor | None
+    seen_BV: Tensor | None
+    cache: KVCache
+    rng: Rng
+    sampling: Sampling
+    calls: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every row has ended, or as many tokens are there as were asked for."""
+        return self.entity >= self.entities or bool(self.ended_B.all())
+
+
+@register("generator", "language")
+class Language(Generator):
+    """The model; see the module's text."""
+
+    Config = LanguageConfig
+    Sampling = Sampling
+    state = State
+    open_ended = True
+    config: LanguageConfig  # type: ignore[assignment]
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.config = config
+        self.table = nn.Embedding(config.vocabulary, config.width)
+        fields = dict(
+            width=config.width,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            depth=config.depth,
+            mlp_hidden=config.mlp_hidden,
+            norm_eps=config.norm_eps,
+            rope_theta=config.rope_theta,
+            rope_scaling=config.rope_scaling,
+            rope_pairs="halves",
+            bias=False,
+            qkv_bias=config.qkv_bias,
+            qk_norm=config.qk_norm,
+            dropout=config.dropout,
+        )
+        self.backbone = Backbone(BackboneConfig.parse(fields))
+        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        """N(0, 0.02) throughout; what is added to the stream of D numbers is scaled down by its number of additions."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                scale = (2 * self.config.depth) ** -0.5 if name.endswith("out.weight") else 1.0
+                nn.init.normal_(parameter, std=0.02 * scale)
+
+    @property
+    def codes(self) -> int:
+        """Different tokens."""
+        return self.config.vocabulary
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The tokens of prompts."""
+        return ("tokens",)
+
+    def gradient_checkpointing(self, on: bool = True) -> None:
+        """Recompute blocks in the backward pass."""
+        self.backbone.gradient_checkpointing(on)
+
+    # Training
+
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        """Cross-entropy in nats a token. batch: tokens [B, N], each predicted from those before it in its row; -1 is no
+        target and stands at a row's end."""
+        self.check(batch)
+        tokens_BN = batch["tokens"].long()
+        target_BN = tokens_BN[:, 1:]
+        logits_BNV = self.predict(batch, rng)[:, :-1]
+        each_BN = F.cross_entropy(
+            logits_BNV.flatten(0, 1).float(), target_BN.flatten(), ignore_index=-1, reduction="none"
+        ).view(target_BN.shape)
+        there_BN = target_BN >= 0
+        rows_B = each_BN.sum(1) / there_BN.sum(1).clamp_min(1)
+        with torch.no_grad():
+            right = ((logits_BNV.argmax(-1) == target_BN) & there_BN).sum() / there_BN.sum().clamp_min(1)
+        loss = rows_B.mean()
+        return Loss(loss, {"nats": loss.detach(), "accuracy": right})
+
+    def predict(self, batch: Batch, rng: Rng) -> Tensor:
+        """Logits [B, N, V] of what follows each token."""
+        self.check(batch)
+        return self.logits(batch["tokens"].long().clamp_min(0))
+
+    def logits(self, tokens_BN: Tensor) -> Tensor:
+        """Tokens [B, N] -> logits [B, N, V] of what follows each."""
+        return self._head(self.states(tokens_BN))
+
+    def states(self, tokens_BN: Tensor) -> Tensor:
+        """Tokens [B, N] -> hidden states [B, N, D] behind the last norm."""
+        count = tokens_BN.shape[1]
+        mask = causal(count) if self.config.window is None else continued(0, [1] * count, self.config.window)
+        places = torch.arange(count, device=tokens_BN.device)[:, None]
+        return self.backbone(self.table(tokens_BN), mask, places_NX=places)
+
+    def _head(self, states_BND: Tensor) -> Tensor:
+        return F.linear(states_BND, self.table.weight) if self.head is None else self.head(states_BND)
+
+    def check(self, batch: Batch) -> None:
+        """Tokens [B, N] of this vocabulary; -1 is no token."""
+        tokens = batch.get("tokens")
+        if tokens is None or tokens.is_floating_point() or tokens.dim() != 2 or tokens.shape[1] < 2:
+            got = "none" if tokens is None else f"{tuple(tokens.shape)} of {tokens.dtype}"
+            raise ValueError(f"tokens: got {got}, accepted: whole numbers [batch, 2 or more]")
+        if tokens.shape[1] > self.config.context:
+            raise ValueError(f"tokens: got {tokens.shape[1]} in a row, accepted: at most {self.config.context}")
+        check_numbers("tokens", tokens.clamp_min(0), self.config.vocabulary, "vocabulary")
+
+    # Sampling
+
+    @property
+    def backend(self) -> str:
+        """The attention backend of sampling on this device: one token against all before it."""
+        return choose_backend(self.backbone.backend, continued(1, [1]), self.device)
+
+    @inferring
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+        """Begin len(rng) texts; condition: the `tokens` of each prompt, in a list or a tensor [N], or nothing.
+
+        ValueError in one line for a prompt that is empty, has a token out of range, or leaves no room in the context.
+        """
+        settings: Sampling = sampling or self.config.sampling
+        if keep is not None:
+            raise ValueError("keep: got known tokens, accepted: none, what is known of a text is its prompt")
+        prompts = self._prompts(taken(condition, "tokens").get("tokens"), len(rng))
+        longest = max(len(prompt) for prompt in prompts)
+        most = [min(settings.tokens, self.config.context - len(prompt)) for prompt in prompts]
+        rows, device = len(prompts), self.device
+        backbone = self.backbone.config
+        cache = KVCache(
+            backbone.depth,
+            rows,
+            backbone.kv_heads,
+            longest + min(ROOM, max(most)),
+            backbone.head_dim,
+            like=self.table.weight,
+            window=self.config.window,
+        )
+        logits_RV = self._read_prompts(prompts, cache)
+        return State(
+            data=torch.zeros(rows, 0, dtype=torch.long, device=device),
+            entity=0,
+            entities=max(most),
+            most_B=torch.tensor(most, device=device),
+            prompt_BM=torch.stack([F.pad(prompt, (longest - len(prompt), 0), value=-1) for prompt in prompts]),
+            lengths_B=torch.zeros(rows, dtype=torch.long, device=device),
+            ended_B=torch.zeros(rows, dtype=torch.bool, device=device),
+            rows_R=torch.arange(rows, device=device),
+            empty_R=torch.tensor([longest - len(prompt) for prompt in prompts], device=device),
+            unread_RN=torch.zeros(rows, 0, dtype=torch.long, device=device),
+            logits_RV=logits_RV,
+            seen_BV=self._seen(prompts) if settings.repetition != 1.0 else None,
+            cache=cache,
+            rng=rng,
+            sampling=settings,
+            calls=1,
+        )
+
+    def _prompts(self, given: Any, rows: int) -> list[Tensor]:
+        """The prompt of each row, [N] on the model's device."""
+        config = self.config
+        if given is None:
+            if config.begin is None:
+                raise ValueError("text: got no prompt, accepted: at least one token, this model has none to begin with")
+            given = [[config.begin]] * rows
+        if isinstance(given, str) or not isinstance(given, Sequence | Tensor) or len(given) != rows:
+            raise ValueError(f"text: got {type(given).__name__}, accepted: the tokens of {rows} prompts")
+        prompts = [torch.as_tensor(prompt, device=self.device) for prompt in given]
+        for prompt in prompts:
+            if prompt.dim() != 1 or not len(prompt) or prompt.is_floating_point():
+                raise ValueError(
+                    f"text: got a prompt of shape {tuple(prompt.shape)}, accepted: one or more whole numbers"
+                )
+            if len(prompt) >= config.context:
+                raise ValueError(
+                    f"text: got a prompt of {len(prompt)} tokens, accepted: at most {config.context - 1} "
+                    f"(this model's context is {config.context} tokens, prompt and answer together)"
+                )
+            if not 0 <= int(prompt.min()) <= int(prompt.max()) < config.vocabulary:
+                got = f"{int(prompt.min())} to {int(prompt.max())}"
+                raise ValueError(f"text: got tokens {got}, accepted: 0 to {config.vocabulary - 1}")
+        return [prompt.long() for prompt in prompts]
+
+    def _read_prompts(self, prompts: list[Tensor], cache: KVCache) -> Tensor:
+        """Take the prompts into the cache, equally long ones together; logits [B, V] of what follows each."""
+        cache.commit(max(len(prompt) for prompt in prompts))
+        logits_BV = self.table.weight.new_empty(len(prompts), self.config.vocabulary)
+        for length in sorted({len(prompt) for prompt in prompts}):
+            rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+            own = cache if len(rows) == len(prompts) else cache.like(len(rows), length)
+            own.rollback(0)
+            states = self._take_in(torch.stack([prompts[row] for row in rows]), own, None)
+            rows_B = torch.tensor(rows, device=self.device)
+            if own is not cache:
+                cache.place(rows_B, own)
+            logits_BV[rows_B] = self._head(states[:, -1])
+        return logits_BV
+
+    def _take_in(self, tokens_RN: Tensor, cache: KVCache, empty_R: Tensor | None) -> Tensor:
+        """Hidden states [R, N, D] of new tokens, whose keys and values join the cache."""
+        count = tokens_RN.shape[1]
+        cache.make_room(count)
+        start, window = cache.length, self.config.window
+        slots = torch.arange(start, start + count, device=tokens_RN.device) + cache.dropped
+        mask = causal(count) if start == 0 and window is None else continued(start, [1] * count, window)
+        places, empty_RK = slots[:, None], None
+        if empty_R is not None and bool((empty_R > cache.dropped).any()):
+            places = (slots - empty_R[:, None])[..., None]
+            held = torch.arange(start + count, device=tokens_RN.device) + cache.dropped
+            empty_RK = held < empty_R[:, None]
+        states = self.backbone(self.table(tokens_RN), mask, cache=cache, hidden_BK=empty_RK, places_NX=places)
+        cache.commit(count)
+        return states
+
+    def step(self, state: State) -> State:  # type: ignore[override]
+        """One more token of every row that has not ended."""
+        logits_RV = state.logits_RV
+        if logits_RV is None:
+            logits_RV = self._head(self._take_in(state.unread_RN, state.cache, state.empty_R)[:, -1])
+            state.calls += 1
+        logits_RV = self._penalized(logits_RV.float(), state)
+        drawn_R = draw(logits_RV, state.sampling, state.rng.of(state.rows_R.tolist()))
+        column_B = torch.zeros(len(state.data), 1, dtype=torch.long, device=drawn_R.device)
+        column_B[state.rows_R] = drawn_R[:, None]
+        state.data = torch.cat((state.data, column_B), dim=1)
+        state.lengths_B[state.rows_R] += 1
+        if state.seen_BV is not None:
+            state.seen_BV[state.rows_R, drawn_R] = True
+        state.unread_RN, state.logits_RV = drawn_R[:, None], None
+        state.entity += 1
+        ends = torch.tensor(self.config.ends, dtype=torch.long, device=drawn_R.device)
+        full_R = state.lengths_B[state.rows_R] >= state.most_B[state.rows_R]
+        return self.end(state, state.rows_R[torch.isin(drawn_R, ends) | full_R])
+
+    def end(self, state: State, rows: Tensor) -> State:
+        """Let rows end here: they leave the batch, and nothing changes for the others.
+
+        The last ones stay where they are, so that `extend` may go on with a text.
+        """
+        state.ended_B[rows] = True
+        stay_R = (~state.ended_B[state.rows_R]).nonzero().squeeze(1)
+        if not len(rows) or not len(stay_R):
+            return state
+        state.rows_R, state.empty_R = state.rows_R[stay_R], state.empty_R[stay_R]
+        state.unread_RN, state.cache = state.unread_RN[stay_R], state.cache.select(stay_R)
+        state.logits_RV = None if state.logits_RV is None else state.logits_RV[stay_R]
+        return state
+
+    def extend(self, state: State, tokens: Sequence[int] | Tensor, more: int | None = None) -> State:
+        """Go on with a text: `tokens` is all of it from its beginning; what the state has read isn't read again.
+
+        more: at most so many new tokens (None: as the settings say). ValueError for a state of several texts.
+        """
+        if len(state.data) != 1:
+            raise ValueError(f"extend: got a state of {len(state.data)} texts, accepted: one")
+        text_N = self._prompts([tokens], 1)[0]
+        known_N = torch.cat((state.prompt_BM[0], state.data[0]))[: state.cache.length + state.cache.dropped]
+        both = min(len(known_N), len(text_N) - 1)
+        differing = (known_N[:both] != text_N[:both]).nonzero()
+        shared = int(differing[0]) if len(differing) else both
+        if shared < state.cache.dropped:
+            return self.start({"tokens": [text_N]}, state.rng, state.sampling)
+        state.cache.rollback(shared - state.cache.dropped)
+        state.prompt_BM, state.data = text_N[None], state.data[:, :0]
+        state.unread_RN, state.logits_RV = text_N[None, shared:], None
+        state.entity, state.entities = 0, min(more or state.sampling.tokens, self.config.context - len(text_N))
+        state.most_B = torch.full_like(state.lengths_B, state.entities)
+        state.lengths_B, state.ended_B = torch.zeros_like(state.lengths_B), torch.zeros_like(state.ended_B)
+        state.seen_BV = None if state.seen_BV is None else self._seen([text_N])
+        return state
+
+    def _penalized(self, logits_RV: Tensor, state: State) -> Tensor:
+        """Logits with the price of what has been said already."""
+        if state.seen_BV is None:
+            return logits_RV
+        price = state.sampling.repetition
+        priced = torch.where(logits_RV > 0, logits_RV / price, logits_RV * price)
+        return torch.where(state.seen_BV[state.rows_R], priced, logits_RV)
+
+    def _seen(self, prompts: list[Tensor]) -> Tensor:
+        seen_BV = torch.zeros(len(prompts), self.config.vocabulary, dtype=torch.bool, device=self.device)
+        for row, prompt in enumerate(prompts):
+            seen_BV[row, prompt] = True
+        return seen_BV
+
+    def example(self, n: int, rng: Rng) -> Batch:
+        """Random tokens."""
+        return {"tokens": rng.integers(self.config.vocabulary, min(self.config.context, 16))}

@@ -1,0 +1,6 @@
+"""`python -m nextok_mm.cli`, the same as `nextok`."""
+
+from . import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Commands about checkpoints: which there are, what one is, and how a published one becomes ours."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .base import Force, Name, app
+
+
+@app.command("list", epilog="Example: nextok list")
+def list_() -> None:
+    """List shipped checkpoints, kinds of models and kinds of data."""
+    from .. import data, registry
+    from ..zoo import list_models
+
+    print("Shipped checkpoints (`nextok info NAME` tells more):")
+    for name, card in list_models().items():
+        print(f"  {name:18s} {card.role} ({card.kind}): {card.about.get('summary', 'no summary')}")
+    print("Kinds of models, which can be trained and loaded:")
+    for role in registry.ROLES:
+        print(f"  {role} kinds: {', '.join(registry.kinds(role))}")
+    print("Kinds of data (docs/own-data.md and configs/tokenizers/vae-own.yaml show how to use your own):")
+    for kind, what in data.KINDS.items():
+        print(f"  {kind:14s} {what}")
+
+
+@app.command(epilog="Example: nextok info xar-fashion")
+def info(name: Name) -> None:
+    """Show what a checkpoint is, and how it was made.
+
+    Its size, license, tokenizer, labels, settings, training and figures are printed, one per line.
+    """
+    from ..checkpoint import from_pretrained, resolve
+
+    folder = resolve(name)
+    model, card = from_pretrained(folder)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    rows: dict[str, Any] = {"name": card.name, "role": card.role, "kind": card.kind, "parameters": f"{weights:,}"}
+    rows |= {"license": card.license or "not stated", "tokenizer": card.tokenizer, "folder": str(folder)}
+    rows |= {"labels": ", ".join(f"{i} {label}" for i, label in enumerate(card.labels or ()))}
+    fields = model.config.model_dump(mode="json")
+    sampling = fields.pop("sampling", None)
+    rows |= {f"config.{key}": value for key, value in fields.items()}
+    rows |= {f"about.{key}": value for key, value in card.about.items()}
+    for key, value in rows.items():
+        if value not in (None, ""):
+            print(f"{key:24s} {_shown(value)}")
+    if sampling:
+        print("Sampling settings (config.sampling) with their values in this checkpoint (--set replaces one):")
+        for key, field in type(model.config.sampling).model_fields.items():
+            print(f"  {key:22s} {_shown(sampling[key]):18s} {field.description or ''}".rstrip())
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@app.command(epilog="Example: nextok convert xar xAR-B.pth checkpoints/xar-b --tokenizer checkpoints/kl16")
+def convert(
+    kind: Annotated[str, typer.Argument(help="The family that the checkpoint belongs to.")],
+    source: Annotated[Path, typer.Argument(help="The published file or folder.")],
+    folder: Annotated[Path, typer.Argument(help="The folder that our checkpoint is written to.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="The tokenizer whose tokens a generator was trained on; for flextok, the VAE below it."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Convert a published checkpoint into one of ours.
+
+    KIND is one of: bae, elm, flextok, kl_vae, llama, next_block, video_vq, xar. Nothing in the source is run.
+    """
+    from .. import adapters
+
+    note = adapters.convert(kind, source, folder, tokenizer, force)
+    print(folder)
+    if note:
+        print(f"note: {note}", file=sys.stderr)

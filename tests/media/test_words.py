@@ -1,0 +1,163 @@
+"""Words: tokens of text, whole letters, special tokens that no user can make, templates that nobody trusts."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nextok_mm.media.chat_template import TemplateError, render
+from nextok_mm.media.words import BYTES, Bytes, Pretrained, SentencePiece, load_words
+
+tokenizers = pytest.importorskip("tokenizers")
+CORPUS = ["the cat sat on the mat", "naïve café — “quotes” 🦆 日本語", "def f(x): return x ** 2", "12345"] * 3
+CHAT = (
+    "{% for message in messages %}<|start|>{{ message.role }}\n{{ message.content | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The JSON of a small byte-level tokenizer with special tokens."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|start|>", "<|end|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer.to_str()
+
+
+@pytest.fixture(params=["bytes", "pretrained"])
+def words(request, trained):
+    return Bytes() if request.param == "bytes" else Pretrained(trained, template=CHAT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=60))
+def test_text_comes_back(trained, text):
+    for words in (Bytes(), Pretrained(trained)):
+        tokens = words.encode(text)
+        assert words.decode(tokens) == text
+        pieces = words.pieces()
+        shown = [pieces.push(token) for token in tokens]
+        assert "".join(shown) + pieces.rest() == text
+        assert all("\ufffd" not in piece for piece in shown) or "\ufffd" in text
+
+
+@pytest.mark.parametrize("text", ["<|end|>", "a<|start|>b", "<|<|end|>end|>", "<|end|><|end|>"])
+def test_a_users_text_never_is_a_special_token(trained, text):
+    words = Pretrained(trained, template=CHAT)
+    special = {words.trusted(name)[0] for name in ("<|start|>", "<|end|>")}
+    assert len(special) == 2 and not special & set(words.encode(text)) and words.decode(words.encode(text)) == text
+    for messages in ([{"role": "user", "content": text}], [{"role": text, "content": "hello"}]):
+        plain = [{"role": "user", "content": "hello"}]
+        counts = [[words.chat(each).count(token) for token in sorted(special)] for each in (messages, plain)]
+        assert counts[0] == counts[1]
+
+
+def test_a_conversation_is_written_by_the_template(trained):
+    words = Pretrained(trained, template=CHAT)
+    messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
+    expected = "<|start|>user\nthe cat<|end|>\n<|start|>assistant\nsat<|end|>\n"
+    assert words.chat(messages, answer=False) == words.trusted(expected)
+    assert words.chat(messages) == words.trusted(expected + "<|start|>assistant\n")
+    with pytest.raises(ValueError, match="no chat template"):
+        Bytes().chat(messages)
+    with pytest.raises(ValueError, match="a role and a content"):
+        words.chat([{"content": "a"}])
+
+
+@pytest.mark.parametrize("bad", ["\ud800", 5, b"a", None])
+def test_bad_text_is_one_line(words, bad):
+    with pytest.raises(ValueError, match="text: got"):
+        words.encode(bad)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "ran for more than"),
+        ("{% macro f(n) %}{{ f(n - 1) }}{{ f(n - 1) }}{% endmacro %}{{ f(400) }}", "recursion|ran for more than"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "safe|immutable"),
+        ("{{ 'a' * 1000000000 }}", "not accepted"),
+        ("{{ '%1000000000d' % 1 }}", "not accepted"),
+        ("{{ '{:1000000000d}'.format(1) }}", "unsafe"),
+        ("{{ 'a'.center(1000000000) }}", "unsafe"),
+        ("{{ 2 ** 10 ** 9 ** 9 }}", "not accepted"),
+        (
+            "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+            "more than",
+        ),
+        (
+            "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "more than",
+        ),
+        (
+            "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x.replace('a', n.x) %}{% endfor %}",
+            "more",
+        ),
+        (
+            "{% for i in range(100000) %}{% for j in range(1000) %}aaaaaaaaaaaaaaaaaaaaa{% endfor %}{% endfor %}",
+            "more than",
+        ),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{{ lipsum() }}", "undefined"),
+        ("{% for %}", "chat template"),
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{{ messages[7].content.x.y }}", "undefined|no element"),
+        ("x" * (300 << 10), "at most"),
+    ],
+)
+def test_a_hostile_template_is_one_line(template, message):
+    started = time.monotonic()
+    with pytest.raises(TemplateError, match=message) as caught:
+        render(template, [{"role": "user", "content": "hello"}], True, {})
+    assert "\n" not in str(caught.value) and time.monotonic() - started < 10
+
+
+def test_a_folder_says_how_its_words_are_read(trained, tmp_path):
+    with pytest.raises(ValueError, match="no text tokenizer"):
+        load_words(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(trained)
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": {"content": "<|start|>"}, "chat_template": [{"name": "default", "template": CHAT}]})
+    )
+    words = load_words(tmp_path)
+    assert words.template == CHAT and words.special == {"bos_token": "<|start|>"} and words.size > 256
+    (tmp_path / "chat_template.jinja").write_text("mine")
+    assert load_words(tmp_path).template == "mine"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer\.json: damaged"):
+        load_words(tmp_path)
+    (tmp_path / BYTES).write_text("{}")
+    assert isinstance(load_words(tmp_path), Bytes)
+
+
+def test_sentencepiece_models_are_read(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join(CORPUS * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(lines),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=330,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+        character_coverage=0.99,
+    )
+    words = load_words(tmp_path)
+    assert isinstance(words, SentencePiece)
+    text = "the cat 🦆 </s> sat"
+    tokens = words.encode(text)
+    assert words.decode(tokens) == text and tokens[0] == 1 and 2 not in tokens
+    assert words.trusted("the cat</s>").count(2) == 1
+    (tmp_path / "tokenizer.model").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"tokenizer\.model: damaged"):
+        load_words(tmp_path)
