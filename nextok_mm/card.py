@@ -42,7 +42,9 @@ class Card(Config):
     about: dict[str, Any] = Field(
         default_factory=dict, description="Free data by name: training command, figures, summary."
     )
-    sha256: str = Field(default="", description="SHA-256 of model.safetensors.")
+    sha256: str = Field(
+        default="", description="SHA-256 of model.safetensors, or of the index of several weights files."
+    )
 
 
 def read_card(folder: str | Path) -> Card:

@@ -60,7 +60,7 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
-`labels` [B] int64 where the data has any."""
+`labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
 """What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.
@@ -225,15 +225,14 @@ class Tokenizer(Model[ConfigT]):
         return Preview(self, layout)
 
     def check(self, batch: Batch) -> None:
-        """Refuse pictures of other channels, or of a size that the grid can't divide. See `Model.check`."""
+        """Refuse samples of another medium or of other channels, or of a size that the grid can't divide."""
         if "images" not in batch:
             raise ValueError(
                 f"data: got {', '.join(sorted(batch))}, accepted: images, which a {self.kind} is trained on"
             )
-        images, channels = batch["images"], getattr(self.config, "image_channels", None)
-        sides = 2 if self.size is None else len(self.size)
-        if images.dim() != 2 + sides or channels not in (None, images.shape[1]):
-            accepted = ", ".join(["batch", str(channels or "channels"), *("frames", "height", "width")[-sides:]])
+        images, medium = batch["images"], self.medium
+        if images.dim() != medium.rank or images.shape[1] != medium.channels:
+            accepted = ", ".join(["batch", str(medium.channels), *medium.axes[1:]])
             raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [{accepted}]")
         self.grid(tuple(images.shape[2:]))
 
