@@ -78,7 +78,7 @@ def _plan(
     from huggingface_hub import split_torch_state_dict_into_shards
 
     sizes = {name: torch.empty(t.shape, dtype=_stored_as(t, dtype), device="meta") for name, t in weights.items()}
-    return split_torch_state_dict_into_shards(sizes, max_shard_size=most).filename_to_tensors
+    return dict(split_torch_state_dict_into_shards(sizes, max_shard_size=most).filename_to_tensors)
 
 
 def _bytes(size: int | str) -> int:
