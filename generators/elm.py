@@ -47,31 +47,38 @@ from nextok_mm.sequence.masks import block_causal, two_way
 
 
 class Sampling(Drawing):
-    """How to sample: `Drawing`'s fields, and these.
+    """How to sample: the settings of `Drawing`, and those of guidance and of masked models."""
 
-    cfg: guidance weight (1: none); cfg_schedule over the positions; tokens: stop after so many codes (for tokenizers
-    of which leading codes make a picture); cache: keep keys and values; passes, noise: of masked models, the number of
-    passes and the Gumbel noise in the choice of what stays, which fades.
-    """
-
-    cfg: float = Field(default=1.0, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
-    cfg_schedule: Schedule = Field(default="linear", description="How the guidance weight grows over the positions.")
-    tokens: int | None = Field(default=None, ge=1, description="Stop after so many codes (ordered tokenizers).")
-    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
-    passes: int = Field(default=10, ge=1, le=1000, description="Masked models: how many passes are made.")
+    cfg: float = Field(default=1.0, ge=0, le=100, description="Weight of classifier-free guidance; 1 turns it off.")
+    cfg_schedule: Schedule = Field(
+        default="linear",
+        description="How the weight of guidance grows from 1 to cfg over the positions of the sequence.",
+    )
+    tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop after this many codes, for a tokenizer with ordered tokens; null generates all of them.",
+    )
+    cache: bool = Field(
+        default=True,
+        description="Keep the keys and values of finished tokens; without, every step computes them again.",
+    )
+    passes: int = Field(
+        default=10, ge=1, le=1000, description="Number of passes in which a masked model fills in the codes."
+    )
     noise: float = Field(
-        default=1.0, ge=0, le=100, description="Masked models: Gumbel noise in the choice of what stays; it fades."
+        default=1.0,
+        ge=0,
+        le=100,
+        description="Scale of the Gumbel noise by which a masked model chooses the codes that stay; it fades "
+        "over the passes.",
     )
 
 
 class ELMConfig(ModelConfig):
     """An ELM. `size` names a preset; B to 2B are the published ones (ImageNet 256, 16 x 16 codes of 20 bits).
 
-    grid: of the codes, two sides, or one (where they are ordered, it may be shorter than the tokenizer's); codes: how
-    many different ones; groups: of each, whose vocabulary is the root; classes: 0 makes it unconditional; text: reads
-    captions instead; mlp_hidden: None is 8/3 width, rounded up to a multiple of 256; head: groups of a position
-    independent of each other (the paper) or chained; ada: the class also modulates the blocks; rope: by place in the
-    grid, or in the sequence; drop: share trained without condition.
+    A model reads labels or captions: with `text`, `classes` is 0. A masked model has independent heads and no text.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -83,33 +90,86 @@ class ELMConfig(ModelConfig):
         "XXL": dict(width=1536, heads=24, depth=48, codes=2**24),
         "2B": dict(width=1792, heads=28, depth=48, codes=2**24),
     }
-    grid: tuple[int, ...] = Field(default=(16, 16), min_length=1, max_length=3)
-    codes: int = Field(default=2**20, ge=2, le=2**62)
-    groups: int = Field(default=2, ge=1, le=64)
-    classes: int = Field(default=1000, ge=0)
-    text: Text | None = None
-    width: int = Field(gt=0, le=1 << 16)
-    heads: int = Field(gt=0, le=1 << 12)
-    depth: int = Field(gt=0, le=1 << 10)
-    mlp_hidden: int | None = Field(default=None, gt=0, le=1 << 18)
-    objective: Literal["autoregressive", "masked"] = "autoregressive"
-    head: Literal["independent", "chained"] = "independent"
-    ada: bool = False
-    rope: Literal["grid", "sequence"] = "grid"
-    drop: float = Field(default=0.1, ge=0, le=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    smoothing: float = Field(default=0.0, ge=0, lt=1)
-    sampling: Sampling = Sampling()
+    grid: tuple[int, ...] = Field(
+        default=(16, 16),
+        min_length=1,
+        max_length=3,
+        description="Sides of the grid of codes; one number for ordered tokens, which may be fewer than the "
+        "tokenizer's.",
+    )
+    codes: int = Field(default=2**20, ge=2, le=2**62, description="Number of different codes of the tokenizer.")
+    groups: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Number of groups into which a code is split; the vocabulary of a group is codes ** (1 / groups).",
+    )
+    classes: int = Field(
+        default=1000,
+        ge=0,
+        description="Number of classes to generate; 0 makes the model unconditional, or a reader of captions.",
+    )
+    text: Text | None = Field(
+        default=None, description="The text encoder whose embeddings of a caption are the condition; null reads labels."
+    )
+    width: int = Field(gt=0, le=1 << 16, description="Width of the transformer's hidden states.")
+    heads: int = Field(
+        gt=0, le=1 << 12, description="Number of attention heads; width / heads has to be an even number."
+    )
+    depth: int = Field(gt=0, le=1 << 10, description="Number of transformer blocks.")
+    mlp_hidden: int | None = Field(
+        default=None,
+        gt=0,
+        le=1 << 18,
+        description="Width inside the MLPs; null takes 8/3 of the width, rounded up to a multiple of 256.",
+    )
+    objective: Literal["autoregressive", "masked"] = Field(
+        default="autoregressive",
+        description="What is predicted: the next code (autoregressive), or masked codes in any order (masked).",
+    )
+    head: Literal["independent", "chained"] = Field(
+        default="independent",
+        description="How the groups of a code are predicted: each independent of the others (the paper), or "
+        "chained in order.",
+    )
+    ada: bool = Field(
+        default=False,
+        description="Let the class also modulate the blocks (AdaLN), in addition to being the first token.",
+    )
+    rope: Literal["grid", "sequence"] = Field(
+        default="grid", description="Rotary positions of the codes: their place in the grid, or in the sequence."
+    )
+    drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of training samples whose condition is left out, so that guidance has an "
+        "unconditional prediction.",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Probability with which dropout zeroes an activation in training."
+    )
+    smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Label smoothing of the loss: the share of the target that is spread evenly over the vocabulary.",
+    )
+    sampling: Sampling = Field(
+        default=Sampling(), description="The sampling settings that are used where a call gives no others."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "ELMConfig":
         group_vocabulary(self.codes, self.groups)
         if self.text and self.classes:
-            raise ValueError(f"classes: got {self.classes} beside text, accepted: 0, a model reads labels or captions")
+            raise ValueError(
+                f"classes: got {self.classes} beside text, accepted: 0, since a model reads either labels or captions"
+            )
         if self.ada and self.text:
-            raise ValueError("ada: got true beside text, accepted: false, there is no class to modulate by")
+            raise ValueError("ada: got true beside text, accepted: false, since a caption has no class to modulate by")
         if self.objective == "masked" and (self.head != "independent" or self.text):
-            raise ValueError("objective: masked goes with head independent and without text")
+            raise ValueError("objective: masked goes with head: independent, and it reads labels, not text")
         return self
 
 

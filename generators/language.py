@@ -33,25 +33,24 @@ ROOM = 128  # slots that a cache has beyond the prompt to begin with; it grows
 
 
 class Sampling(Drawing):
-    """How to sample: `Drawing`'s fields, and these.
+    """How to sample: the settings of `Drawing`, and those of open-ended texts."""
 
-    tokens: at most so many new ones; repetition: a code that is there already has its logit divided by this where it is
-    positive, multiplied where it is negative (1: no penalty; arXiv 1909.05858); cache: keep keys and values.
-    """
-
-    tokens: int = Field(default=256, ge=1, le=1 << 20)
-    repetition: float = Field(default=1.0, gt=0, le=10)
-    cache: bool = True
+    tokens: int = Field(default=256, ge=1, le=1 << 20, description="Largest number of new tokens per row.")
+    repetition: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="Penalty of codes that are there already: a positive logit is divided by it, a negative one "
+        "multiplied; 1 is none (arXiv 1909.05858).",
+    )
+    cache: bool = Field(
+        default=True,
+        description="Keep the keys and values of finished tokens; without, every step computes them again.",
+    )
 
 
 class LanguageConfig(ModelConfig):
-    """A language model. `size` names a preset.
-
-    vocabulary: how many tokens there are; context: the most positions it was trained for; kv_heads, head_dim, qkv_bias,
-    qk_norm, norm_eps, rope_theta, rope_scaling: as of `BlockConfig` and `BackboneConfig`; window: how far back a token
-    sees (None: all); tied: the output table is the input table; begin: the token that stands before a text (None:
-    none); ends: tokens after which a row has ended.
-    """
+    """A language model. `size` names a preset; see `BlockConfig` and `BackboneConfig` for the shape of its blocks."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
@@ -73,25 +72,42 @@ class LanguageConfig(ModelConfig):
             ends=(2,),
         ),
     }
-    vocabulary: int = Field(ge=2, le=1 << 24)
-    context: int = Field(gt=0, le=1 << 24)
-    width: int = Field(gt=0, le=1 << 16)
-    heads: int = Field(gt=0, le=1 << 10)
-    kv_heads: int | None = Field(default=None, gt=0, le=1 << 10)
-    head_dim: int | None = Field(default=None, gt=0, le=1 << 12)
-    depth: int = Field(gt=0, le=1 << 10)
-    mlp_hidden: int = Field(gt=0, le=1 << 20)
-    norm_eps: float = Field(default=1e-6, gt=0, le=1)
-    rope_theta: float = Field(default=10000.0, gt=0, le=1e12)
-    rope_scaling: LongRope | None = None
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    window: int | None = Field(default=None, ge=1, le=1 << 24)
-    tied: bool = False
-    begin: int | None = Field(default=None, ge=0)
-    ends: tuple[int, ...] = ()
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    sampling: Sampling = Sampling()
+    vocabulary: int = Field(ge=2, le=1 << 24, description="Number of different tokens.")
+    context: int = Field(gt=0, le=1 << 24, description="Largest number of positions that the model was trained for.")
+    width: int = Field(gt=0, le=1 << 16, description="Width of the transformer's hidden states.")
+    heads: int = Field(gt=0, le=1 << 10, description="Number of attention heads.")
+    kv_heads: int | None = Field(
+        default=None,
+        gt=0,
+        le=1 << 10,
+        description="Number of heads of keys and values, each shared by heads / kv_heads queries; null takes heads.",
+    )
+    head_dim: int | None = Field(
+        default=None, gt=0, le=1 << 12, description="Number of channels of an attention head; null takes width / heads."
+    )
+    depth: int = Field(gt=0, le=1 << 10, description="Number of transformer blocks.")
+    mlp_hidden: int = Field(gt=0, le=1 << 20, description="Width inside the MLPs.")
+    norm_eps: float = Field(default=1e-6, gt=0, le=1, description="The small number that norms add to the mean square.")
+    rope_theta: float = Field(
+        default=10000.0, gt=0, le=1e12, description="Base of the wavelengths of rotary positions."
+    )
+    rope_scaling: LongRope | None = Field(
+        default=None, description="The stretching of rotary positions to longer texts; null stretches nothing."
+    )
+    qkv_bias: bool = Field(default=False, description="Give the layers of queries, keys and values biases.")
+    qk_norm: bool = Field(default=False, description="Normalize queries and keys per head before the rotation.")
+    window: int | None = Field(
+        default=None, ge=1, le=1 << 24, description="Number of tokens back that a token sees; null sees all."
+    )
+    tied: bool = Field(default=False, description="Use the table of input embeddings as the output table too.")
+    begin: int | None = Field(default=None, ge=0, description="The token that stands before a text; null has none.")
+    ends: tuple[int, ...] = Field(default=(), description="The tokens after which a row has ended.")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Probability with which dropout zeroes an activation in training."
+    )
+    sampling: Sampling = Field(
+        default=Sampling(), description="The sampling settings that are used where a call gives no others."
+    )
 
     @model_validator(mode="after")
     def _special(self) -> "LanguageConfig":

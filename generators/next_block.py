@@ -51,23 +51,25 @@ from nextok_mm.sequence.masks import block_causal, continued
 
 
 class Sampling(Drawing):
-    """How to sample. cfg: guidance weight (1: none), cfg_schedule over the steps; cache: keep keys and values; special:
-    begin, fillers and condition ids may be drawn too, as the official sampler has it (they come out negative)."""
+    """How to sample: the settings of `Drawing`, and those of guidance."""
 
-    cfg: float = Field(default=1.0, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
-    cfg_schedule: Schedule = Field(default="constant", description="How the guidance weight grows over the steps.")
-    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
-    special: bool = Field(default=False, description="Allow ids that are no codes (fillers, conditions) to be drawn.")
+    cfg: float = Field(default=1.0, ge=0, le=100, description="Weight of classifier-free guidance; 1 turns it off.")
+    cfg_schedule: Schedule = Field(
+        default="constant", description="How the weight of guidance grows from 1 to cfg over the steps of a generation."
+    )
+    cache: bool = Field(
+        default=True,
+        description="Keep the keys and values of finished tokens; without, every step computes them again.",
+    )
+    special: bool = Field(
+        default=False,
+        description="Let begin, filler and condition ids be drawn too, as the official sampler does; they come "
+        "out negative.",
+    )
 
 
 class NextBlockConfig(ModelConfig):
-    """A next-block model. `size` names a preset; base, XL and 3B are the published frame predictors (K600).
-
-    grid: frames, rows, columns of codes; vocabulary: how many codes; block: frames, rows, columns of one; start: see
-    the module's text; classes: condition ids (0: unconditional), condition: tokens of a condition, pad: the id that
-    fills up a short one, seen by nobody; positions: places in the learned table (None: what the input takes); drop:
-    share of rows that train without their condition.
-    """
+    """A next-block model. `size` names a preset; base, XL and 3B are the published frame predictors (K600)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(grid=(3, 4, 4), vocabulary=100, block=(1, 1, 4), classes=3, width=32, heads=2, depth=2, drop=0.5),
@@ -76,20 +78,51 @@ class NextBlockConfig(ModelConfig):
         "XL": dict(start="given", positions=5120, width=2048, heads=32, depth=24),
         "3B": dict(start="given", positions=5120, width=3072, heads=32, depth=32),
     }
-    grid: tuple[int, int, int] = (5, 16, 16)
-    vocabulary: int = Field(64_000, gt=1)
-    block: tuple[int, int, int] = (1, 1, 16)
-    start: Literal["hybrid", "given"] = "hybrid"
-    classes: int = Field(0, ge=0)
-    condition: int = Field(1, ge=1, le=1 << 12)
-    pad: int | None = Field(None, ge=0)
-    positions: int | None = Field(None, gt=0)
-    width: int = Field(gt=0, le=1 << 16)
-    heads: int = Field(gt=0, le=1 << 12)
-    depth: int = Field(gt=0, le=1 << 10)
-    drop: float = Field(0.1, ge=0, le=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    sampling: Sampling = Sampling()
+    grid: tuple[int, int, int] = Field(
+        default=(5, 16, 16), description="Frames, rows and columns of the grid of codes of a clip."
+    )
+    vocabulary: int = Field(64_000, gt=1, description="Number of different codes of the tokenizer.")
+    block: tuple[int, int, int] = Field(
+        default=(1, 1, 16),
+        description="Frames, rows and columns of codes that are predicted together; they have to divide the grid.",
+    )
+    start: Literal["hybrid", "given"] = Field(
+        default="hybrid",
+        description="How a clip begins: hybrid generates the first block token by token, given expects known "
+        "first frames.",
+    )
+    classes: int = Field(0, ge=0, description="Number of condition ids; 0 makes the model unconditional.")
+    condition: int = Field(
+        1, ge=1, le=1 << 12, description="Number of tokens of a condition, all of them in front of the clip."
+    )
+    pad: int | None = Field(
+        None,
+        ge=0,
+        description="The id that fills up a condition with fewer tokens, which no query sees; null knows none.",
+    )
+    positions: int | None = Field(
+        None,
+        gt=0,
+        description="Number of places in the learned table of positions; null takes as many as the longest input has.",
+    )
+    width: int = Field(gt=0, le=1 << 16, description="Width of the transformer's hidden states.")
+    heads: int = Field(
+        gt=0, le=1 << 12, description="Number of attention heads; width / heads has to be an even number."
+    )
+    depth: int = Field(gt=0, le=1 << 10, description="Number of transformer blocks.")
+    drop: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of training samples whose condition is left out, so that guidance has an "
+        "unconditional prediction.",
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Probability with which dropout zeroes an activation in training."
+    )
+    sampling: Sampling = Field(
+        default=Sampling(), description="The sampling settings that are used where a call gives no others."
+    )
 
     @property
     def codes(self) -> tuple[int, int]:
@@ -117,10 +150,10 @@ class NextBlockConfig(ModelConfig):
         if any(side < 1 or whole % side for side, whole in zip(self.block, self.grid)):
             raise ValueError(f"block: got {self.block}, accepted: divisors of the grid {self.grid} on each axis")
         if self.start == "given" and self.codes[0] == self.codes[1]:
-            raise ValueError("start: got 'given', accepted with two blocks or more (else 'hybrid')")
+            raise ValueError("start: got 'given', which needs two blocks or more; a clip of one block starts 'hybrid'")
         if self.pad is not None and not (self.condition > 1 and self.pad < self.classes):
             raise ValueError(
-                f"pad: got {self.pad}, accepted with condition of two or more: below classes {self.classes}"
+                f"pad: got {self.pad}, accepted: below classes {self.classes}, where condition is two or more"
             )
         if self.positions is not None and self.positions < self.length:
             raise ValueError(f"positions: got {self.positions}, accepted: at least {self.length}, the input's length")

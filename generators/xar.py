@@ -42,25 +42,32 @@ from nextok_mm.sequence.masks import block_causal, clean_context, continued
 
 
 class Sampling(Config):
-    """How to sample. The defaults are the paper's for xAR-B.
-
-    solver: one of nextok_mm.flow.SOLVERS; steps: its budget an entity; last: where the SDE takes its final step;
-    cfg: guidance weight (1: none), cfg_schedule over entities, cfg_interval of times; cache: keep keys and values.
-    """
+    """How to sample. The defaults are the paper's for xAR-B; see `nextok_mm.flow` for the solvers."""
 
     solver: Literal["euler_maruyama", "euler", "heun", "ab2"] = Field(
-        default="euler_maruyama", description="The solver: a stochastic one (euler_maruyama), or euler, heun, ab2."
+        default="euler_maruyama",
+        description="The method that integrates the velocity of an entity from noise (time 1) to data (time 0).",
     )
     steps: int = Field(default=40, ge=1, le=1000, description="Solver steps per entity.")
-    last: float = Field(default=0.04, gt=0, lt=1, description="Time of the last step of euler_maruyama.")
-    cfg: float = Field(default=2.7, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    last: float = Field(
+        default=0.04,
+        gt=0,
+        lt=1,
+        description="Time from which the SDE solver (euler_maruyama) takes its final, noiseless step to 0.",
+    )
+    cfg: float = Field(default=2.7, ge=0, le=100, description="Weight of classifier-free guidance; 1 turns it off.")
     cfg_schedule: Literal["constant", "linear"] = Field(
-        default="linear", description="How the guidance weight grows over the entities."
+        default="linear",
+        description="How the weight of guidance develops over the entities: constant, or linear from 1 to cfg.",
     )
     cfg_interval: tuple[float, float] = Field(
-        default=(0.0, 1.0), description="Guide at times from low to high only (0 is data, 1 is noise)."
+        default=(0.0, 1.0),
+        description="Guide only at times t of the flow with low <= t <= high; time 0 is data, time 1 is noise.",
     )
-    cache: bool = Field(default=True, description="Keep keys and values of what is finished; false computes them anew.")
+    cache: bool = Field(
+        default=True,
+        description="Keep the keys and values of finished entities; without, every pass computes them again.",
+    )
 
     _ordered = field_validator("cfg_interval")(ordered)
 
@@ -70,11 +77,7 @@ class Sampling(Config):
 
 
 class XARConfig(ModelConfig):
-    """An xAR model. `size` names a preset; B, L and H are the published ones (ImageNet 256, KL-16 latents).
-
-    grid: latent rows and columns; classes: 0 makes it unconditional; context: what earlier entities are in training,
-    noised (the paper) or clean (teacher forcing, its ablation; twice the tokens a step).
-    """
+    """An xAR model. `size` names a preset; B, L and H are the published ones (ImageNet 256, KL-16 latents)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(grid=(4, 4), channels=4, classes=3, entity="cell", entity_size=2, width=32, heads=2, depth=2),
@@ -85,21 +88,49 @@ class XARConfig(ModelConfig):
         "L": dict(width=1024, heads=16, depth=32),
         "H": dict(width=1280, heads=16, depth=40),
     }
-    grid: tuple[int, int] = (16, 16)
-    channels: int = Field(default=16, gt=0, le=1 << 16)
-    classes: int = Field(default=1000, ge=0)
-    entity: Literal["patch", "cell", "subsample", "scale", "image"] = "cell"
-    entity_size: int | tuple[int, ...] | None = 8
-    width: int = Field(gt=0, le=1 << 16)
-    heads: int = Field(gt=0, le=1 << 12)
-    depth: int = Field(gt=1, le=1 << 10)
-    mlp: Literal["swiglu", "geglu"] = "geglu"
-    path: Literal["linear", "cosine"] = "linear"
-    times: Literal["logit_normal", "uniform"] = "logit_normal"
-    context: Literal["noisy", "clean"] = "noisy"
-    label_drop: float = Field(default=0.1, ge=0, le=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    sampling: Sampling = Sampling()
+    grid: tuple[int, int] = Field(default=(16, 16), description="Rows and columns of the tokenizer's latents.")
+    channels: int = Field(default=16, gt=0, le=1 << 16, description="Number of channels of a latent.")
+    classes: int = Field(
+        default=1000, ge=0, description="Number of classes to generate; 0 makes the model unconditional."
+    )
+    entity: Literal["patch", "cell", "subsample", "scale", "image"] = Field(
+        default="cell", description="The X of next-X prediction: what is generated together in one step."
+    )
+    entity_size: int | tuple[int, ...] | None = Field(
+        default=8,
+        description="Side of a cell or stride of a subsample in tokens (one number, or one per axis), or the "
+        "sides of scales.",
+    )
+    width: int = Field(gt=0, le=1 << 16, description="Width of the transformer's hidden states.")
+    heads: int = Field(
+        gt=0, le=1 << 12, description="Number of attention heads; width / heads has to be an even number."
+    )
+    depth: int = Field(gt=1, le=1 << 10, description="Number of transformer blocks.")
+    mlp: Literal["swiglu", "geglu"] = Field(default="geglu", description="Gated activation inside the MLPs.")
+    path: Literal["linear", "cosine"] = Field(
+        default="linear", description="The rule that mixes data and noise at each time of the flow."
+    )
+    times: Literal["logit_normal", "uniform"] = Field(
+        default="logit_normal", description="Distribution of the times at which training noises an entity."
+    )
+    context: Literal["noisy", "clean"] = Field(
+        default="noisy",
+        description="What training shows of the earlier entities: noisy (the paper), or clean, which is teacher "
+        "forcing, its ablation, and takes twice the tokens per step.",
+    )
+    label_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of training samples whose label is left out, so that guidance has an unconditional "
+        "prediction.",
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Probability with which dropout zeroes an activation in training."
+    )
+    sampling: Sampling = Field(
+        default=Sampling(), description="The sampling settings that are used where a call gives no others."
+    )
 
 
 @dataclass

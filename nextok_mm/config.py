@@ -8,13 +8,14 @@ is no 1, text is no number, and a field without an upper bound of its own has it
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from .borrowed import NEAR
@@ -36,6 +37,8 @@ MAX_FLOAT = 3e38
 
 class Config(BaseModel):
     """Base of every config: frozen, strict about names, and about what is a number.
+
+    Each field says what it means in its `description`, which `nextok info` and the messages of mistakes show.
 
     LARGEST: the bound, on both sides, of whole numbers whose field has no upper bound.
     """
@@ -105,9 +108,9 @@ def _line(cls: type[BaseModel], item: Any, where: str) -> str:
     reason = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "extra_forbidden":
         known = _fields_at(cls, item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=NEAR)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{path}: unknown key{hint} (accepted: {', '.join(known)})"
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=2, cutoff=NEAR)
+        hint = f"; did you mean {' or '.join(_explained(name, known[name]) for name in near)}?" if near else ""
+        return f"{path}: unknown key{hint} (accepted: {', '.join(sorted(known))})"
     if item["type"] == "missing":
         return f"{path}: required, and not given"
     if isinstance(item["input"], Mapping | BaseModel) and item["type"] in ("value_error", "assertion_error"):
@@ -183,15 +186,34 @@ def _name(where: str, loc: Iterable[Any]) -> str:
     return ".".join(part for part in (where, field) if part)
 
 
-def _fields_at(cls: Any, loc: Iterable[Any]) -> list[str]:
-    """The field names of the (nested) config at `loc`."""
+def _explained(name: str, field: FieldInfo) -> str:
+    """A field for a message, with the first clause of its description: `'steps' (solver steps per entity)`."""
+    clause = re.split(r"[,;:(.]( |$)", field.description or "")[0].strip()
+    if clause[1:2].islower():  # no abbreviation
+        clause = clause[0].lower() + clause[1:]
+    return f"{name!r} ({clause})" if clause else repr(name)
+
+
+def described(config: "Config", group: str = "") -> Iterator[tuple[str, Any, str]]:
+    """The fields of a config and of the groups in it: name (`sampling.steps`), value as plain data, description."""
+    plain = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from described(value, f"{group}{name}.")
+        else:
+            yield group + name, plain[name], field.description or ""
+
+
+def _fields_at(cls: Any, loc: Iterable[Any]) -> dict[str, FieldInfo]:
+    """The fields of the (nested) config at `loc`, by name."""
     for part in loc:
         field = getattr(cls, "model_fields", {}).get(part)
         if field is None:
             continue
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]
         cls = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), cls)
-    return sorted(getattr(cls, "model_fields", {}))
+    return dict(getattr(cls, "model_fields", {}))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

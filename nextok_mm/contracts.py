@@ -29,11 +29,12 @@ if hasattr(os, "register_at_fork"):  # OpenMP's threads don't survive a fork, an
 
 @dataclass(frozen=True)
 class Tokens:
-    """An encoded batch.
+    """The tokens of a batch of pictures or clips, in raster order over their grid.
 
-    data: latents [B, N, C] (floating) or codes [B, N] (whole numbers), raster order over `grid`.
-    grid: (H, W), (T, H, W) or (N,); its product is N.
-    source: fingerprint of the tokenizer that made them; "" where unknown.
+    Attributes:
+        data: Latents [B, N, C] (floating point) or codes [B, N] (whole numbers).
+        grid: Sides of the grid, whose product is N: (H, W), (T, H, W) or (N,).
+        source: Fingerprint of the tokenizer that made them; empty where unknown.
     """
 
     data: Tensor
@@ -42,7 +43,7 @@ class Tokens:
 
     @property
     def continuous(self) -> bool:
-        """Latents rather than codes."""
+        """Whether the tokens are latents rather than codes."""
         return self.data.is_floating_point()
 
 
@@ -59,7 +60,7 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
-`labels` [B] int64 where the data has any."""
+`labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
 """What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.
@@ -84,29 +85,57 @@ class Model(nn.Module, ABC, Generic[ConfigT]):
 
     @abstractmethod
     def loss(self, batch: Batch, rng: Rng) -> Loss:
-        """The training objective; `rng` has one stream a row, so the loss of a row doesn't depend on its neighbours."""
+        """Compute the training objective.
+
+        Args:
+            batch: A training batch.
+            rng: Random numbers, one stream per row, so that the loss of a row does not depend on its neighbors.
+
+        Returns:
+            The loss, and its parts.
+        """
 
     @abstractmethod
     def example(self, n: int, rng: Rng) -> Batch:
-        """A random batch of n rows in this model's shapes, for contract tests and benchmarks."""
+        """Make a random batch in this model's shapes, for contract tests and benchmarks.
+
+        Args:
+            n: Number of rows.
+            rng: Random numbers, one stream per row.
+
+        Returns:
+            A training batch.
+        """
 
     def check(self, batch: Batch) -> None:
-        """ValueError in one line where a training batch isn't what `loss` reads: a column that is missing, of another
-        shape, or with numbers that the model has no place for. The training loop asks before the first step."""
+        """Refuse a training batch that is not what `loss` reads; the training loop asks before the first step.
+
+        Args:
+            batch: A training batch.
+
+        Raises:
+            ValueError: A column is missing, has another shape, or holds numbers that the model has no place for.
+        """
         return
 
     def after_step(self, rng: Rng) -> None:
-        """What a model updates by itself after each optimizer step, such as a codebook's running means.
+        """Update what a model updates by itself after each optimizer step, such as a codebook's running means.
 
-        It may depend on the state dict and on what the step's `loss` calls noted, nothing else; rng: one stream, alike
-        in every process.
+        The update may depend on the state dict and on what the step's `loss` calls noted, on nothing else.
+
+        Args:
+            rng: Random numbers, one stream that is alike in every process.
         """
         return
 
     def gradient_checkpointing(self, on: bool = True) -> None:
-        """Recompute activations in the backward pass instead of keeping them, in every part that can (`checkpointing`).
+        """Compute activations again in the backward pass, in every part that has a switch for it (`checkpointing`).
 
-        ValueError for a model without such a part.
+        Args:
+            on: Whether to do so.
+
+        Raises:
+            ValueError: The model has no such part.
         """
         parts: list[Any] = [module for module in self.modules() if hasattr(module, "checkpointing")]
         if not parts:
@@ -121,25 +150,58 @@ class Model(nn.Module, ABC, Generic[ConfigT]):
 
 
 class Tokenizer(Model[ConfigT]):
-    """Pictures (or clips, or sound) to tokens and back."""
+    """A model that encodes pictures, clips or sound to tokens, and decodes tokens back."""
 
     @abstractmethod
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
-        """images [B, channels, H, W] in [0, 1], clips [B, channels, T, H, W] -> Tokens; the posterior's mode without
-        `rng`, a sample with it."""
+        """Encode a batch to tokens.
+
+        Args:
+            images: Pictures [B, channels, H, W] or clips [B, channels, T, H, W] in [0, 1].
+            rng: Random numbers, one stream per row, with which the posterior is sampled; None takes its mode.
+
+        Returns:
+            The tokens.
+
+        Raises:
+            ValueError: The batch has another shape than the tokenizer accepts.
+        """
 
     @abstractmethod
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens -> images [B, channels, H, W] or clips [B, channels, T, H, W] in [0, 1]."""
+        """Decode tokens to what they stand for.
+
+        Args:
+            tokens: Tokens on a grid that the tokenizer can decode.
+
+        Returns:
+            Pictures [B, channels, H, W] or clips [B, channels, T, H, W] in [0, 1].
+        """
 
     @abstractmethod
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The token grid of a picture of `size` (height, width), or of a clip of (frames, height, width); ValueError
-        where it doesn't fit."""
+        """Compute the grid of tokens of a picture or a clip.
+
+        Args:
+            size: (height, width) of a picture in pixels, or (frames, height, width) of a clip.
+
+        Returns:
+            The sides of the grid.
+
+        Raises:
+            ValueError: The tokenizer can't encode this size.
+        """
 
     @classmethod
     def medium_of(cls, config: Any) -> "Medium":
-        """What a tokenizer of this config takes in and gives back: known before its weights are loaded."""
+        """Say what a tokenizer of this config takes in and gives back, before its weights are loaded.
+
+        Args:
+            config: A config of this class.
+
+        Returns:
+            The medium.
+        """
         from .media import Pictures
 
         return Pictures(config.image_channels, tuple(config.image_size))
@@ -150,21 +212,27 @@ class Tokenizer(Model[ConfigT]):
         return self.medium_of(self.config)
 
     def preview(self, layout: Layout) -> "Preview":
-        """How a generation under way is shown, whose tokens come in the order of `layout`."""
+        """Make what decodes the states of a generation as they come.
+
+        Args:
+            layout: The layout of the generator.
+
+        Returns:
+            The preview, which says when a state is due and decodes it.
+        """
         from .decoding.previews import Preview
 
         return Preview(self, layout)
 
     def check(self, batch: Batch) -> None:
-        """Pictures or clips in this tokenizer's channels, of a size that its grid divides."""
+        """Refuse samples of another medium or of other channels, or of a size that the grid can't divide."""
         if "images" not in batch:
             raise ValueError(
                 f"data: got {', '.join(sorted(batch))}, accepted: images, which a {self.kind} is trained on"
             )
-        images, channels = batch["images"], getattr(self.config, "image_channels", None)
-        sides = 2 if self.size is None else len(self.size)
-        if images.dim() != 2 + sides or channels not in (None, images.shape[1]):
-            accepted = ", ".join(["batch", str(channels or "channels"), *("frames", "height", "width")[-sides:]])
+        images, medium = batch["images"], self.medium
+        if images.dim() != medium.rank or images.shape[1] != medium.channels:
+            accepted = ", ".join(["batch", str(medium.channels), *medium.axes[1:]])
             raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [{accepted}]")
         self.grid(tuple(images.shape[2:]))
 
@@ -180,7 +248,7 @@ class Tokenizer(Model[ConfigT]):
 
 
 class OrderedTokenizer(Tokenizer[ConfigT]):
-    """A tokenizer whose tokens go from coarse to fine: any number of leading ones makes a picture.
+    """A tokenizer whose tokens run from coarse to fine, so that any number of leading ones makes a picture.
 
     `Sampling` is the config class of its decoding settings; `config.sampling` holds a checkpoint's recommended ones.
     """
@@ -202,15 +270,22 @@ class OrderedTokenizer(Tokenizer[ConfigT]):
         sampling: Any = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """The first k tokens of each picture, any k from 1 to N -> images [B, channels, H, W] in [0, 1].
+        """Decode the first k tokens of each picture, with any k from 1 to N.
 
-        keep: use fewer than are there, one number or [B] of them; rng: of the noise, else the same noise for every
-        picture; sampling: a `Sampling`, or the config's; progress(done, all) counts steps.
+        Args:
+            tokens: The tokens.
+            keep: How many leading tokens to use: one number, or one per row [B]; None uses all that are there.
+            rng: Random numbers of the noise, one stream per row; None gives every picture the same noise.
+            sampling: A `Sampling` config; None takes `config.sampling`.
+            progress: A function (done, all) that is called after each solver step.
+
+        Returns:
+            Pictures [B, channels, H, W] in [0, 1].
         """
 
 
 class ClipTokenizer(Tokenizer[ConfigT]):
-    """A tokenizer of clips in which no later frame reaches back: a long clip passes in chunks, in constant memory."""
+    """A tokenizer of clips in which no frame sees a later one, so that long clips pass in chunks of constant memory."""
 
     @classmethod
     def medium_of(cls, config: Any) -> "Medium":
@@ -232,36 +307,85 @@ class ClipTokenizer(Tokenizer[ConfigT]):
 
     @abstractmethod
     def carry(self) -> Any:
-        """What is handed from chunk to chunk of one clip, to begin with. `encode_more` and `decode_more` change it."""
+        """Make a fresh streaming state.
+
+        Returns:
+            What is handed from chunk to chunk of one clip; `encode_more` and `decode_more` change it.
+        """
 
     @abstractmethod
     def encode_more(self, clips: Tensor, carry: Any) -> Tensor:
-        """The next frames [B, channels, T, H, W] -> their codes [B, t, h, w], those of the whole clip.
+        """Encode the next frames of a clip.
 
-        ValueError where the frames don't make whole codes.
+        Args:
+            clips: The frames [B, channels, T, H, W].
+            carry: The streaming state, which is changed.
+
+        Returns:
+            Their codes [B, t, h, w], equal to those of the whole clip.
+
+        Raises:
+            ValueError: The frames do not make whole codes.
         """
 
     @abstractmethod
     def decode_more(self, codes: Tensor, carry: Any) -> Tensor:
-        """The next codes [B, t, h, w] -> their frames [B, channels, T, H, W], those of the whole clip."""
+        """Decode the next codes of a clip.
+
+        Args:
+            codes: The codes [B, t, h, w].
+            carry: The streaming state, which is changed.
+
+        Returns:
+            Their frames [B, channels, T, H, W], equal to those of the whole clip.
+        """
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """A clip in chunks -> the codes of each, as soon as it came (see `encode_more`)."""
+        """Encode a clip chunk by chunk.
+
+        Args:
+            chunks: The chunks, each as in `encode_more`.
+
+        Returns:
+            The codes of each chunk, as soon as it came.
+        """
         carry = self.carry()
         return (self.encode_more(chunk, carry) for chunk in chunks)
 
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Codes in chunks -> the frames of each, as soon as they came (see `decode_more`)."""
+        """Decode codes chunk by chunk.
+
+        Args:
+            chunks: The chunks, each as in `decode_more`.
+
+        Returns:
+            The frames of each chunk, as soon as it came.
+        """
         carry = self.carry()
         return (self.decode_more(chunk, carry) for chunk in chunks)
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Known tokens that stay as they are: in-painting, continuation, video prediction.
+    """Known tokens, which a generation keeps as they are: in-painting, continuation, video prediction.
 
-    data: like `Tokens.data` for n samples (or 1, shared), or the `Tokens`; mask: bool [N] or [n, N], True = known, or
-    whole numbers 0 and 1. Arrays and lists become tensors; ValueError in one line for what is none.
+    Arrays and lists become tensors.
+
+    Attributes:
+        data: The known tokens, in the form of `Tokens.data` for n samples or for 1 that all share; or `Tokens`.
+        mask: Which tokens are known: True (or 1) in a mask [N] or [n, N].
+
+    Raises:
+        ValueError: One of them is no tensor, and can't become one.
+
+    Example:
+        >>> import torch
+        >>> import nextok_mm as nx
+        >>> from nextok_mm.contracts import Keep
+        >>> known = torch.arange(16) < 8  # the upper half
+        >>> keep = Keep(nx.tokenize("xar-fashion", torch.zeros(1, 1, 32, 32)), known)
+        >>> nx.generate("xar-fashion", labels=7, keep=keep, steps=2).images.shape
+        torch.Size([1, 1, 32, 32])
     """
 
     data: Tensor
@@ -274,7 +398,14 @@ class Keep:
         object.__setattr__(self, "mask", _tensor("mask", self.mask))
 
     def known(self) -> Tensor:
-        """The mask, bool; ValueError in one line for anything that would have to be rounded to it."""
+        """Read the mask.
+
+        Returns:
+            The mask as bool.
+
+        Raises:
+            ValueError: The mask holds anything but true and false, 1 and 0.
+        """
         mask = self.mask
         if mask.is_floating_point() or mask.is_complex() or not torch.equal(mask.bool().to(mask.dtype), mask):
             raise ValueError(f"keep: got a mask of {mask.dtype}, accepted: bool, True where a token is known")
@@ -283,10 +414,20 @@ class Keep:
     def expanded(
         self, what: Literal["codes", "latents"], rows: int, *shape: int, codes: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Data [rows, *shape] and mask [rows, N], where N = shape[0]; ValueError in one line where they don't fit.
+        """Expand data and mask to every row, once they have been checked.
 
-        what: codes are whole numbers of any dtype, and come as int64; latents floating point, and come in fp32. codes:
-        how many there are; the known ones have to be below it, and the others come as 0.
+        Args:
+            what: The tokens that the model has: `codes` (whole numbers of any dtype) or `latents` (floating point).
+            rows: Number of samples.
+            shape: Shape of the tokens of one sample, (N,) or (N, C).
+            codes: Number of different codes; known ones have to be below it, and the others come as 0. None checks
+                nothing.
+
+        Returns:
+            Data [rows, *shape], in int64 for codes and fp32 for latents, and mask [rows, N].
+
+        Raises:
+            ValueError: Data or mask do not fit.
         """
         data, mask = self.data, self.known()
         mask = mask.expand(rows, -1) if mask.dim() == 1 else mask
@@ -317,9 +458,12 @@ def _tensor(what: str, given: Any) -> Tensor:
 
 @dataclass
 class State:
-    """A generation under way, decodable after every step. Generators subclass it with what they carry along.
+    """A generation under way, which can be decoded after every step; generators subclass it with what they carry along.
 
-    data: [n, N, C] or [n, N] in raster order, unfinished tokens zero; entity: how many are done of `entities`.
+    Attributes:
+        data: Tokens [n, N, C] or [n, N] in raster order; unfinished ones are zero.
+        entity: Number of finished entities.
+        entities: Number of entities of a whole sample.
     """
 
     data: Tensor
@@ -336,11 +480,11 @@ StateT = TypeVar("StateT", bound=State)
 
 
 class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
-    """Predicts the next X: `start`, then `step` until `state.done`; `nextok_mm.decoding.decode` is that loop.
+    """A model that predicts the next entity: `start`, then `step` until `state.done`.
 
-    `Sampling` is the config class of a method's sampling settings (steps, solver, guidance ...); `config.sampling`
-    holds a checkpoint's recommended ones. `state` is the class of its states. `open_ended`: rows end when they end, not
-    where a `layout` ends; such a generator has none.
+    `nextok_mm.decoding.decode` is that loop. `Sampling` is the config class of a method's sampling settings (steps,
+    solver, guidance ...); `config.sampling` holds a checkpoint's recommended ones. `state` is the class of its states.
+    `open_ended`: rows end when they end, not where a `layout` ends; such a generator has none.
     """
 
     Sampling: ClassVar[type[Config]]
@@ -365,24 +509,51 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
 
     @abstractmethod
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
-        """What the loss compares with its target: a prediction for every token of the sequence, [B, S, ...]."""
+        """Predict what the loss compares with its target.
+
+        Args:
+            batch: A training batch.
+            rng: Random numbers, one stream per row.
+
+        Returns:
+            A prediction [B, S, ...] for every token of the sequence.
+        """
 
     @abstractmethod
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> StateT:
-        """Begin len(rng) samples. condition: see `Condition`; sampling: a `Sampling`, or the config's.
+        """Begin len(rng) samples.
 
-        A row depends on its stream of `rng`, its condition and what it keeps, on nothing else: implementations wear
+        A row depends on its stream of `rng`, its condition and its known tokens, on nothing else. Implementations wear
         `inference.inferring`, and a row that knows all of an entity draws nothing for it (`Rng.only`).
+
+        Args:
+            condition: What the samples are generated for, by name; see `Condition`.
+            rng: Random numbers, one stream per sample.
+            sampling: A `Sampling` config; None takes `config.sampling`.
+            keep: Known tokens, which stay as they are.
+
+        Returns:
+            The state before the first step.
+
+        Raises:
+            ValueError: The condition or the known tokens do not fit this model.
         """
 
     @abstractmethod
     def step(self, state: StateT) -> StateT:
-        """Generate one more entity; `decoding.decode` calls it in eval mode and without gradients."""
+        """Generate one more entity; `decoding.decode` calls it in eval mode and without gradients.
+
+        Args:
+            state: What `start` or the last `step` returned.
+
+        Returns:
+            The state with one more entity.
+        """
 
     @property
     @abstractmethod
     def backend(self) -> str:
-        """The attention backend that sampling runs on this model's device: goes into the Result."""
+        """The attention backend that sampling runs on this model's device."""
 
 
 def taken(condition: Condition, *names: str) -> dict[str, Any]:

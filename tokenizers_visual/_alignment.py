@@ -18,18 +18,26 @@ from ._losses import FrozenFeatures
 
 
 class AlignmentConfig(Config):
-    """net: name of the feature network (see nextok_mm.features); resolution: of what it sees, if it has a choice;
-    map: which of its feature maps (-1: the last, coarsest one) of how many channels; layer: the block that is drawn to
-    it; hidden: width of the MLP; weight: in the loss.
-    """
+    """Alignment of a layer with a feature map of a fixed network (REPA)."""
 
-    net: str = "effnet-lite0-imagenet"
-    resolution: int = Field(default=64, ge=32, le=1024)
-    map: int = Field(default=-2, ge=-64, le=64)
-    channels: int = Field(default=112, gt=0, le=1 << 16)
-    layer: int = Field(default=0, ge=0, le=1 << 10)
-    hidden: int = Field(default=256, gt=0, le=1 << 16)
-    weight: float = Field(default=0.5, gt=0)
+    net: str = Field(
+        default="effnet-lite0-imagenet", description="Name of the feature network (see nextok_mm.features.pictures)."
+    )
+    resolution: int = Field(
+        default=64,
+        ge=32,
+        le=1024,
+        description="Rows and columns in pixels of what the network is shown, where it leaves a choice.",
+    )
+    map: int = Field(
+        default=-2, ge=-64, le=64, description="Index of the network's feature map; -1 is the last, coarsest one."
+    )
+    channels: int = Field(default=112, gt=0, le=1 << 16, description="Number of channels of that feature map.")
+    layer: int = Field(default=0, ge=0, le=1 << 10, description="Index of the decoder block that is aligned with it.")
+    hidden: int = Field(
+        default=256, gt=0, le=1 << 16, description="Width of the hidden layer of the MLP between the two."
+    )
+    weight: float = Field(default=0.5, gt=0, description="Weight of the alignment in the loss.")
 
 
 class Alignment(nn.Module):

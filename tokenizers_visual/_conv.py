@@ -48,21 +48,41 @@ class Geometry(ModelConfig):
 
 
 class ConvConfig(Geometry):
-    """The geometry and the losses of a tokenizer of codes.
+    """The geometry and the losses of a tokenizer of codes."""
 
-    image_size: (rows, columns) of training pictures, others work too; attention: levels (0: full resolution, -1: the
-    last) with attention after every residual block; pixel: error of pictures in [0, 1].
-    """
-
-    image_channels: int = Field(default=3, gt=0, le=1 << 10)
-    image_size: tuple[int, int] = (256, 256)
-    block_channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
-    block_layers: int = Field(default=2, ge=1, le=64)
-    groups: int = Field(default=32, ge=1)
-    attention: tuple[int, ...] = (-1,)
-    pixel: Literal["l1", "l2"] = "l1"
-    perceptual: Perceptual | None = None
-    adversarial: Adversarial | None = None
+    image_channels: int = Field(
+        default=3, gt=0, le=1 << 10, description="Number of channels of a picture: 1 is grey, 3 is color."
+    )
+    image_size: tuple[int, int] = Field(
+        default=(256, 256),
+        description="Rows and columns of the training pictures, in pixels; other sizes can be encoded too.",
+    )
+    block_channels: tuple[Channels, ...] = Field(
+        min_length=1,
+        max_length=16,
+        description="Width of each level, from full resolution to the coarsest; each level halves the sides.",
+    )
+    block_layers: int = Field(default=2, ge=1, le=64, description="Number of residual blocks per level.")
+    groups: int = Field(
+        default=32,
+        ge=1,
+        description="Number of groups of every group normalization; it has to divide the widths of all levels.",
+    )
+    attention: tuple[int, ...] = Field(
+        default=(-1,),
+        description="Levels with attention after every residual block: 0 is full resolution, -1 is the coarsest.",
+    )
+    pixel: Literal["l1", "l2"] = Field(
+        default="l1",
+        description="Measure of the reconstruction error: l1 (absolute) or l2 (squared), of pixels in [0, 1].",
+    )
+    perceptual: Perceptual | None = Field(
+        default=None, description="The perceptual loss that is added to the pixel error; null adds none."
+    )
+    adversarial: Adversarial | None = Field(
+        default=None,
+        description="The adversarial loss that is added to the pixel error; null trains without a discriminator.",
+    )
 
     @model_validator(mode="after")
     def _levels(self) -> "ConvConfig":

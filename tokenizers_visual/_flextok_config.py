@@ -13,26 +13,35 @@ from .kl_vae import KLVAEConfig
 
 
 class Sampling(Config):
-    """How to decode. guidance: classifier-free, or projected (APG); interval: only at times low <= t <= high.
+    """How to decode: the flow's solver, and classifier-free or adaptive projected guidance (APG).
 
-    momentum, norm, eta: of projected guidance, see flow.guidance.Projected.
+    The last three settings belong to APG, see `nextok_mm.flow.guidance.Projected`.
     """
 
-    steps: int = Field(default=20, ge=1, le=1000, description="Solver steps of decoding.")
-    solver: Literal["euler", "heun", "ab2"] = Field(default="euler", description="The solver: euler, heun or ab2.")
-    guidance: Literal["none", "cfg", "apg"] = Field(
-        default="apg", description="None, classifier-free (cfg) or adaptive projected (apg) guidance."
+    steps: int = Field(default=20, ge=1, le=1000, description="Number of solver steps from noise to a picture.")
+    solver: Literal["euler", "heun", "ab2"] = Field(
+        default="euler", description="The method that integrates the velocity from noise (time 1) to data (time 0)."
     )
-    weight: float = Field(default=7.5, ge=0, le=100, description="Guidance weight; 1 means no guidance.")
+    guidance: Literal["none", "cfg", "apg"] = Field(
+        default="apg", description="The kind of guidance: none, classifier-free (cfg), or adaptive projected (apg)."
+    )
+    weight: float = Field(default=7.5, ge=0, le=100, description="Weight of guidance; 1 turns it off.")
     interval: tuple[float, float] = Field(
-        default=(0.0, 1.0), description="Guide at times from low to high only (0 is data, 1 is noise)."
+        default=(0.0, 1.0),
+        description="Guide only at times t of the flow with low <= t <= high; time 0 is data, time 1 is noise.",
     )
     momentum: float = Field(
-        default=-0.5, gt=-1, lt=1, description="Of apg: how much of earlier differences counts; below 0 they repel."
+        default=-0.5,
+        gt=-1,
+        lt=1,
+        description="Momentum of the guidance difference over the steps; a negative one pushes away from the past.",
     )
-    norm: float = Field(default=2.5, gt=0, description="Of apg: the longest guidance difference of a sample.")
+    norm: float = Field(default=2.5, gt=0, description="The largest length of the guidance difference of a sample.")
     eta: float = Field(
-        default=0.0, ge=0, le=1, description="Of apg: how much of the part parallel to the prediction stays."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the difference's component parallel to the prediction that is kept.",
     )
 
     _ordered = field_validator("interval")(ordered)
@@ -41,15 +50,25 @@ class Sampling(Config):
 class Trunk(Config):
     """A transformer over [patches, registers].
 
-    mask: two_way; causal, token by token; or causal_last, two-way among patches, which don't see the registers, and
-    causal among registers, which see all patches. ada: AdaLN weights for each group, for both together, or none.
+    The mask causal_last is two-way among patches, which do not see the registers, and causal among registers, which
+    see all patches.
     """
 
-    width: int = Field(gt=0, le=1 << 16)
-    heads: int = Field(gt=0, le=1 << 12)
-    depth: int = Field(gt=0, le=1 << 10)
-    mask: Literal["two_way", "causal", "causal_last"] = "two_way"
-    ada: Literal["group", "both", "none"] = "none"
+    width: int = Field(gt=0, le=1 << 16, description="Width of the transformer's hidden states.")
+    heads: int = Field(
+        gt=0, le=1 << 12, description="Number of attention heads; width / heads has to be an even number."
+    )
+    depth: int = Field(gt=0, le=1 << 10, description="Number of transformer blocks.")
+    mask: Literal["two_way", "causal", "causal_last"] = Field(
+        default="two_way",
+        description="Which tokens see which: two_way (all), causal (token by token), or causal_last (registers "
+        "are causal).",
+    )
+    ada: Literal["group", "both", "none"] = Field(
+        default="none",
+        description="Weights of AdaLN, by which the time modulates the blocks: per group (patches, registers), "
+        "for both, or none.",
+    )
 
     @field_validator("heads")
     @classmethod
@@ -63,17 +82,8 @@ class Trunk(Config):
 class FlexTokConfig(ModelConfig):
     """A FlexTok. `size` names a preset; d12-d12, d18-d18 and d18-d28 are the published ones (256 x 256, VAE latents).
 
-    image_size: of a picture; vae: its config (None: pixels); latent_size: rows and columns of the latents; registers:
-    the most codes of a picture; levels: of the FSQ; positions: of the patches, fixed or learned; condition: the order
-    in which the decoder's registers get positions, lose their tail and are swapped for the null condition; null: what
-    stands for "no condition": a learned vector in every place, a single such token, or zeros; head_ada: the last
-    layer is modulated by the time; predict: what the network says, the velocity (the paper) or the data, from which
-    the velocity follows (for pixels, whose patches have more numbers than a small network is wide: arXiv 2511.13720);
-    time_scale: of the times before their sinusoids; time_mean: of the
-    training times' logit, above 0 for more noise; keep: how training draws the number
-    of kept codes (all: no nested dropout, its ablation); drop: share of samples trained without condition;
-    unquantised, corrupted: share of samples trained on numbers that aren't rounded, of codes swapped for random ones;
-    repa: align a decoder layer with a feature network in training (its weights are no part of a released checkpoint).
+    The latents that `vae` makes of a picture of `image_size` must be those that `latent_channels` and `latent_size`
+    say; without a `vae` they are the pixels themselves. The weights of `repa` are no part of a released checkpoint.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -121,31 +131,81 @@ class FlexTokConfig(ModelConfig):
             for first, second in ((12, 12), (18, 18), (18, 28))
         },
     }
-    image_channels: int = Field(default=3, gt=0, le=1 << 10)
-    image_size: tuple[int, int] = (256, 256)
-    vae: KLVAEConfig | None = None
-    latent_channels: int = Field(default=16, gt=0, le=1 << 16)
-    latent_size: tuple[int, int] = (32, 32)
-    patch: int = Field(default=2, gt=0, le=1 << 10)
-    registers: int = Field(default=256, gt=0, le=1 << 16)
-    levels: tuple[int, ...] = Field(default=(8, 8, 8, 5, 5, 5), min_length=1, max_length=62)
-    encoder: Trunk
-    decoder: Trunk
-    positions: Literal["sincos", "learned"] = "sincos"
-    condition: tuple[Literal["positions", "dropout", "null"], ...] = Field(
-        default=("positions", "dropout", "null"), max_length=3, fail_fast=True
+    image_channels: int = Field(
+        default=3, gt=0, le=1 << 10, description="Number of channels of a picture: 1 is grey, 3 is color."
     )
-    null: Literal["token", "single", "zero"] = "token"
-    head_ada: bool = True
-    predict: Literal["velocity", "data"] = "velocity"
-    time_scale: float = Field(default=1000.0, gt=0)
-    time_mean: float = 0.0
-    keep: Literal["uniform", "pow2", "uniform_pow2", "all"] = "uniform_pow2"
-    drop: float = Field(default=0.2, ge=0, lt=1)
-    unquantised: float = Field(default=0.0, ge=0, lt=1)
-    corrupted: float = Field(default=0.0, ge=0, lt=1)
-    repa: AlignmentConfig | None = None
-    sampling: Sampling = Sampling()
+    image_size: tuple[int, int] = Field(default=(256, 256), description="Rows and columns of a picture, in pixels.")
+    vae: KLVAEConfig | None = Field(
+        default=None, description="The KL-VAE whose latents are modeled; null models pixels."
+    )
+    latent_channels: int = Field(default=16, gt=0, le=1 << 16, description="Number of channels of a latent.")
+    latent_size: tuple[int, int] = Field(default=(32, 32), description="Rows and columns of the latents.")
+    patch: int = Field(default=2, gt=0, le=1 << 10, description="Side of a patch, in latents.")
+    registers: int = Field(
+        default=256,
+        gt=0,
+        le=1 << 16,
+        description="Number of registers, which is the largest number of codes of a picture.",
+    )
+    levels: tuple[int, ...] = Field(
+        default=(8, 8, 8, 5, 5, 5),
+        min_length=1,
+        max_length=62,
+        description="Levels of finite scalar quantization (FSQ), one number per channel of a code.",
+    )
+    encoder: Trunk = Field(description="The transformer that compresses patches to registers.")
+    decoder: Trunk = Field(description="The transformer that predicts the flow of the patches, given the registers.")
+    positions: Literal["sincos", "learned"] = Field(
+        default="sincos", description="Position embeddings of the patches: fixed sinusoids, or learned."
+    )
+    condition: tuple[Literal["positions", "dropout", "null"], ...] = Field(
+        default=("positions", "dropout", "null"),
+        max_length=3,
+        fail_fast=True,
+        description="Order in which the decoder's registers get positions, lose their tail (dropout) and are "
+        "swapped for the null condition.",
+    )
+    null: Literal["token", "single", "zero"] = Field(
+        default="token",
+        description='What stands for "no condition": a learned vector per place (token), a single learned token, '
+        "or zeros.",
+    )
+    head_ada: bool = Field(default=True, description="Let the time modulate the decoder's last layer.")
+    predict: Literal["velocity", "data"] = Field(
+        default="velocity",
+        description="What the decoder predicts: the velocity (the paper), or the data, from which the velocity "
+        "follows. The data suit pixels, whose patches hold more numbers than a small network is wide "
+        "(arXiv 2511.13720).",
+    )
+    time_scale: float = Field(
+        default=1000.0, gt=0, description="Factor of the times before their sinusoidal embedding."
+    )
+    time_mean: float = Field(
+        default=0.0, description="Mean of the training times' logit; above 0, training sees more noise."
+    )
+    keep: Literal["uniform", "pow2", "uniform_pow2", "all"] = Field(
+        default="uniform_pow2",
+        description="Distribution of nested dropout: how many leading codes training keeps. all is its ablation, "
+        "which drops none.",
+    )
+    drop: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of training samples whose condition is left out, so that guidance has an "
+        "unconditional prediction.",
+    )
+    unquantised: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of training samples whose registers are not rounded to codes."
+    )
+    corrupted: float = Field(default=0.0, ge=0, lt=1, description="Share of codes that training swaps for random ones.")
+    repa: AlignmentConfig | None = Field(
+        default=None,
+        description="The alignment of a decoder layer with a feature network in training; null aligns none.",
+    )
+    sampling: Sampling = Field(
+        default=Sampling(), description="The decoding settings that are used where a call gives no others."
+    )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -157,9 +217,11 @@ class FlexTokConfig(ModelConfig):
         if any(side % self.patch for side in self.latent_size):
             raise ValueError(f"latent_size {self.latent_size}: multiples of patch {self.patch} are accepted")
         if not {"dropout", "null"} <= set(self.condition) or len(set(self.condition)) != len(self.condition):
-            raise ValueError(f"condition {self.condition}: dropout and null, and positions where wanted, each once")
+            raise ValueError(
+                f"condition: got {self.condition}, accepted: dropout, null and, where wanted, positions, each once"
+            )
         if self.encoder.ada != "none":
-            raise ValueError("encoder.ada: got a modulated encoder, accepted: none, since it has no time")
+            raise ValueError("encoder.ada: accepted is none, since the encoder has no time that could modulate it")
         if self.decoder.ada == "none" and not self.head_ada:
             raise ValueError("decoder.ada: one of decoder.ada and head_ada has to take in the time")
         stride = 1 if self.vae is None else self.vae.stride

@@ -19,18 +19,20 @@ from nextok_mm.config import Config
 
 
 class Adversarial(Config):
-    """A patch discriminator (hinge loss): its weight in the tokenizer's loss, first width and number of halvings."""
+    """A patch discriminator, trained with the hinge loss."""
 
-    weight: float = Field(0.1, gt=0)
-    width: int = Field(32, gt=0, le=1 << 12, multiple_of=8)
-    depth: int = Field(2, ge=1, le=6)
+    weight: float = Field(0.1, gt=0, description="Weight of the adversarial loss in the tokenizer's loss.")
+    width: int = Field(32, gt=0, le=1 << 12, multiple_of=8, description="Width of the discriminator's first layer.")
+    depth: int = Field(2, ge=1, le=6, description="Number of times that the discriminator halves the resolution.")
 
 
 class Perceptual(Config):
-    """A distance between feature maps: the network's name (see nextok_mm.features.pictures) and its weight."""
+    """A distance between feature maps of a fixed network."""
 
-    net: str = "effnet-lite0-imagenet"
-    weight: float = Field(0.1, gt=0)
+    net: str = Field(
+        default="effnet-lite0-imagenet", description="Name of the feature network (see nextok_mm.features.pictures)."
+    )
+    weight: float = Field(0.1, gt=0, description="Weight of the perceptual loss in the tokenizer's loss.")
 
 
 class FrozenFeatures:

@@ -26,12 +26,7 @@ from ._losses import patch_discriminator
 
 
 class BAEConfig(ConvConfig):
-    """A BAE. `size` names a preset; bae16 to bae24 are the published ones (256 x 256 pictures, 16 x 16 codes).
-
-    bits: of a code; embed: width of the vectors that stand for them; norm_first: the decoder normalises its input;
-    stochastic: training draws the bits (encoding does where it is given an rng), else each takes its likelier value;
-    bits_weight: of p (1 - p).
-    """
+    """A BAE. `size` names a preset; bae16 to bae24 are the published ones (256 x 256 pictures, 16 x 16 codes)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
@@ -49,11 +44,21 @@ class BAEConfig(ConvConfig):
         ),
         **{f"bae{bits}": dict(bits=bits, block_channels=(128, 128, 256, 256, 512)) for bits in (16, 20, 24)},
     }
-    bits: int = Field(gt=0, le=62)
-    embed: int = Field(default=256, gt=0, le=1 << 16)
-    norm_first: bool = False
-    stochastic: bool = True
-    bits_weight: float = Field(default=0.0, ge=0)
+    bits: int = Field(gt=0, le=62, description="Number of bits of a code.")
+    embed: int = Field(
+        default=256, gt=0, le=1 << 16, description="Width of the vectors that the decoder reads in place of the bits."
+    )
+    norm_first: bool = Field(default=False, description="Normalize the decoder's input.")
+    stochastic: bool = Field(
+        default=True,
+        description="Draw the bits in training, and in encoding with an rng; otherwise each bit takes its "
+        "likelier value.",
+    )
+    bits_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of p (1 - p) in the loss, where p is the probability of a bit; it makes bits decided.",
+    )
 
     @model_validator(mode="after")
     def _normed(self) -> "BAEConfig":

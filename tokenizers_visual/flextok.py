@@ -187,7 +187,7 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
         if "images" in batch:
             return super().check(batch)
         if self.repa is not None:
-            raise ValueError("repa: got latents alone, accepted: pictures, which its network has to see")
+            raise ValueError("repa: got latents alone, but its feature network has to see the pictures")
         check_tokens(batch.get("tokens"), (math.prod(self.config.latent_size), self.config.latent_channels), None)
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:

@@ -26,13 +26,7 @@ from ._losses import Adversarial, Perceptual, patch_discriminator
 
 
 class KLVAEConfig(Geometry):
-    """A KL-VAE. `size` names a preset; `kl16` is the published geometry of MAR's and xAR's VAE (256 x 256 pictures).
-
-    image_size: (rows, columns) of training pictures, others work too; encoder_attention and decoder_attention: levels
-    (0: full resolution) with attention after every residual block; quant_conv: 1 x 1 convolutions around the latents;
-    scale, shift: one number or one per latent channel; pixel: error in the [-1, 1] range; kl_weight: nats of a picture
-    against the summed pixel errors of that picture, as in the LDM paper.
-    """
+    """A KL-VAE. `size` names a preset; `kl16` is the published geometry of MAR's and xAR's VAE (256 x 256 pictures)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
@@ -51,22 +45,59 @@ class KLVAEConfig(Geometry):
         ),
         "kl16": dict(block_channels=(128, 128, 256, 256, 512), encoder_attention=(4,), scale=0.2325),
     }
-    image_channels: int = Field(3, gt=0, le=1 << 10)
-    image_size: tuple[int, int] = (256, 256)
-    latent_channels: int = Field(16, gt=0, le=1 << 16)
-    block_channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
-    block_layers: int = Field(2, ge=1, le=64)
-    groups: int = Field(32, ge=1)
-    mid_attention: bool = True
-    encoder_attention: tuple[int, ...] = ()
-    decoder_attention: tuple[int, ...] = ()
-    quant_conv: bool = True
-    scale: float | tuple[float, ...] = 1.0
-    shift: float | tuple[float, ...] = 0.0
-    pixel: Literal["l1", "l2"] = "l1"
-    kl_weight: float = Field(1e-6, ge=0)
-    perceptual: Perceptual | None = None
-    adversarial: Adversarial | None = None
+    image_channels: int = Field(
+        3, gt=0, le=1 << 10, description="Number of channels of a picture: 1 is grey, 3 is color."
+    )
+    image_size: tuple[int, int] = Field(
+        default=(256, 256),
+        description="Rows and columns of the training pictures, in pixels; other sizes can be encoded too.",
+    )
+    latent_channels: int = Field(16, gt=0, le=1 << 16, description="Number of channels of a latent.")
+    block_channels: tuple[Channels, ...] = Field(
+        min_length=1,
+        max_length=16,
+        description="Width of each level, from full resolution to the coarsest; each level halves the sides.",
+    )
+    block_layers: int = Field(2, ge=1, le=64, description="Number of residual blocks per level.")
+    groups: int = Field(
+        32,
+        ge=1,
+        description="Number of groups of every group normalization; it has to divide the widths of all levels.",
+    )
+    mid_attention: bool = Field(
+        default=True,
+        description="Attend at the coarsest resolution, between encoder and latents and between latents and decoder.",
+    )
+    encoder_attention: tuple[int, ...] = Field(
+        default=(), description="Levels of the encoder with attention after every residual block; 0 is full resolution."
+    )
+    decoder_attention: tuple[int, ...] = Field(
+        default=(), description="Levels of the decoder with attention after every residual block; 0 is full resolution."
+    )
+    quant_conv: bool = Field(default=True, description="Put 1 x 1 convolutions before and behind the latents.")
+    scale: float | tuple[float, ...] = Field(
+        default=1.0, description="Factor of a token, which is (latent - shift) * scale: one number, or one per channel."
+    )
+    shift: float | tuple[float, ...] = Field(
+        default=0.0, description="Offset that is subtracted from a latent: one number, or one per channel."
+    )
+    pixel: Literal["l1", "l2"] = Field(
+        default="l1",
+        description="Measure of the reconstruction error: l1 (absolute) or l2 (squared), of pixels in [-1, 1].",
+    )
+    kl_weight: float = Field(
+        1e-6,
+        ge=0,
+        description="Weight of the KL divergence, in nats per picture, against the error summed over the "
+        "picture's pixels, as in the LDM paper.",
+    )
+    perceptual: Perceptual | None = Field(
+        default=None, description="The perceptual loss that is added to the pixel error; null adds none."
+    )
+    adversarial: Adversarial | None = Field(
+        default=None,
+        description="The adversarial loss that is added to the pixel error; null trains without a discriminator.",
+    )
 
     @model_validator(mode="after")
     def _per_channel(self) -> "KLVAEConfig":

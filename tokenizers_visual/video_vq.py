@@ -30,13 +30,7 @@ from ._losses import Adversarial, Perceptual, PictureLoss, patch_discriminator
 
 
 class VideoVQConfig(ModelConfig):
-    """A video tokenizer. `size` names a preset; `published` is the geometry of NBP's (17 x 128 x 128 -> 5 x 16 x 16).
-
-    clip_size: (frames, rows, columns) of training clips, others work too; patch: pixels along a side that are folded
-    into channels before anything else; channels: width of each level, finest first; strides: of time, rows and columns
-    between levels; blocks: residual units of a level, middle: further ones of the coarsest; up_kernel: of the
-    convolutions that make room for finer levels; levels, bound: of FSQ.
-    """
+    """A video tokenizer. `size` names a preset; `published` is NBP's geometry (17 x 128 x 128 -> 5 x 16 x 16)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
@@ -64,20 +58,62 @@ class VideoVQConfig(ModelConfig):
         ),
         "published": dict(bound="tan"),
     }
-    image_channels: int = Field(3, gt=0, le=1 << 10)
-    clip_size: tuple[int, int, int] = (17, 128, 128)
-    patch: int = Field(1, ge=1, le=1 << 10)
-    channels: tuple[Channels, ...] = Field((128, 256, 256, 512), min_length=1, max_length=16)
-    strides: tuple[Stride, ...] = Field(((1, 2, 2), (2, 2, 2), (2, 2, 2)), max_length=16)
-    blocks: int = Field(4, ge=1, le=64)
-    middle: int = Field(4, ge=0, le=64)
-    up_kernel: Literal[1, 3] = 3
-    groups: int = Field(32, ge=1)
-    levels: tuple[int, ...] = Field((8, 8, 8, 5, 5, 5), min_length=1, max_length=62)
-    bound: Literal["atanh", "tan"] = "atanh"
-    pixel: Literal["l1", "l2"] = "l1"
-    perceptual: Perceptual | None = None
-    adversarial: Adversarial | None = None
+    image_channels: int = Field(
+        3, gt=0, le=1 << 10, description="Number of channels of a frame: 1 is grey, 3 is color."
+    )
+    clip_size: tuple[int, int, int] = Field(
+        default=(17, 128, 128),
+        description="Frames, rows and columns of the training clips; other sizes can be encoded too.",
+    )
+    patch: int = Field(
+        1,
+        ge=1,
+        le=1 << 10,
+        description="Side in pixels of the patches that are folded into channels before anything else.",
+    )
+    channels: tuple[Channels, ...] = Field(
+        (128, 256, 256, 512),
+        min_length=1,
+        max_length=16,
+        description="Width of each level, from the finest to the coarsest.",
+    )
+    strides: tuple[Stride, ...] = Field(
+        ((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+        max_length=16,
+        description="Strides in time, rows and columns between one level and the next coarser one.",
+    )
+    blocks: int = Field(4, ge=1, le=64, description="Number of residual units per level.")
+    middle: int = Field(4, ge=0, le=64, description="Number of further residual units at the coarsest level.")
+    up_kernel: Literal[1, 3] = Field(
+        default=3, description="Kernel size of the convolutions that make room for a finer level."
+    )
+    groups: int = Field(
+        32,
+        ge=1,
+        description="Number of groups of every group normalization; it has to divide the widths of all levels.",
+    )
+    levels: tuple[int, ...] = Field(
+        (8, 8, 8, 5, 5, 5),
+        min_length=1,
+        max_length=62,
+        description="Levels of finite scalar quantization (FSQ), one number per channel of a code.",
+    )
+    bound: Literal["atanh", "tan"] = Field(
+        default="atanh",
+        description="How FSQ centers an even number of levels: atanh is exact, tan is an earlier form, which NBP "
+        "was trained with.",
+    )
+    pixel: Literal["l1", "l2"] = Field(
+        default="l1",
+        description="Measure of the reconstruction error: l1 (absolute) or l2 (squared), of pixels in [0, 1].",
+    )
+    perceptual: Perceptual | None = Field(
+        default=None, description="The perceptual loss that is added to the pixel error; null adds none."
+    )
+    adversarial: Adversarial | None = Field(
+        default=None,
+        description="The adversarial loss that is added to the pixel error; null trains without a discriminator.",
+    )
 
     @property
     def stride(self) -> Stride:

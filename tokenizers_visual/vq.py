@@ -26,7 +26,7 @@ from ._losses import patch_discriminator
 
 
 class VQTokenizerConfig(ConvConfig):
-    """A quantised autoencoder. `size` names a preset; quantiser: `kind: vq` or `kind: fsq` with that one's fields."""
+    """A quantised autoencoder. `size` names a preset; `kind` of the quantizer (vq, fsq) decides its other fields."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
@@ -47,7 +47,13 @@ class VQTokenizerConfig(ConvConfig):
             quantiser=dict(kind="fsq", levels=(8, 8, 5, 5)),
         ),
     }
-    quantiser: Annotated[VQConfig | FSQConfig, Field(discriminator="kind")]
+    quantiser: Annotated[
+        VQConfig | FSQConfig,
+        Field(
+            discriminator="kind",
+            description="The quantizer between encoder and decoder: kind vq or fsq, and the fields of that one.",
+        ),
+    ]
 
 
 @register("tokenizer", "vq")

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--exact", action="store_true", help="exit code 1 where a picture of --against is another one")
     given = parser.parse_args(arguments)
     if given.exact and not given.against:
-        raise ValueError("exact: got no file to compare with, accepted: beside --against JSON")
+        raise ValueError("exact: got no file to compare with; give one with --against JSON")
     print(f"now on {describe()}")
     before = _before(given.against, given.seed) if given.against else {}
     found: dict[str, dict[str, Any]] = {}

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ def info(name: Name) -> None:
     Its size, license, tokenizer, labels, settings, training and figures are printed, one per line.
     """
     from ..checkpoint import from_pretrained, resolve
+    from ..config import described
 
     folder = resolve(name)
     model, card = from_pretrained(folder)
@@ -41,17 +43,22 @@ def info(name: Name) -> None:
     rows: dict[str, Any] = {"name": card.name, "role": card.role, "kind": card.kind, "parameters": f"{weights:,}"}
     rows |= {"license": card.license or "not stated", "tokenizer": card.tokenizer, "folder": str(folder)}
     rows |= {"labels": ", ".join(f"{i} {label}" for i, label in enumerate(card.labels or ()))}
-    fields = model.config.model_dump(mode="json")
-    sampling = fields.pop("sampling", None)
-    rows |= {f"config.{key}": value for key, value in fields.items()}
     rows |= {f"about.{key}": value for key, value in card.about.items()}
     for key, value in rows.items():
         if value not in (None, ""):
             print(f"{key:24s} {_shown(value)}")
-    if sampling:
-        print("Sampling settings (config.sampling) with their values in this checkpoint (--set replaces one):")
-        for key, field in type(model.config.sampling).model_fields.items():
-            print(f"  {key:22s} {_shown(sampling[key]):18s} {field.description or ''}".rstrip())
+    fields = list(described(model.config))
+    settings = [(key.removeprefix("sampling."), *rest) for key, *rest in fields if key.startswith("sampling.")]
+    _print_fields("Fields of its config:", [field for field in fields if not field[0].startswith("sampling.")])
+    _print_fields("Sampling settings (config.sampling); --set replaces one:", settings)
+
+
+def _print_fields(title: str, fields: Sequence[tuple[str, Any, str]]) -> None:
+    """A field per line: its name, its value in this checkpoint, what it means."""
+    if fields:
+        print(title)
+    for key, value, what in fields:
+        print(f"  {key:22s} {_shown(value):18s} {what}".rstrip())
 
 
 def _shown(value: Any) -> str:

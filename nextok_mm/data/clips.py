@@ -20,18 +20,22 @@ from .source import Source, SourceConfig, flipped
 
 
 class Config(SourceConfig):
-    """Clips of a folder. size: (frames, rows, columns); fps: frames a second (None: every frame of the file).
+    """Clips of a folder; `image_folder.scan` says which subfolders are classes."""
 
-    start: of a clip in its file, at the beginning or anywhere; flip: mirror a random half; channels: 3 colour, 1 grey.
-    """
-
-    kind: Literal["clips"] = "clips"
-    path: str
-    size: tuple[int, int, int]
-    channels: Literal[1, 3] = 3
-    fps: float | None = Field(None, gt=0, le=1000)
-    start: Literal["beginning", "random"] = "beginning"
-    flip: bool = False
+    kind: Literal["clips"] = Field(
+        default="clips", description="Name of this kind of source, which selects this config."
+    )
+    path: str = Field(description="Folder of the video files.")
+    size: tuple[int, int, int] = Field(description="Frames, rows and columns that clips are brought to.")
+    channels: Literal[1, 3] = Field(default=3, description="Number of channels of a frame: 1 is grey, 3 is color.")
+    fps: float | None = Field(
+        None, gt=0, le=1000, description="Frame rate of a clip (frames per second); null takes every frame of the file."
+    )
+    start: Literal["beginning", "random"] = Field(
+        default="beginning",
+        description="Where in its file a clip starts in training: at the beginning, or at a random moment.",
+    )
+    flip: bool = Field(default=False, description="Mirror a random half of the clips left to right in training.")
 
     @field_validator("size")
     @classmethod

@@ -42,18 +42,19 @@ _PEOPLE = re.compile(
 
 
 class Config(SourceConfig):
-    """Emoji pictures [3, size, size] in [0, 1]; see the module's text.
+    """Emoji pictures [3, size, size] in [0, 1]; see the module's text."""
 
-    split: train, test or all; tones: with the variants of skin tone (half of all); flip: mirror a random half.
-    """
-
-    kind: Literal["emoji"] = "emoji"
-    split: Literal["train", "test", "all"] = "train"
-    size: int = Field(default=64, ge=8, le=128)
-    tones: bool = True
-    flip: bool = False
-    font: str = FONT
-    names: str = NAMES
+    kind: Literal["emoji"] = Field(
+        default="emoji", description="Name of this kind of source, which selects this config."
+    )
+    split: Literal["train", "test", "all"] = Field(
+        default="train", description="Part of the data set: train, test (every tenth base emoji), or all."
+    )
+    size: int = Field(default=64, ge=8, le=128, description="Rows and columns of a picture, in pixels.")
+    tones: bool = Field(default=True, description="Include the variants of skin tone, which are half of all.")
+    flip: bool = Field(default=False, description="Mirror a random half of the pictures left to right in training.")
+    font: str = Field(default=FONT, description="File of the Noto Color Emoji font.")
+    names: str = Field(default=NAMES, description="File of emoji-test.txt, the Unicode list of emoji and their names.")
 
     def open(self) -> "Emoji":
         """Draws the pictures (a few seconds); ValueError where the font or the list isn't there."""

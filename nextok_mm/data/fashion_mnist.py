@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -51,16 +52,20 @@ _FILES = {  # split -> content -> name, rows, SHA-256 of the uncompressed file
 
 
 class Config(SourceConfig):
-    """Fashion-MNIST. root: a folder with the four files (.gz or not); None: Debian's, or else a download.
+    """Fashion-MNIST: grey pictures of clothes in ten classes, 32 x 32 pixels."""
 
-    flip: mirror a random half; limit: only the first rows of the split.
-    """
-
-    kind: Literal["fashion_mnist"] = "fashion_mnist"
-    split: Literal["train", "test"] = "train"
-    root: str | None = None
-    flip: bool = False
-    limit: int | None = None
+    kind: Literal["fashion_mnist"] = Field(
+        default="fashion_mnist", description="Name of this kind of source, which selects this config."
+    )
+    split: Literal["train", "test"] = Field(
+        default="train", description="Part of the data set: 60,000 pictures of train, or 10,000 of test."
+    )
+    root: str | None = Field(
+        default=None,
+        description="Folder with the four files, compressed (.gz) or not; null takes Debian's, or else downloads them.",
+    )
+    flip: bool = Field(default=False, description="Mirror a random half of the pictures left to right in training.")
+    limit: int | None = Field(default=None, description="Take only this many first rows of the split; null takes all.")
 
     def open(self) -> "FashionMNIST":
         """The pictures, in memory as bytes."""

@@ -29,19 +29,27 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bm
 
 
 class Config(SourceConfig):
-    """Pictures of a folder; see `scan` for classes. size: (rows, columns), or one number; channels: 3 colour, 1 grey.
+    """Pictures of a folder; `scan` says which subfolders are classes."""
 
-    crop: centre, random, or none: then every picture must have exactly `size`; flip: mirror a random half; max_pixels:
-    of a file; more is refused before it is decoded.
-    """
-
-    kind: Literal["image_folder"] = "image_folder"
-    path: str
-    size: tuple[int, int]
-    channels: Literal[1, 3] = 3
-    crop: Literal["centre", "random", "none"] = "centre"
-    flip: bool = False
-    max_pixels: int = Field(64_000_000, gt=0)
+    kind: Literal["image_folder"] = Field(
+        default="image_folder", description="Name of this kind of source, which selects this config."
+    )
+    path: str = Field(description="Folder of the pictures.")
+    size: tuple[int, int] = Field(
+        description="Rows and columns that pictures are brought to, in pixels; one number makes a square."
+    )
+    channels: Literal[1, 3] = Field(default=3, description="Number of channels of a picture: 1 is grey, 3 is color.")
+    crop: Literal["centre", "random", "none"] = Field(
+        default="centre",
+        description="Part of a picture of another aspect: its center, a random part, or none, which refuses any "
+        "other size.",
+    )
+    flip: bool = Field(default=False, description="Mirror a random half of the pictures left to right in training.")
+    max_pixels: int = Field(
+        64_000_000,
+        gt=0,
+        description="Largest number of pixels of a file; a larger one is refused before it is decoded.",
+    )
 
     @field_validator("size", mode="before")
     @classmethod

@@ -34,12 +34,16 @@ _MAX_BYTES = 1 << 20
 
 
 class Config(SourceConfig):
-    """A cache that `build_cache` (or `nextok cache`) made. sample: draw from the posterior; else take its mean (codes
-    have neither)."""
+    """A token cache that `build_cache` (or `nextok cache`) made."""
 
-    kind: Literal["latents"] = "latents"
-    folder: str
-    sample: bool = True
+    kind: Literal["latents"] = Field(
+        default="latents", description="Name of this kind of source, which selects this config."
+    )
+    folder: str = Field(description="Folder of the cache.")
+    sample: bool = Field(
+        default=True,
+        description="Draw latents from the posterior in training; false takes its mean. Codes have neither.",
+    )
 
     def open(self) -> "Latents":
         """The cache, mapped into memory."""
@@ -47,19 +51,18 @@ class Config(SourceConfig):
 
 
 class Manifest(configs.Config):
-    """What a cache says about itself. tokenizer: fingerprint; source: config of the data; shard: rows of a file; text:
-    how captions were encoded."""
+    """What a cache says about itself."""
 
-    format: Literal[1] = 1
-    tokenizer: str
-    source: dict[str, Any]
-    rows: int = Field(gt=0)
-    grid: tuple[int, ...]
-    shard: int = Field(gt=0)
-    flip: bool
-    dtype: Literal["float32", "float16", "bfloat16"]
-    class_names: tuple[str, ...] | None = Field(None, fail_fast=True)
-    text: Text | None = None
+    format: Literal[1] = Field(default=1, description="Version of this file's format.")
+    tokenizer: str = Field(description="Fingerprint of the tokenizer that encoded the cache.")
+    source: dict[str, Any] = Field(description="The config of the data that was encoded.")
+    rows: int = Field(gt=0, description="Number of rows in the cache.")
+    grid: tuple[int, ...] = Field(description="Sides of the grid of tokens.")
+    shard: int = Field(gt=0, description="Number of rows per file.")
+    flip: bool = Field(description="Whether the cache holds mirrored rows too.")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(description="Number format in which latents are stored.")
+    class_names: tuple[str, ...] | None = Field(None, fail_fast=True, description="Names of the classes, by label.")
+    text: Text | None = Field(default=None, description="The text encoder of the captions; null holds none.")
 
     @property
     def files(self) -> list[str]:
@@ -166,9 +169,11 @@ def build_cache(
     """
     folder, source = Path(folder).expanduser(), config.open()
     if source.draws - {"flip"}:
-        raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached, accepted: none, or flip")
+        raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached; only flip can")
     if text is not None and source.captions is None:
-        raise ValueError(f"text: got {text.encoder!r}, accepted: none, {config.kind} pictures have no captions")
+        raise ValueError(
+            f"text: got {text.encoder!r}, accepted: none, since the rows of {config.kind} have no captions"
+        )
     sides = tuple(source.batch([0])["images"].shape[2:])
     described = dict(
         tokenizer=fingerprint(tokenizer),
@@ -184,7 +189,7 @@ def build_cache(
     manifest = Manifest.parse(described, "cache")
     if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
         fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
-        raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); accepted: another folder")
+        raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); take another folder")
     names = [MANIFEST, *manifest.files, *([TEXT] if text is not None else [])]
     if not all((folder / name).is_file() for name in names):
         with only_writer(folder, "cache", "`nextok cache`"):

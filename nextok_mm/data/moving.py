@@ -27,20 +27,25 @@ SPEED = 0.1
 
 
 class Config(SourceConfig):
-    """Moving Fashion-MNIST. frames, size, items: of a clip, pixels along a side of it, how many move in it; rows: clips
-    (None: as many as the split has pictures); root: as of fashion_mnist.
+    """Moving Fashion-MNIST.
 
     A clip's label says which classes move in it, in no order; `class_names` spells them "bag + sneaker".
     """
 
-    kind: Literal["moving"] = "moving"
-    split: Literal["train", "test"] = "train"
-    frames: int = Field(17, ge=1, le=10_000)
-    size: int = Field(64, ge=SIDE + 1, le=1024)
-    items: int = Field(2, ge=1, le=3)
-    rows: int | None = Field(None, ge=1)
-    seed: int = 0
-    root: str | None = None
+    kind: Literal["moving"] = Field(
+        default="moving", description="Name of this kind of source, which selects this config."
+    )
+    split: Literal["train", "test"] = Field(
+        default="train", description="Part of Fashion-MNIST that the items come from."
+    )
+    frames: int = Field(17, ge=1, le=10_000, description="Number of frames of a clip.")
+    size: int = Field(64, ge=SIDE + 1, le=1024, description="Rows and columns of a clip, in pixels.")
+    items: int = Field(2, ge=1, le=3, description="Number of items that move in a clip.")
+    rows: int | None = Field(None, ge=1, description="Number of clips; null makes as many as the split has pictures.")
+    seed: int = Field(default=0, description="Seed of the clips: which items move, and how.")
+    root: str | None = Field(
+        default=None, description="Folder of Fashion-MNIST; null takes Debian's, or else downloads it."
+    )
 
     def open(self) -> "Moving":
         """The pictures, in memory as bytes; clips are made when they are asked for."""

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -15,7 +16,7 @@ from ..rng import Rng, mix
 class SourceConfig(Config):
     """Base of the configs of sources."""
 
-    kind: str
+    kind: str = Field(description="Name of the kind of source, which selects the config class.")
 
     def open(self) -> "Source":
         """The source that this config describes; reads what it needs and checks it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ..checkpoint import read_weights
@@ -15,14 +16,13 @@ _RANKS = {"images": (4,), "tokens": (2, 3), "labels": (1,)}
 
 
 class Config(SourceConfig):
-    """A safetensors file: images [n, C, H, W] (floats in [0, 1] or bytes), tokens [n, N, C] or [n, N], labels [n].
+    """A safetensors file: images [n, C, H, W] (floats in [0, 1] or bytes), tokens [n, N, C] or [n, N], labels [n]."""
 
-    flip: mirror a random half of the images.
-    """
-
-    kind: Literal["tensors"] = "tensors"
-    path: str
-    flip: bool = False
+    kind: Literal["tensors"] = Field(
+        default="tensors", description="Name of this kind of source, which selects this config."
+    )
+    path: str = Field(description="The .safetensors file to read.")
+    flip: bool = Field(default=False, description="Mirror a random half of the pictures left to right in training.")
 
     def open(self) -> "Tensors":
         """The file's tensors, in memory."""

@@ -30,20 +30,25 @@ MAX_BYTES = 4 << 30
 
 
 class Config(SourceConfig):
-    """Text of a file or a folder.
+    """Text of a file or a folder."""
 
-    words: how it becomes tokens, `bytes` or a folder that holds a text tokenizer; length: tokens of a row; field: of a
-    line or a row that holds the text; held_out: one document of so many is kept for the split `test`, chosen by its
-    name and content (0: none, and both splits are everything).
-    """
-
-    kind: Literal["text"] = "text"
-    path: str = Field(min_length=1)
-    words: str = "bytes"
-    length: int = Field(512, ge=2, le=1 << 20)
-    field: str = "text"
-    split: Literal["train", "test"] = "train"
-    held_out: int = Field(20, ge=0, le=1 << 20)
+    kind: Literal["text"] = Field(default="text", description="Name of this kind of source, which selects this config.")
+    path: str = Field(min_length=1, description="File or folder of the text.")
+    words: str = Field(
+        default="bytes", description="How text becomes tokens: bytes, or a folder that holds a text tokenizer."
+    )
+    length: int = Field(512, ge=2, le=1 << 20, description="Number of tokens per row.")
+    field: str = Field(default="text", description="Field of a line or a row that holds the text.")
+    split: Literal["train", "test"] = Field(
+        default="train", description="Part of the documents: those of train, or the held-out ones of test."
+    )
+    held_out: int = Field(
+        20,
+        ge=0,
+        le=1 << 20,
+        description="One document of so many is held out for the split test, chosen by its name and content; 0 "
+        "holds out none, and both splits are everything.",
+    )
 
     def open(self) -> "Text":
         """All text of the split as tokens, in memory."""

@@ -26,14 +26,20 @@ number in fp32, which has no more."""
 
 
 class Drawing(Config):
-    """How to draw a code. temperature: 0 takes the likeliest (greedy); top_k: of so many likeliest, 0 of all; top_p: of
-    the likeliest that make up this share; min_p: of those at least this share as likely as the likeliest."""
+    """How to draw a code from logits; every setting that restricts the choice applies."""
 
-    temperature: float = Field(default=1.0, ge=0, le=100, description="Temperature; 0 takes the likeliest code.")
-    top_k: int = Field(default=0, ge=0, description="Draw from this many of the likeliest codes; 0 from all.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw from the likeliest that make up this share.")
+    temperature: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="Divisor of the logits: below 1 draws likelier codes, and 0 takes the likeliest (greedy).",
+    )
+    top_k: int = Field(default=0, ge=0, description="Draw only from this many likeliest codes; 0 draws from all.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Draw only from the likeliest codes that together have this probability."
+    )
     min_p: float = Field(
-        default=0.0, ge=0, lt=1, description="Draw from codes at least this share as likely as the likeliest."
+        default=0.0, ge=0, lt=1, description="Draw only from codes at least this share as likely as the likeliest one."
     )
 
     @property

@@ -110,7 +110,7 @@ def evaluate(
     line where data has no captions.
     """
     if judges is not None:
-        raise ValueError(f"judge: got {list(judges)}, accepted: none for captions, the scorer is fitted here")
+        raise ValueError(f"judge: got {list(judges)}, accepted: none for captions, since their scorer is fitted here")
     started, seed, n = time.monotonic(), whole("seed", seed), None if n is None else whole("n", n)
     pipeline, space = load(name, tokenizer), "caption ranks"
     if pipeline.generator is None or "text" not in pipeline.generator.takes:

@@ -52,7 +52,9 @@ def evaluate(
     sampling: settings that replace the checkpoint's own; test: source of real clips. ValueError for anything else.
     """
     if judges is not None:
-        raise ValueError(f"judge: got {list(judges)}, accepted: none for clips, their space is {SPACE}")
+        raise ValueError(
+            f"judge: got {list(judges)}, accepted: none for clips, since their feature space is always {SPACE}"
+        )
     started, tokenizer, medium = time.monotonic(), pipeline.tokenizer, pipeline.medium
     assert tokenizer is not None and isinstance(medium, Clips)
     source = samples.opened(test, tokenizer, Clips)

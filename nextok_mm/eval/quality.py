@@ -20,7 +20,7 @@ from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
 from ..data import Source
 from ..features.pictures import LITE0, load_features
-from ..media import Clips, Medium, Pictures
+from ..media import VISUAL, Clips, Medium, Pictures
 from ..pipeline import ladder, load, medium_of, settings_of
 from ..pipeline.inputs import whole
 from . import captions, clips, metrics, samples
@@ -92,11 +92,20 @@ def measure(rulers: list[Ruler], pictures: Iterable[tuple[Tensor, Tensor | None]
 
 
 def evaluate(name: str, **options: Any) -> dict[str, Any]:
-    """The figures of any checkpoint; options are those of the `evaluate_<role>` function of its role, of
-    `captions.evaluate` for a generator that reads captions, and of `clips.evaluate` for a model of clips.
+    """Measure a checkpoint, with the whole protocol that its figures were taken under.
 
-    data: other data than Fashion-MNIST, the fields of nextok_mm.data, in place of `test` and `train`; what it leaves
-    out of size and channels is the model's. ValueError in one line for an option that this checkpoint hasn't.
+    Args:
+        name: Name of a checkpoint; see `nextok_mm.load`.
+        options: Options of the `evaluate_<role>` function of its role; those of `captions.evaluate` for a generator
+            that reads captions, and of `clips.evaluate` for a model of clips. With `data`, the fields of a source of
+            `nextok_mm.data`, the figures are taken on that source in place of Fashion-MNIST; size and channels are the
+            model's where it leaves them out.
+
+    Returns:
+        The figures, and the protocol: feature spaces, numbers of samples, settings.
+
+    Raises:
+        ValueError: There is no such checkpoint, or it has no such option.
     """
     card = read_card(resolve(name))
     kinds: dict[str, Callable[..., dict[str, Any]]] = {
@@ -105,6 +114,9 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
         "judge": evaluate_judge,
     }
     medium, run = medium_of(name), kinds[card.role]
+    if medium is not None and not isinstance(medium, VISUAL):
+        known = " or ".join(each.plural for each in VISUAL)
+        raise ValueError(f"eval: got {name}, a {card.role} of {medium.plural}, accepted: models of {known}")
     clip = medium is not None and medium.name == Clips.name
     known = inspect.signature(clips.evaluate if clip else run).parameters
     if (given := options.pop("data", None)) is not None:
@@ -112,7 +124,7 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
         options |= {"test": test} | ({"train": train} if "train" in known else {})
     for option in options:
         if option not in known:
-            raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, {name} has no such choice")
+            raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, since {name} has no such option")
     return clips.evaluate(load(name), **options) if clip else run(name, **options)
 
 

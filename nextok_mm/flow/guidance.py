@@ -34,12 +34,17 @@ GROWTH: dict[str, Callable[[float], float]] = {  # progress 0 .. 1 -> share of (
 
 
 class Guidance(Config):
-    """weight: the strength; schedule: the same for every entity, or growing from 1 to `weight` in one of these ways;
-    interval: only at times low <= t <= high."""
+    """How strong guidance is, for which entity and at which times."""
 
-    weight: float = Field(1.0, ge=0, le=100)
-    schedule: Schedule = "constant"
-    interval: tuple[float, float] = (0.0, 1.0)
+    weight: float = Field(1.0, ge=0, le=100, description="Weight of guidance; 1 turns it off.")
+    schedule: Schedule = Field(
+        default="constant",
+        description="How the weight grows from 1 over the entities; constant has the full weight everywhere.",
+    )
+    interval: tuple[float, float] = Field(
+        default=(0.0, 1.0),
+        description="Guide only at times t of the flow with low <= t <= high; time 0 is data, time 1 is noise.",
+    )
 
     _ordered = field_validator("interval")(ordered)
 

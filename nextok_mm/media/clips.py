@@ -39,8 +39,12 @@ MAX_FRAMES = 100_000
 
 @dataclass(frozen=True)
 class Clips(Medium):
-    """Clips [B, C, T, H, W] in [0, 1]. channels: 1 grey, 3 colour; size: (frames, height, width) of those that a
-    tokenizer was trained on, to which files are brought."""
+    """Clips [B, C, T, H, W] in [0, 1].
+
+    Attributes:
+        channels: 1 is grey, 3 is color.
+        size: (frames, height, width) of the clips that a tokenizer was trained on, to which files are brought.
+    """
 
     channels: int
     size: tuple[int, int, int]
@@ -48,6 +52,7 @@ class Clips(Medium):
     plural: ClassVar[str] = "clips"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
     temporal: ClassVar[bool] = True
+    axes: ClassVar[tuple[str, ...]] = ("channels", "frames", "height", "width")
     rank: ClassVar[int] = 5
 
     def take(self, given: Any, fit: Fit = "exact") -> Tensor:

@@ -23,8 +23,13 @@ MAX_SHEET = 1 << 28
 
 @dataclass(frozen=True)
 class Saving:
-    """How samples are laid out in a file. columns: samples side by side (None: about a square); zoom: each pixel
-    becomes zoom x zoom (None: as much as makes small samples visible); fps: frames per second of what moves."""
+    """How samples are laid out in a file.
+
+    Attributes:
+        columns: Number of samples side by side; None makes about a square.
+        zoom: Factor by which pixels are enlarged; None makes small samples visible.
+        fps: Frame rate of what moves (frames per second).
+    """
 
     columns: int | None = None
     zoom: int | None = None
@@ -32,49 +37,120 @@ class Saving:
 
 
 class Medium(ABC):
-    """What a tokenizer takes in and gives back. name, plural: in messages; endings: of files that it is saved under;
-    temporal: whether it goes on in time, so that it can be predicted from its beginning; rank: axes of its tensors."""
+    """A kind of content that a tokenizer takes in and gives back, with that tokenizer's channels and size.
+
+    Attributes:
+        name: The word for one sample in messages.
+        plural: The word for several samples.
+        endings: Endings of the files that samples are saved under.
+        temporal: Whether samples go on in time, so that they can be predicted from their beginning. Then the first
+            number of `size` is the length in time, and `read` takes a third argument `frames`: how much of a file to
+            read instead.
+        axes: Names of the axes of one sample, for messages.
+        rank: Number of axes of a batch, one more than those of a sample.
+        channels: Length of the first axis.
+        size: Lengths of the other axes, in the samples that a tokenizer was trained on, to which files are brought.
+    """
 
     name: ClassVar[str]
     plural: ClassVar[str]
     endings: ClassVar[tuple[str, ...]]
     temporal: ClassVar[bool] = False
+    axes: ClassVar[tuple[str, ...]]
     rank: ClassVar[int]
+    channels: int
+    size: tuple[int, ...]
 
     def words(self, n: int) -> str:
-        """`1 picture`, `4 pictures`."""
+        """Say how many samples there are, as `1 picture` or `4 pictures`.
+
+        Args:
+            n: Number of samples.
+
+        Returns:
+            The number with its noun.
+        """
         return f"{n} {self.name if n == 1 else self.plural}"
 
     @abstractmethod
     def take(self, given: Any, fit: Fit = "exact") -> Tensor:
-        """Samples in any form that people have them in -> a tensor [B, ...] in the medium's channels.
+        """Bring samples, in any form that people have them in, into the form that the tokenizer reads.
 
-        given: tensors, arrays, Pillow pictures, names of files, or a list of those. ValueError in one line, naming what
-        was given and what is accepted.
+        Args:
+            given: Tensors, arrays, Pillow pictures, names of files, or a list of those.
+            fit: What happens to a file of another aspect: `exact` refuses it, `crop` takes its middle, `pad` keeps all
+                of it between white borders.
+
+        Returns:
+            A tensor [B, ...] in the medium's channels.
+
+        Raises:
+            ValueError: What was given is none of those forms, or of other channels or values.
         """
 
     @abstractmethod
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
-        """A file, which nobody trusts -> one sample [1, ...]; ValueError in one line where it can't be one.
+        """Read one sample from a file, which nobody trusts.
 
-        fit: of another aspect, `exact` refuses it, `crop` takes its middle, `pad` keeps it all between white borders.
+        Args:
+            path: Name of the file.
+            fit: What happens to a file of another aspect: `exact` refuses it, `crop` takes its middle, `pad` keeps all
+                of it between white borders.
+
+        Returns:
+            The sample [1, ...].
+
+        Raises:
+            ValueError: The file is missing, damaged, too large, or of no format that is read.
         """
 
     @abstractmethod
     def changed(self, path: str | Path, fit: Fit) -> str:
-        """What `read` does to a file of another aspect, in words; empty where it does nothing."""
+        """Say in words what `read` does to a file of another aspect.
+
+        Args:
+            path: Name of the file.
+            fit: As in `read`.
+
+        Returns:
+            The words; empty where nothing is changed.
+        """
 
     @abstractmethod
     def empty(self, n: int) -> Tensor:
-        """n samples of which nothing is there yet."""
+        """Make samples of which nothing is there yet.
+
+        Args:
+            n: Number of samples.
+
+        Returns:
+            A tensor [n, ...] with an axis of length 0.
+        """
 
     @abstractmethod
     def check_out(self, path: str | Path, force: bool = False, how: Saving | None = None) -> None:
-        """What `save` would refuse of a name and of a layout, refused before the work is done."""
+        """Refuse, before the work is done, what `save` would refuse of a name and of a layout.
+
+        Args:
+            path: Name of the file.
+            force: Accept a file that exists.
+            how: The layout.
+
+        Raises:
+            ValueError: `save` would not accept them.
+        """
 
     @abstractmethod
     def check_sheet(self, n: int, columns: int | None = None) -> None:
-        """ValueError where n samples side by side make too large a picture, said before the work is done."""
+        """Refuse, before the work is done, a sheet of samples that is too large.
+
+        Args:
+            n: Number of samples.
+            columns: Number of samples side by side; None makes about a square.
+
+        Raises:
+            ValueError: The sheet would have more pixels than are accepted.
+        """
 
     @abstractmethod
     def save(
@@ -85,25 +161,66 @@ class Medium(ABC):
         force: bool = False,
         how: Saving | None = None,
     ) -> Path:
-        """Write samples [B, ...] as the name's ending says, with the settings where the format has room for text.
+        """Write samples in the format that the name's ending says.
 
-        An existing file is kept unless `force`.
+        Args:
+            data: The samples [B, ...].
+            path: Name of the file.
+            settings: How the samples were made; kept in the file where its format has room for text.
+            force: Replace an existing file.
+            how: The layout.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: The file exists and `force` is not set, or its ending is none of `endings`.
         """
 
     @abstractmethod
     def tiles(self, data: Tensor) -> tuple[Tensor, int | None]:
-        """Samples as pictures [m, C, H, W], and how many of them make a row (None: as many as one likes)."""
+        """Cut samples into pictures.
+
+        Args:
+            data: The samples [B, ...].
+
+        Returns:
+            Pictures [m, C, H, W], and how many of them make a row; None leaves that open.
+        """
 
     @abstractmethod
     def stills(self, data: Tensor) -> list[Image.Image]:
-        """Each sample as a picture that shows it."""
+        """Show each sample as a picture.
+
+        Args:
+            data: The samples [B, ...].
+
+        Returns:
+            One picture per sample.
+        """
 
     @abstractmethod
     def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
-        """All samples in one picture."""
+        """Show all samples in one picture.
+
+        Args:
+            data: The samples [B, ...].
+            columns: Number of samples side by side; None makes about a square.
+            zoom: Factor by which pixels are enlarged; None makes small samples visible.
+
+        Returns:
+            The picture.
+        """
 
     def shown(self, data: Tensor) -> Mapping[str, bytes]:
-        """What a notebook shows: bytes by MIME type."""
+        """Prepare the samples for a notebook.
+
+        Args:
+            data: The samples [B, ...].
+
+        Returns:
+            What the notebook shows: bytes by MIME type.
+        """
         return {"image/png": png(self.sheet(data))}
 
 

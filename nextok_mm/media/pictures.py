@@ -46,14 +46,19 @@ HEAD = 16  # rows of the line of text above a grid
 
 @dataclass(frozen=True)
 class Pictures(Medium):
-    """Pictures [B, C, H, W] in [0, 1]. channels: 1 grey, 3 colour; size: (height, width) of those that a tokenizer was
-    trained on, to which files are brought."""
+    """Pictures [B, C, H, W] in [0, 1].
+
+    Attributes:
+        channels: 1 is grey, 3 is color.
+        size: (height, width) of the pictures that a tokenizer was trained on, to which files are brought.
+    """
 
     channels: int
     size: tuple[int, int]
     name: ClassVar[str] = "picture"
     plural: ClassVar[str] = "pictures"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
+    axes: ClassVar[tuple[str, ...]] = ("channels", "height", "width")
     rank: ClassVar[int] = 4
 
     def take(self, given: Any, fit: Fit = "exact") -> Tensor:

@@ -89,7 +89,7 @@ def _number(label: Any, names: Sequence[str], classes: int) -> int:
     if 0 <= number < classes:
         return number
     if not classes:
-        raise ValueError(f"labels: got {label!r}, accepted: none, this model has no classes")
+        raise ValueError(f"labels: got {label!r}, accepted: none, since this model has no classes")
     shown = ", ".join(names[:NAMES]) + ", ..." * (len(names) > NAMES)
     hint = f"; did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
     raise ValueError(

@@ -23,7 +23,9 @@ from ..decoding import decode
 from ..inference import inference
 from ..media import Fit, Medium
 from ..rng import Rng, mix
+from ..weights import MAX_SHARD_SIZE
 from . import conditions, inputs, ladder
+from . import folder as folders
 from .result import Result, joined
 
 BATCH = 64
@@ -33,13 +35,38 @@ Progress = Callable[[int, int], None]
 
 
 class Pipeline:
-    """A tokenizer, and a generator that speaks its tokens (or none, for a tokenizer by itself)."""
+    """A tokenizer together with a generator of its tokens, or a tokenizer by itself; `load` makes one.
 
-    def __init__(self, tokenizer: Tokenizer | None, generator: Generator | None, card: Card):
+    Attributes:
+        tokenizer: The tokenizer; None for a generator whose tokenizer is not known.
+        generator: The generator; None for a tokenizer by itself.
+        card: The description of the checkpoint: name, class labels, license, figures.
+
+    Example:
+        >>> import nextok_mm as nx
+        >>> pipeline = nx.load("xar-fashion", device="cpu")
+        >>> pipeline
+        <Pipeline xar-fashion: generator xar, generate, stream, tokenize, detokenize, reconstruct, on cpu>
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, generator: Generator | None, card: Card, tokenizer_card: Card | None = None
+    ):
         self.tokenizer, self.generator, self.card = tokenizer, generator, card
+        self.tokenizer_card = card if card.role == "tokenizer" else tokenizer_card
 
     def to(self, device: str | torch.device) -> "Pipeline":
-        """Move both; returns self. ValueError for a device that isn't here."""
+        """Move tokenizer and generator to a device.
+
+        Args:
+            device: A device by its name in PyTorch, such as `cuda`.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            ValueError: This machine has no such device.
+        """
         target = _device(str(device))
         with torch.inference_mode(False):  # weights that moved inside it would be of no use outside
             for part in (self.tokenizer, self.generator):
@@ -54,14 +81,14 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device that the weights are on."""
         part = self.generator or self.tokenizer
         assert part is not None
         return part.device
 
     @property
     def medium(self) -> Medium:
-        """What it takes in and gives back; ValueError where a generator has no tokenizer."""
+        """The kind of content that goes in and comes out; ValueError where a generator has no tokenizer."""
         return self._tokenizer().medium
 
     @property
@@ -78,8 +105,55 @@ class Pipeline:
         }
         return tuple(name for name, there in able.items() if there)
 
+    @staticmethod
+    def from_pretrained(
+        name: str | Path,
+        tokenizer: str | Path | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> "Pipeline":
+        """The same as `nextok_mm.load`."""
+        return load(name, tokenizer, device, revision, dtype)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+    ) -> Path:
+        """Write generator and tokenizer into one folder, which `load` takes wherever it is moved; see `folder.save`."""
+        return folders.save(self, folder, dtype=dtype, max_shard_size=max_shard_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+    ) -> str:
+        """Upload the folder of `save_pretrained` as owner/name; returns the commit's address. See `folder.push`."""
+        how = {"dtype": dtype, "max_shard_size": max_shard_size}
+        return folders.push(self, repo_id, private, revision, token, commit_message, **how)
+
     def condition(self, n: int, **given: Any) -> dict[str, Any]:
-        """What n samples are asked for, as the generator reads it; see `conditions.read`."""
+        """Read the condition of n samples in the form that the generator takes.
+
+        Args:
+            n: Number of samples.
+            given: Values by name, such as `labels`, in any form that `generate` accepts.
+
+        Returns:
+            The condition of every sample by name; see `nextok_mm.contracts.Condition`.
+
+        Raises:
+            ValueError: A value is not one that this generator takes.
+        """
         return conditions.read(self.generator, self.card.labels or (), self.card.name, n, given)
 
     def generate(
@@ -94,11 +168,35 @@ class Pipeline:
         progress: Progress | None = None,
         **sampling: Any,
     ) -> Result:
-        """n pictures. labels, or text for a model that reads captions: one, or several taken in turn; sampling:
-        settings that replace the checkpoint's own (steps, cfg, solver ...; see the generator's `Sampling`); keep: known
-        tokens, for in-painting; progress(done, all) counts entities over all batches.
+        """Generate n samples, such as pictures.
 
-        ValueError in one line for a label, a setting or a size that isn't accepted.
+        Sample i depends on (seed, i) and its condition alone, so it is the same in any batch and on any device.
+
+        Args:
+            labels: Classes by number or name; one for all, or several that are cycled. None cycles through all classes,
+                and "none" gives no condition.
+            n: Number of samples.
+            seed: Seed of the run.
+            text: Captions, for a generator that reads them; one for all, or several that are cycled.
+            keep: Known tokens, which stay as they are (in-painting, continuation).
+            batch: Number of samples that are generated at a time.
+            progress: A function (done, all) that is called after each entity, counted over all batches.
+            sampling: Settings that replace the checkpoint's own, such as `steps`, `cfg` or `solver`; see the
+                generator's `Sampling`.
+
+        Returns:
+            The samples, with everything that is needed to make them again.
+
+        Raises:
+            ValueError: A label, a setting or a number is not accepted, or the checkpoint has no generator.
+
+        Example:
+            >>> import nextok_mm as nx
+            >>> result = nx.load("xar-fashion", device="cpu").generate(labels=["bag", "coat"], n=2, seed=0, steps=2)
+            >>> result.images.shape
+            torch.Size([2, 1, 32, 32])
+            >>> result.save("out.png").name
+            'out.png'
         """
         parts = []
         n, batch = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("batch", batch, 1, MAX_ROWS)
@@ -130,11 +228,21 @@ class Pipeline:
         decode_all: bool = True,
         **sampling: Any,
     ) -> Iterator[Result]:
-        """The same pictures in one batch, handed out after every entity: previews, progress, early stopping.
+        """Generate the samples of `generate` in one batch, and hand them out after every entity.
 
-        rows: which of the n samples (else all of them); decode_all=False turns only the last state into pictures. Of
-        ordered tokens the pictures of 1, 2, 4, 8 ... are shown: decoding costs more than drawing a token, and one more
-        among many changes little.
+        This serves previews, progress and early stopping. With ordered tokens, pictures are decoded after 1, 2, 4, 8
+        ... tokens: decoding costs more than generating a token, and one more token among many changes little.
+
+        Args:
+            labels, n, seed, text, keep, sampling: As in `generate`.
+            rows: Which of the n samples to generate; None generates all of them.
+            decode_all: Decode every state; False decodes the last one alone.
+
+        Yields:
+            The samples so far; `done` counts the finished entities of `entities`.
+
+        Raises:
+            ValueError: As in `generate`; raised when the first result is asked for.
         """
         generator, tokenizer = self._parts()
         n, seed = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("seed", seed)
@@ -175,7 +283,26 @@ class Pipeline:
             started = time.perf_counter()  # time that the caller spends between results is not counted
 
     def tokenize(self, images: Any, fit: Fit = "exact") -> Tokens:
-        """Samples in any form that `Medium.take` takes, such as pictures [B, C, H, W] in [0, 1], to tokens."""
+        """Encode samples to tokens.
+
+        Args:
+            images: Pictures [B, C, H, W] in [0, 1], clips [B, C, T, H, W], arrays, Pillow pictures, names of files, or
+                a list of those; see `Medium.take`.
+            fit: What happens to a file of another aspect: `exact` refuses it, `crop` takes its middle, `pad` keeps all
+                of it between white borders.
+
+        Returns:
+            The tokens, with their grid and the fingerprint of the tokenizer.
+
+        Raises:
+            ValueError: The samples are not of a form, number of channels or size that the tokenizer accepts.
+
+        Example:
+            >>> import torch
+            >>> import nextok_mm as nx
+            >>> nx.load("vae-fashion", device="cpu").tokenize(torch.zeros(1, 1, 32, 32)).data.shape
+            torch.Size([1, 16, 16])
+        """
         tokenizer = self._tokenizer()
         with inference(tokenizer):
             return tokenizer.encode(self._taken(images, fit).to(tokenizer.device))
@@ -183,14 +310,26 @@ class Pipeline:
     def detokenize(
         self, tokens: Tokens | Tensor | Any, seed: int | None = None, progress: Progress | None = None, **sampling: Any
     ) -> Result:
-        """Tokens (or latents, or codes: a tensor, an array, a list) to what they stand for.
+        """Decode tokens to samples.
 
-        seed, progress, sampling: of tokenizers whose decoding draws noise (FlexTok): the noise's seed (None: one noise
-        for all), a function (done, all) that counts solver steps, and settings that replace the tokenizer's own.
+        Args:
+            tokens: `Tokens`, or latents or codes as a tensor, an array or a list.
+            seed: Seed of the noise, for a tokenizer whose decoding draws noise (FlexTok); None starts all samples from
+                the same noise.
+            progress: A function (done, all) that is called after each solver step of such a tokenizer.
+            sampling: Settings that replace the tokenizer's own; see its `Sampling`.
 
-            pipeline.detokenize([12, 7, 900], seed=0).save("a.png")
+        Returns:
+            The samples.
 
-        ValueError in one line for tokens of another tokenizer, or that don't fit its grid, channels or codes.
+        Raises:
+            ValueError: The tokens are another tokenizer's, or do not fit the grid, channels or codes of this one.
+
+        Example:
+            >>> import nextok_mm as nx
+            >>> pipeline = nx.load("flextok-fashion", device="cpu")
+            >>> pipeline.detokenize([12, 7, 900], seed=0, steps=2).save("a.png").name
+            'a.png'
         """
         tokenizer, seed = self._tokenizer(), None if seed is None else inputs.whole("seed", seed)
         own = fingerprint(tokenizer)
@@ -204,9 +343,7 @@ class Pipeline:
                 settings, data = chosen.model_dump(mode="json"), tokenizer.decode(checked, None, rng, chosen, progress)
             elif sampling:
                 borrowed.refuse(sampling, _names(tokenizer))
-                raise ValueError(
-                    f"{next(iter(sampling))}: got a setting, accepted: none, {self.card.name} draws nothing"
-                )
+                raise ValueError(f"{next(iter(sampling))}: got a setting, but {self.card.name} decodes without any")
             else:
                 data = tokenizer.decode(checked)
         seconds = {"decode": time.perf_counter() - started}
@@ -223,16 +360,37 @@ class Pipeline:
         progress: Progress | None = None,
         **sampling: Any,
     ) -> Result:
-        """Samples there and back through the tokenizer, in any form that `Medium.take` takes.
+        """Encode samples and decode them again.
 
-        tokens: how many leading tokens to use, each number in turn, which gives a `Ladder`; seed: of the noise that all
-        of a picture's start from; progress(done, all) counts solver steps; sampling: settings that replace the
-        tokenizer's own. ValueError in one line for a number or a setting that isn't accepted, and for tokens without
-        an order.
+        Args:
+            images: Samples in any form that `tokenize` accepts.
+            fit: As in `tokenize`.
+            tokens: Numbers of leading tokens to decode from, for a tokenizer with ordered tokens; None decodes all
+                tokens.
+            seed: Seed of the noise from which every decoding of a picture starts, where `tokens` are given.
+            batch: Number of pictures that are decoded at a time, where `tokens` are given.
+            progress: A function (done, all) that is called after each solver step, where `tokens` are given.
+            sampling: Settings that replace the tokenizer's own, where `tokens` are given.
+
+        Returns:
+            The reconstructions, with the samples themselves in `given`; a `Ladder` where `tokens` are given.
+
+        Raises:
+            ValueError: A number or a setting is not accepted, or `tokens` are given and the tokenizer has no ordered
+                ones.
+
+        Example:
+            >>> import torch
+            >>> import nextok_mm as nx
+            >>> result = nx.load("vae-fashion", device="cpu").reconstruct(torch.rand(2, 1, 32, 32))
+            >>> len(result), result.given.shape
+            (2, torch.Size([2, 1, 32, 32]))
         """
         if tokens is None and sampling:
             borrowed.refuse(sampling, _names(self.tokenizer))
-            raise ValueError(f"{next(iter(sampling))}: got a setting, accepted: beside tokens=[...] (--tokens)")
+            raise ValueError(
+                f"{next(iter(sampling))}: got a setting, but settings apply only together with tokens=[...] (--tokens)"
+            )
         batch, seed = inputs.whole("batch", batch, 1), inputs.whole("seed", seed)
         given, tokenizer = self._taken(images, fit), self._tokenizer()
         if tokens is not None:
@@ -244,7 +402,21 @@ class Pipeline:
     def predict(
         self, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
     ) -> Result:
-        """Clips that go on from their first frames; see `prediction.predict`."""
+        """Continue clips from their first frames.
+
+        Args:
+            clips: Clips [n, C, T, H, W] in [0, 1], or in any form that `tokenize` accepts.
+            frames: Number of frames of the whole clip; None generates as many as the model was trained on.
+            seed: Seed of the run.
+            labels: Classes, as in `generate`; None gives no condition, since the frames show what they hold.
+            sampling: Settings that replace the checkpoint's own.
+
+        Returns:
+            The clips, which begin with the given frames.
+
+        Raises:
+            ValueError: The clips have another shape, their frames make no whole codes, or the model is one of pictures.
+        """
         from .prediction import predict
 
         return predict(self, clips, frames, seed, labels, **sampling)
@@ -259,7 +431,18 @@ class Pipeline:
         return tokenizer.medium.take(given, fit).to(next(tokenizer.parameters()).dtype)
 
     def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
-        """A file in the tokenizer's channels and size, [1, ...]; see `Medium.read`."""
+        """Read a file as the tokenizer reads it.
+
+        Args:
+            path: Name of the file.
+            fit: As in `tokenize`.
+
+        Returns:
+            One sample [1, ...] in the tokenizer's channels and size.
+
+        Raises:
+            ValueError: The file is missing, damaged, too large, or of no format that is read.
+        """
         return self.medium.read(path, fit)
 
     def _tokenizer(self) -> Tokenizer:
@@ -281,26 +464,45 @@ def load(
     tokenizer: str | Path | None = None,
     device: str | None = None,
     revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
     **others: Any,
 ) -> Pipeline:
-    """A pipeline from a shipped model's name, a checkpoint folder or a hub id (owner/name, with `revision`).
+    """Load a checkpoint as a pipeline.
 
-    tokenizer: replaces the one that a generator's checkpoint names; device: else a GPU where there is one; others: none
-    is accepted, and what another library calls an argument is answered with what does its work here. ValueError where
-    the named tokenizer isn't there, or isn't the one that the generator was trained with.
+    Args:
+        name: Name of a shipped model (see `list_models`), a checkpoint folder, or a hub id (owner/name).
+        tokenizer: A tokenizer that replaces the one that a generator's checkpoint names.
+        device: The device to run on; None takes a GPU where there is one, and the CPU elsewhere.
+        revision: Branch, tag or commit of a hub id.
+        dtype: Number format of the generator: "float32", "bfloat16" or "float16". A tokenizer stays in float32: in
+            another precision it would make other tokens than those that carry its name.
+        others: None is accepted; what another library calls an argument is answered with what does its work here.
+
+    Returns:
+        The pipeline, ready to generate or to tokenize.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is damaged, or its tokenizer is missing or is not the one that the
+            generator was trained with.
+
+    Example:
+        >>> import nextok_mm as nx
+        >>> nx.load("vae-fashion", device="cpu").tasks
+        ('tokenize', 'detokenize', 'reconstruct')
     """
     borrowed.refuse(others, inspect.signature(load).parameters)
     for other in others:
         raise TypeError(f"load() got an unexpected keyword argument {other!r}")
     folder = resolve(name, revision)
-    model, card = from_pretrained(folder)
+    card = read_card(folder)
     if card.role == "judge":
         raise ValueError(f"load: {card.name} is a judge, accepted: a generator or a tokenizer (judges: nextok eval)")
-    target = _device(device)
+    kind, target = folders.precision(card, dtype), _device(device)
+    model, card = from_pretrained(folder, dtype=kind)
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
     place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
-    speaks = None if place is None else from_pretrained(place, role="tokenizer")[0]
+    speaks, speaks_card = (None, None) if place is None else from_pretrained(place, role="tokenizer")
     if speaks is not None:
         known = "" if tokenizer is not None else card.tokenizer_fingerprint
         if known and fingerprint(speaks) != known:
@@ -309,7 +511,7 @@ def load(
                 "tokenizer=... (--tokenizer) takes another one all the same"
             )
         check_speaks(model, speaks, f"{tokenizer or card.tokenizer}", card.name)
-    return Pipeline(speaks, model, card).to(target)
+    return Pipeline(speaks, model, card, speaks_card).to(target)
 
 
 def medium_of(name: str | Path) -> Medium | None:

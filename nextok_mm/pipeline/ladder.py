@@ -31,31 +31,54 @@ if TYPE_CHECKING:
 class Ladder(Result):
     """Pictures, and what their first k tokens make of them, for every k that was asked for.
 
-    given: [B, C, H, W]; data: [B, K, C, H, W]; numbers: the K numbers of tokens.
+    Attributes:
+        given: The pictures [B, C, H, W].
+        data: Their reconstructions [B, K, C, H, W], one for each number of tokens.
+        numbers: The K numbers of leading tokens.
     """
 
     numbers: tuple[int, ...] = ()
 
     def psnr(self) -> list[float]:
-        """For every k: the peak signal-to-noise ratio over all pictures, in dB."""
+        """Measure the reconstructions.
+
+        Returns:
+            For every k, the peak signal-to-noise ratio over all pictures, in dB.
+        """
         assert self.given is not None
         error = (self.data - self.given[:, None]).square().transpose(0, 1).flatten(1).mean(1)
         return (-10 * error.clamp_min(1e-12).log10()).tolist()
 
     def settings(self) -> dict[str, Any]:
-        """What a saved file keeps."""
+        """Describe how the ladder was made, in enough detail to make it again.
+
+        Returns:
+            The settings by name, which a saved file keeps.
+        """
         own = {"model": self.name, "seed": self.seed, "tokens": list(self.numbers), "sampling": self.sampling}
         return {f"nextok.{key}": value for key, value in own.items()}
 
     def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
-        """One row per picture: as it was given, then each k, named above its column."""
+        """Lay the ladder out in one sheet: per picture a row of it as it was given, then from each k of tokens.
+
+        Args:
+            columns: Has no effect, since the numbers of tokens are the columns.
+            zoom: Factor by which pixels are enlarged; None makes small pictures visible.
+
+        Returns:
+            The picture.
+        """
         assert self.given is not None
         _, zoom = sides(columns, zoom)
         rows = torch.cat((self.given[:, None], self.data), dim=1)
         return media.grid(rows.flatten(0, 1), rows.shape[1], zoom, heads=["given", *map(str, self.numbers)])
 
     def pil(self) -> list[Image.Image]:
-        """Each picture's row."""
+        """Turn the ladder into Pillow pictures.
+
+        Returns:
+            One picture per row.
+        """
         assert self.given is not None
         return [replace(self, given=given[None], data=data[None]).grid() for given, data in zip(self.given, self.data)]
 
@@ -67,7 +90,21 @@ class Ladder(Result):
         zoom: int | None = None,
         fps: float = Saving.fps,
     ) -> Path:
-        """Write the grid as a .png, .jpg or .webp with the settings in it; an existing file is kept unless `force`."""
+        """Write the grid into one file, together with the settings.
+
+        Args:
+            path: Name of the file, which ends in .png, .jpg or .webp.
+            force: Replace an existing file.
+            columns: Has no effect, since the numbers of tokens are the columns.
+            zoom: Factor by which pixels are enlarged; None makes small pictures visible.
+            fps: Has no effect, since pictures do not move.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: The file exists and `force` is not set, or its ending is none of those above.
+        """
         return media.save_picture(self.grid(columns, zoom), path, self.settings(), force)
 
     def _repr_png_(self) -> bytes:
@@ -142,7 +179,7 @@ def ordered(tokenizer: Tokenizer | None, name: str) -> OrderedTokenizer:
     if not isinstance(tokenizer, OrderedTokenizer):
         raise ValueError(
             f"tokens: got a number of them, but those of {name} ({getattr(tokenizer, 'kind', 'none')}) have no order; "
-            "accepted: none"
+            "leave the number out"
         )
     return tokenizer
 

@@ -1,9 +1,9 @@
-"""Video prediction: going on from given frames, to any length.
+"""Prediction: going on from given frames, to any length. Clips, and whatever else goes on in time (`Medium.temporal`).
 
 A window of the trained length slides along: its first frames are the last ones so far, encoded anew (the first frame of
 a window has codes of its own, so codes can't slide, frames can), the others are generated. Memory is that of a window.
 
-Shapes: n clips, C channels, T frames, H W rows and columns.
+Shapes: n clips, C channels, T frames, H W rows and columns, which other media may lack.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Keep, Tokenizer
-from ..media import Clips, Fit
+from ..media import Fit
 from ..rng import mix
 from . import inputs
 from .core import Pipeline
@@ -37,12 +37,21 @@ def read_given(pipeline: Pipeline, path: str | Path, given: int | None = None, f
 def predict(
     pipeline: Pipeline, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
 ) -> Result:
-    """Clips, such as [n, C, T, H, W], that go on: the given frames, then generated ones.
+    """Continue clips from their first frames, to any length.
 
-    frames: of the whole clip (None: as many as those that the model was trained on).
+    Args:
+        pipeline: A pipeline of a generator of clips.
+        clips: The first frames, such as [n, C, T, H, W] in [0, 1].
+        frames: Number of frames of the whole clip; None generates as many as the model was trained on.
+        seed: Seed of the run.
+        labels: Classes, as in `Pipeline.generate`; None gives no condition, since the frames show what they hold.
+        sampling: Settings that replace the checkpoint's own.
 
-    labels: as of `Pipeline.generate`, but None is no condition: what the frames show is seen in them. ValueError in one
-    line for clips of another shape, a number of frames that makes no whole codes, or a model of pictures.
+    Returns:
+        The clips, which begin with the given frames.
+
+    Raises:
+        ValueError: The clips have another shape, their frames make no whole codes, or the model is one of pictures.
     """
     *_, last = stream(pipeline, clips, frames, seed, labels, **sampling)
     return last
@@ -56,9 +65,8 @@ def stream(
     trained, *sides = medium.size
     clips = clips if isinstance(clips, Tensor) else medium.take(clips)
     if list(clips.shape[3:]) != sides or not clips.numel():
-        raise ValueError(
-            f"clips: got shape {tuple(clips.shape)}, accepted: [n, channels, 1 or more frames, {sides[0]}, {sides[1]}]"
-        )
+        accepted = ", ".join(["n", medium.axes[0], f"1 or more {medium.axes[1]}", *map(str, sides)])
+        raise ValueError(f"clips: got shape {tuple(clips.shape)}, accepted: [{accepted}]")
     clips = medium.take(clips)
     given = clips.shape[2]
     _check_given(tokenizer, given)
@@ -94,7 +102,7 @@ def _check_given(tokenizer: Tokenizer, frames: int) -> None:
     try:
         tokenizer.grid((frames, *sides))
     except ValueError:
-        whole = sorted({_context(tokenizer, count) for count in range(1, trained)})
+        whole = sorted({_context(tokenizer, count) for count in range(1, trained)} - {0})
         accepted = f"{', '.join(map(str, whole))} (what makes whole codes)"
         raise ValueError(f"given: got {frames} frames, accepted: {accepted}") from None
 
@@ -116,8 +124,9 @@ def _size(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tokenizer.size
 
 
-def _parts(pipeline: Pipeline) -> tuple[Tokenizer, Clips]:
+def _parts(pipeline: Pipeline) -> tuple[Tokenizer, Any]:
     """The tokenizer and its medium; ValueError for a model that doesn't go on in time."""
     if "predict" not in pipeline.tasks or pipeline.tokenizer is None:
-        raise ValueError(f"predict: got {pipeline.card.name}, accepted: a generator of clips")
-    return pipeline.tokenizer, pipeline.medium  # type: ignore[return-value]
+        accepted = "a generator of clips, or of another medium that goes on in time"
+        raise ValueError(f"predict: got {pipeline.card.name}, accepted: {accepted}")
+    return pipeline.tokenizer, pipeline.medium

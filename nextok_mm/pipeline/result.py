@@ -24,11 +24,21 @@ R = TypeVar("R", bound="Result")
 class Result:
     """Samples, and how they came about.
 
-    data: [n, ...] on the CPU, as `medium` has it: pictures [n, C, H, W] in [0, 1], clips [n, C, T, H, W] (those T
-    frames that are final); name: of the checkpoint; seed: of the run; condition: what the samples were asked for, by
-    name, a list of n each; given: what they were made from (pictures to reconstruct, the beginning of clips), and
-    tokens: their tokens, where there are any; sampling: every setting; calls: network calls of a batch; seconds: by
-    part; backend: the attention backend that ran; done: entities of `entities` (fewer in a streamed partial result).
+    Attributes:
+        data: The samples [n, ...] on the CPU, as `medium` has them: pictures [n, C, H, W] in [0, 1], or clips
+            [n, C, T, H, W], those T frames that are final.
+        medium: The kind of content that the samples are.
+        name: Name of the checkpoint.
+        seed: Seed of the run.
+        condition: What the samples were asked for, by name: a list with one value per sample.
+        given: What the samples were made from: pictures to reconstruct, or the beginning of clips.
+        tokens: The tokens of the samples, where there are any.
+        sampling: Every sampling setting.
+        calls: Number of network calls per batch.
+        seconds: Seconds spent, by part.
+        backend: The attention backend that ran.
+        done: Number of finished entities, which is below `entities` in a partial result of `Pipeline.stream`.
+        entities: Number of entities of a whole sample.
     """
 
     data: Tensor
@@ -61,7 +71,11 @@ class Result:
         return self.condition.get("text")
 
     def settings(self) -> dict[str, Any]:
-        """What a saved file keeps: enough to make it again."""
+        """Describe how the samples were made, in enough detail to make them again.
+
+        Returns:
+            The settings by name (`nextok.seed` ...), which a saved file keeps.
+        """
         own: dict[str, Any] = {"model": self.name, "seed": self.seed, "n": len(self), "labels": None, **self.condition}
         own |= {"sampling": self.sampling, "attention": self.backend}
         return {f"nextok.{key}": value for key, value in own.items()}
@@ -86,11 +100,26 @@ class Result:
         return f"<Result: {self.medium.words(len(self))} of {shape} by {self.name}, seed {self.seed}{asked}{partial}>"
 
     def pil(self) -> list[Image.Image]:
-        """Each sample as a Pillow picture; a clip as a row of its frames."""
+        """Turn the samples into Pillow pictures.
+
+        Returns:
+            One picture per sample; of a clip, a row of its frames.
+        """
         return self.medium.stills(self.data)
 
     def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
-        """All samples in one picture; clips as rows of their frames."""
+        """Lay all samples out in one picture; clips become rows of their frames.
+
+        Args:
+            columns: Number of samples side by side; None makes about a square.
+            zoom: Factor by which pixels are enlarged; None makes small samples visible.
+
+        Returns:
+            The picture.
+
+        Raises:
+            ValueError: A number is not accepted.
+        """
         return self.medium.sheet(self.data, *inputs.sides(columns, zoom))
 
     def save(
@@ -101,10 +130,21 @@ class Result:
         zoom: int | None = None,
         fps: float = Saving.fps,
     ) -> Path:
-        """Write all samples into one file, in the format that its ending says, with the settings.
+        """Write all samples into one file, together with the settings.
 
-        Pictures: .png, .jpg or .webp; clips: .mp4, .gif, .webp (at `fps` frames per second) or .png. An existing file
-        is kept unless `force`.
+        Args:
+            path: Name of the file, whose ending decides the format: .png, .jpg or .webp for pictures; .mp4, .gif, .webp
+                or .png for clips.
+            force: Replace an existing file.
+            columns: Number of samples side by side; None makes about a square.
+            zoom: Factor by which pixels are enlarged; None makes small samples visible.
+            fps: Frame rate of clips (frames per second).
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: The file exists and `force` is not set, or its ending is none of those above.
         """
         how = Saving(*inputs.sides(columns, zoom), fps)
         return self.medium.save(self.data, path, self.settings(), force, how)

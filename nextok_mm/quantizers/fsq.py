@@ -18,10 +18,12 @@ from . import check_codes
 
 
 class FSQConfig(Config):
-    """levels: how many values each number of a vector has."""
+    """Finite scalar quantization; the number of codes is the product of the levels."""
 
-    kind: Literal["fsq"] = "fsq"
-    levels: tuple[int, ...] = Field(min_length=1, max_length=62)
+    kind: Literal["fsq"] = Field(default="fsq", description="Name of this quantizer, which selects this config.")
+    levels: tuple[int, ...] = Field(
+        min_length=1, max_length=62, description="Number of values of each channel of a vector."
+    )
 
     @property
     def width(self) -> int:

@@ -30,22 +30,37 @@ EPS = 1e-5  # of the smoothed shares, as a count of one vector
 
 
 class VQConfig(Config):
-    """A learned codebook.
+    """A learned codebook of `size` vectors, learned as running means (ema) or by a gradient of its own."""
 
-    size: V; width: F; codebook: how it learns, as running means of the vectors assigned to each code (ema) or by a
-    gradient of its own; decay: of the running means, which also tell the dead codes; commitment: weight of the pull of
-    the vectors to their codes; start: random, or after the first step from its vectors as they are (data) or their
-    k-means; revive: a code used less than this share of an even use is put onto a vector of the step (0: never).
-    """
-
-    kind: Literal["vq"] = "vq"
-    size: int = Field(gt=1, le=1 << 20)
-    width: int = Field(gt=0, le=1 << 16)
-    codebook: Literal["ema", "gradient"] = "ema"
-    decay: float = Field(default=0.99, gt=0, lt=1)
-    commitment: float = Field(default=0.25, ge=0)
-    start: Literal["random", "data", "kmeans"] = "kmeans"
-    revive: float = Field(default=0.03, ge=0, lt=1)
+    kind: Literal["vq"] = Field(default="vq", description="Name of this quantizer, which selects this config.")
+    size: int = Field(gt=1, le=1 << 20, description="Number of different codes in the codebook.")
+    width: int = Field(gt=0, le=1 << 16, description="Width of a vector of the codebook.")
+    codebook: Literal["ema", "gradient"] = Field(
+        default="ema",
+        description="How the codebook learns: by running means of the vectors assigned to each code (ema), or by "
+        "gradient.",
+    )
+    decay: float = Field(
+        default=0.99,
+        gt=0,
+        lt=1,
+        description="Decay per step of the running means, which also tell how much a code is used.",
+    )
+    commitment: float = Field(
+        default=0.25, ge=0, description="Weight of the commitment loss, which pulls vectors towards their codes."
+    )
+    start: Literal["random", "data", "kmeans"] = Field(
+        default="kmeans",
+        description="First codebook: random, or after the first step from its vectors (data) or their k-means "
+        "(kmeans).",
+    )
+    revive: float = Field(
+        default=0.03,
+        ge=0,
+        lt=1,
+        description="A code that is used less than this share of an even use is moved onto a vector of the step; "
+        "0 moves none.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "VQConfig":
@@ -140,7 +155,8 @@ class VQ(nn.Module):
     def _put(self, codes: Tensor, vectors: Tensor) -> None:
         if hasattr(self.codebook, "full_tensor"):
             raise ValueError(
-                "codebook: got gradient, spread over processes (FSDP); accepted: ema, or start random, revive 0"
+                "codebook: gradient can't take over vectors while it is spread over processes (FSDP); "
+                "accepted: ema, or start random with revive 0"
             )
         self.codebook[codes] = vectors.to(self.codebook.dtype)
         self.shares[codes] = 1 / self.size

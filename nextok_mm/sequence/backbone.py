@@ -24,23 +24,27 @@ from .rope import LongRope, rope_table
 
 
 class BackboneConfig(BlockConfig):
-    """A block's shape, times `depth`.
+    """A stack of blocks, and what is around it.
 
-    positions: length S of a learned position table (0: none); rope: rotate by the tokens' positions; rope_scaling:
-    stretches the rotation to longer sequences; midway: the block before which the sequence is re-embedded (0: never);
-    norm_in, norm_out: normalise the input, the output; ada_groups: AdaLN weights of their own for each of so many
-    entities, which share one condition (1: the entities share the weights, and each has its condition).
+    With `ada_groups` above 1, the entities of a group share AdaLN weights and all share one condition; with 1, all
+    share the weights, and each entity has its condition.
     """
 
-    depth: int = Field(gt=0, le=1 << 10)
-    positions: int = Field(default=0, ge=0)
-    rope: bool = True
-    rope_theta: float = Field(default=10000.0, gt=0)
-    rope_scaling: LongRope | None = None
-    midway: int = Field(default=0, ge=0)
-    norm_in: bool = False
-    norm_out: bool = True
-    ada_groups: int = Field(default=1, gt=0)
+    depth: int = Field(gt=0, le=1 << 10, description="Number of transformer blocks.")
+    positions: int = Field(default=0, ge=0, description="Length of a learned table of positions; 0 has none.")
+    rope: bool = Field(default=True, description="Rotate queries and keys by the layout's positions.")
+    rope_theta: float = Field(default=10000.0, gt=0, description="Base of the wavelengths of rotary positions.")
+    rope_scaling: LongRope | None = Field(
+        default=None, description="The stretching of rotary positions to longer sequences; null stretches nothing."
+    )
+    midway: int = Field(
+        default=0, ge=0, description="Index of the block before which the sequence is embedded anew; 0 never does."
+    )
+    norm_in: bool = Field(default=False, description="Normalize the input of the first block.")
+    norm_out: bool = Field(default=True, description="Normalize the output of the last block.")
+    ada_groups: int = Field(
+        default=1, gt=0, description="Number of groups of entities that have AdaLN weights of their own."
+    )
 
 
 class Backbone(nn.Module):

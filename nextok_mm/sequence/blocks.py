@@ -24,34 +24,47 @@ MAX_HEAD_DIM = 512  # a table of rotations has as many numbers a token
 
 
 class BlockConfig(Config):
-    """One block's shape.
+    """The shape of one block: attention and an MLP, each behind a norm."""
 
-    kv_heads: heads of keys and values, each shared by heads / kv_heads queries (as many as heads where not given);
-    head_dim: channels of a head (width / heads where not given); norm_affine: norms have learned weights, norm_bias:
-    and biases (LayerNorm alone); mlp_hidden: width inside the MLP; modulated: scale, shift and gate both branches by a
-    condition; qk_norm: normalise queries and keys per head before the rotation; score_scale: factor of query times
-    key, head_dim ** -0.5 where None; bias: of all matrices; qkv_bias: of queries, keys and values (as `bias` where not
-    given); rope_pairs: which channels turn together, neighbours (2i, 2i + 1) or halves (i, i + A/2), as Llama's files
-    have them.
-    """
-
-    width: int = Field(gt=0, le=1 << 16)
-    heads: int = Field(gt=0, le=1 << 12)
-    kv_heads: int = Field(default=0, ge=0, le=1 << 12)
-    head_dim: int = Field(default=0, ge=0, le=MAX_HEAD_DIM)
-    mlp: Literal["swiglu", "geglu", "gelu"] = "swiglu"
-    mlp_hidden: int = Field(gt=0, le=1 << 18)
-    norm: Literal["rms", "layer"] = "rms"
-    norm_affine: bool = True
-    norm_bias: bool = False
-    norm_eps: float = 1e-6
-    qk_norm: bool = False
-    score_scale: float | None = Field(default=None, gt=0)
-    bias: bool = True
-    qkv_bias: bool = True
-    rope_pairs: Pairs = "neighbors"
-    modulated: bool = False
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    width: int = Field(gt=0, le=1 << 16, description="Width of the transformer's hidden states.")
+    heads: int = Field(gt=0, le=1 << 12, description="Number of attention heads of the queries.")
+    kv_heads: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 12,
+        description="Number of heads of keys and values, each shared by heads / kv_heads queries; 0 takes heads.",
+    )
+    head_dim: int = Field(
+        default=0, ge=0, le=MAX_HEAD_DIM, description="Number of channels of an attention head; 0 takes width / heads."
+    )
+    mlp: Literal["swiglu", "geglu", "gelu"] = Field(
+        default="swiglu", description="Activation inside the MLP; swiglu and geglu are gated."
+    )
+    mlp_hidden: int = Field(gt=0, le=1 << 18, description="Width inside the MLP.")
+    norm: Literal["rms", "layer"] = Field(default="rms", description="The kind of normalization: RMSNorm or LayerNorm.")
+    norm_affine: bool = Field(default=True, description="Give the norms learned weights.")
+    norm_bias: bool = Field(default=False, description="Give the norms learned biases too, which only LayerNorm has.")
+    norm_eps: float = Field(default=1e-6, description="The small number that norms add to the variance.")
+    qk_norm: bool = Field(default=False, description="Normalize queries and keys per head before the rotation.")
+    score_scale: float | None = Field(
+        default=None, gt=0, description="Factor of the product of query and key; null takes head_dim ** -0.5."
+    )
+    bias: bool = Field(
+        default=True, description="Give the linear layers biases; qkv_bias decides for queries, keys and values."
+    )
+    qkv_bias: bool = Field(
+        default=True,
+        description="Give the layers of queries, keys and values biases; takes bias where it is not given.",
+    )
+    rope_pairs: Pairs = Field(
+        default="neighbors",
+        description="Which channels turn together: neighbors (2i, 2i + 1), or halves (i, i + head_dim / 2) as in "
+        "Llama's files.",
+    )
+    modulated: bool = Field(default=False, description="Let a condition scale, shift and gate both branches (AdaLN).")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Probability with which dropout zeroes an activation in training."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -18,17 +18,20 @@ Pairs = Literal["neighbors", "halves"]
 
 
 class LongRope(Config):
-    """Llama 3's stretching of a rotary embedding to longer texts than it was first trained on: slow turns are slowed by
-    `factor`, fast ones are left, those between are mixed.
+    """Llama 3's stretching of a rotary embedding to longer texts than it was first trained on.
 
-    factor: how much longer; low, high: wavelengths above original / low are slowed, below original / high left;
-    original: the length of the first training. Source: Llama 3 (arXiv 2407.21783), section 3.4.2 and its code.
+    Slow turns are slowed by `factor`, fast ones are left, and those between are mixed. Source: Llama 3 (arXiv
+    2407.21783), section 3.4.2 and its code.
     """
 
-    factor: float = Field(gt=0, le=1e6, allow_inf_nan=False)
-    low: float = Field(gt=0, le=1e6, allow_inf_nan=False)
-    high: float = Field(gt=0, le=1e6, allow_inf_nan=False)
-    original: int = Field(gt=0, le=1 << 30)
+    factor: float = Field(gt=0, le=1e6, allow_inf_nan=False, description="How many times longer the texts become.")
+    low: float = Field(
+        gt=0, le=1e6, allow_inf_nan=False, description="Wavelengths above original / low are slowed in full."
+    )
+    high: float = Field(
+        gt=0, le=1e6, allow_inf_nan=False, description="Wavelengths below original / high are left as they are."
+    )
+    original: int = Field(gt=0, le=1 << 30, description="Length of the first training, in tokens.")
 
 
 def rope_rates(count: int, theta: float = 10000.0, scaling: LongRope | None = None) -> Tensor:

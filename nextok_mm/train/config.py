@@ -17,14 +17,19 @@ from pydantic import Field, SerializeAsAny, model_validator
 from .. import data, registry
 from ..checkpoint import read_card, resolve
 from ..config import Config, ModelConfig, override, read_yaml
+from ..data import SourceConfig
 
 
 class ModelSpec(Config):
-    """Which model: its role, its kind, and the fields of that kind's config (validated, complete)."""
+    """Which model is trained, validated and complete."""
 
-    role: Literal["tokenizer", "generator", "judge"]
-    kind: str
-    fields: SerializeAsAny[ModelConfig]
+    role: Literal["tokenizer", "generator", "judge"] = Field(
+        description="Role of the model: tokenizer, generator or judge."
+    )
+    kind: str = Field(description="Name of the model's kind in the registry, such as xar.")
+    fields: SerializeAsAny[ModelConfig] = Field(
+        description="The config of that kind; in YAML its fields stand beside role and kind."
+    )
 
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
@@ -32,68 +37,109 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optim(Config):
-    """AdamW and its learning rate: linear warm-up, then cosine down to `lr * final`, or constant (no `final`).
+    """AdamW and its learning rate, which warms up linearly and then follows the schedule.
 
-    warmup: steps; a run that is shorter ends on the way up (a trial of two steps needs no other setting).
-    weight_decay: of what `decay` says. `weights`: those of linear and convolution layers; no biases, no norms, no
-    tables (of codes, labels, positions), no learned vectors. `matrices`: every parameter of two dimensions or more, as
-    in runs that began before there was a choice. None: as the run in `train.out` began, `weights` for a new one.
+    A run that is shorter than the warm-up ends on the way up (a trial of two steps needs no other setting). Decay of
+    `weights` means those of linear and convolution layers: no biases, no norms, no tables (of codes, labels,
+    positions), no learned vectors. Decay of `matrices` means every parameter of two dimensions or more, as in runs
+    that began before there was a choice.
     """
 
-    lr: float = Field(default=3e-4, gt=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    decay: Literal["weights", "matrices"] | None = None
-    warmup: int = Field(default=100, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    final: float = Field(default=0.0, ge=0, le=1)
-    clip: float | None = Field(default=1.0, gt=0)
+    lr: float = Field(default=3e-4, gt=0, description="Largest learning rate, which warm-up ends with.")
+    betas: tuple[Beta, Beta] = Field(
+        default=(0.9, 0.95), description="Decay rates of AdamW's running means of the gradient and of its square."
+    )
+    eps: float = Field(default=1e-8, gt=0, description="The small number that AdamW adds to its denominator.")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="Factor of decoupled weight decay, for the parameters that decay names."
+    )
+    decay: Literal["weights", "matrices"] | None = Field(
+        default=None,
+        description="Which parameters decay; null goes on as the run in train.out began, and takes weights for a "
+        "new one.",
+    )
+    warmup: int = Field(default=100, ge=0, description="Number of steps of linear warm-up.")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="The learning rate after warm-up: down to lr * final by a cosine, or constant."
+    )
+    final: float = Field(default=0.0, ge=0, le=1, description="Share of lr that the cosine ends with.")
+    clip: float | None = Field(
+        default=1.0, gt=0, description="Largest norm of the gradient, beyond which it is scaled down; null never does."
+    )
 
 
 class EMA(Config):
-    """A running mean of the weights, which is what `final/` holds. decay 0: none.
+    """A running mean of the weights, which is what `final/` holds."""
 
-    warmup: begin with a short memory, (1 + n) / (10 + n) after n updates, so that the first weights are forgotten.
-    """
-
-    decay: float = Field(default=0.999, ge=0, lt=1)
-    warmup: bool = True
+    decay: float = Field(default=0.999, ge=0, lt=1, description="Decay of the running mean per step; 0 keeps none.")
+    warmup: bool = Field(
+        default=True,
+        description="Begin with a short memory, a decay of (1 + n) / (10 + n) after n steps, which forgets the "
+        "first weights.",
+    )
 
 
 class Train(Config):
-    """The run. Counts are optimizer steps; `batch` is the rows of one step, over all processes and all parts of it.
+    """The run. Counts are training steps; `batch` counts rows over all processes and all parts of a step."""
 
-    out: folder of the run; steps: its end; accumulate: parts that a process cuts its share into; processes: refuse
-    another number of them (None: any); precision: of the forward and backward pass; workers: processes that prepare
-    data; keep: newest snapshots kept; sample_every: draw pictures (a judge has none, nor has a generator without a
-    `tokenizer`); samples: pictures in a grid; resume: go on from the newest whole snapshot, or never; overwrite: delete
-    what `out` holds; trackers: what else gets the numbers of log.jsonl, by accelerate's names (tensorboard: true is an
-    older way to say [tensorboard]); max_minutes: then save and stop, to be resumed; cpu: stay there even where there is
-    a GPU.
-    """
-
-    out: str = Field(min_length=1)
-    steps: int = Field(gt=0, le=1_000_000_000)
-    batch: int = Field(gt=0, le=1 << 20)
-    accumulate: int = Field(default=1, gt=0, le=1 << 20)
-    processes: int | None = Field(default=None, gt=0, le=1 << 20)
-    seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    cpu: bool = False
-    workers: int = Field(default=0, ge=0, le=1 << 10)
-    log_every: int = Field(default=50, gt=0)
-    save_every: int = Field(default=1000, gt=0)
-    keep: int = Field(default=2, gt=0)
-    sample_every: int = Field(default=0, ge=0)
-    samples: int = Field(default=16, gt=0, le=256)
-    trackers: tuple[Tracker, ...] = ()
-    tensorboard: bool = False
-    resume: Literal["auto", "never"] = "auto"
-    overwrite: bool = False
-    max_minutes: float | None = Field(default=None, gt=0)
+    out: str = Field(
+        min_length=1, description="Folder of the run, for its log, its snapshots and its final checkpoint."
+    )
+    steps: int = Field(gt=0, le=1_000_000_000, description="Number of training steps in all.")
+    batch: int = Field(gt=0, le=1 << 20, description="Number of rows per step, over all processes.")
+    accumulate: int = Field(
+        default=1,
+        gt=0,
+        le=1 << 20,
+        description="Number of parts that a process cuts its share of a batch into, to save memory.",
+    )
+    processes: int | None = Field(
+        default=None,
+        gt=0,
+        le=1 << 20,
+        description="Number of processes that the run is meant for; another one is refused. null takes any.",
+    )
+    seed: int = Field(
+        default=0, description="Seed of the run's randomness: order of the data, noise, dropout, samples."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="Number format of the forward and backward pass."
+    )
+    compile: bool = Field(default=False, description="Compile the model with torch.compile.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations again in the backward pass, to save memory."
+    )
+    cpu: bool = Field(default=False, description="Stay on the CPU even where there is a GPU.")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 10,
+        description="Number of processes that prepare data; 0 prepares it in the training process.",
+    )
+    log_every: int = Field(default=50, gt=0, description="Number of steps between two lines of the log.")
+    save_every: int = Field(default=1000, gt=0, description="Number of steps between two snapshots.")
+    keep: int = Field(default=2, gt=0, description="Number of newest snapshots that are kept.")
+    sample_every: int = Field(
+        default=0,
+        ge=0,
+        description="Number of steps between two sheets of pictures; 0 draws none. A judge has none, nor has a "
+        "generator without a tokenizer.",
+    )
+    samples: int = Field(default=16, gt=0, le=256, description="Number of pictures on a sheet.")
+    trackers: tuple[Tracker, ...] = Field(
+        default=(), description="What else gets the numbers of log.jsonl, by accelerate's names of trackers."
+    )
+    tensorboard: bool = Field(default=False, description="An older way to say trackers: [tensorboard].")
+    resume: Literal["auto", "never"] = Field(
+        default="auto",
+        description="Go on from the newest whole snapshot (auto), or refuse a folder that holds one (never).",
+    )
+    overwrite: bool = Field(default=False, description="Delete what trainings wrote into the folder, and begin anew.")
+    max_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="Save and stop after this many minutes, to be resumed later; null sets no limit.",
+    )
 
     def tracked_by(self) -> tuple[str, ...]:
         """The trackers, each once."""
@@ -101,35 +147,48 @@ class Train(Config):
 
 
 class Final(Config):
-    """What `out/final` says about itself: its name, how weights are stored, class names, licence, free remarks.
+    """What the checkpoint in `out/final` says about itself."""
 
-    labels: a name for each class of the model; None: the names that the data has, never more than there are classes.
-    Where the data names fewer, the other classes go by number.
-    """
-
-    name: str | None = Field(default=None, max_length=200)
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    labels: tuple[str, ...] | None = Field(default=None, fail_fast=True)
-    license: str = ""
-    about: dict[str, Any] = Field(default_factory=dict)
+    name: str | None = Field(
+        default=None, max_length=200, description="Name of the checkpoint; null takes the name of the run's folder."
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32", description="Number format in which the weights are stored."
+    )
+    labels: tuple[str, ...] | None = Field(
+        default=None,
+        fail_fast=True,
+        description="A name for each class of the model; null takes those of the data, and numbers where it "
+        "names fewer.",
+    )
+    license: str = Field(default="", description="License of the checkpoint, such as apache-2.0.")
+    about: dict[str, Any] = Field(
+        default_factory=dict, description="Free remarks by name, which the checkpoint's README shows."
+    )
 
 
 class TrainConfig(Config):
-    """A whole training.
+    """A whole training, one group per part."""
 
-    init: a checkpoint to begin from (zoo name, folder or hub id) in place of fresh weights, or one for each of some
-    parts ({vae: vae-fashion}: its fields become `model.vae`, its weights that part's); tokenizer: the checkpoint that
-    turns images into a generator's tokens, and its samples into pictures.
-    """
-
-    model: ModelSpec
-    data: SerializeAsAny[data.SourceConfig]
-    train: Train
-    optim: Optim = Optim()
-    ema: EMA = EMA()
-    final: Final = Final()
-    init: str | dict[str, str] | None = None
-    tokenizer: str | None = None
+    model: ModelSpec = Field(
+        description="The model that is trained: role, kind, size, and fields of that kind's config."
+    )
+    data: SerializeAsAny[SourceConfig] = Field(
+        description="The source of the training rows: kind, and the fields of that source."
+    )
+    train: Train = Field(description="The run itself: folder, steps, batch, precision.")
+    optim: Optim = Field(default=Optim(), description="The optimizer and its learning rate.")
+    ema: EMA = Field(default=EMA(), description="The running mean of the weights.")
+    final: Final = Field(default=Final(), description="What the finished checkpoint says about itself.")
+    init: str | dict[str, str] | None = Field(
+        default=None,
+        description="A checkpoint (zoo name, folder, hub id) whose weights training begins with, or one per "
+        "part: {vae: vae-fashion} takes the fields of model.vae and that part's weights from there.",
+    )
+    tokenizer: str | None = Field(
+        default=None,
+        description="The checkpoint that turns images into a generator's tokens, and its samples into pictures.",
+    )
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any], where: str = "") -> "TrainConfig":
@@ -177,7 +236,23 @@ _INDECISIVE = (
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
-    """The training that a YAML file describes, after `group.field=value` overrides."""
+    """Read a training from a YAML file.
+
+    Args:
+        path: Name of the file.
+        overrides: Assignments `group.field=value`, which replace values of the file.
+
+    Returns:
+        The validated config.
+
+    Raises:
+        ValueError: The file is missing, is no YAML, or a field of it is not accepted.
+
+    Example:
+        >>> from nextok_mm import bundled, train
+        >>> train.load(bundled.config("configs/generators/xar-fashion.yaml"), ["train.steps=100"]).train.steps
+        100
+    """
     return TrainConfig.parse(override(read_yaml(path), overrides))
 
 

@@ -51,7 +51,16 @@ STOPPED = 75
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended. status: finished or stopped; reason: of a stop; step: steps done; loss: of the last one."""
+    """How a run ended.
+
+    Attributes:
+        status: `finished` or `stopped`.
+        reason: Why it stopped.
+        step: Number of finished steps.
+        loss: Loss of the last step.
+        seconds: Seconds that it took.
+        folder: Folder of the run.
+    """
 
     status: str
     reason: str | None
@@ -67,10 +76,21 @@ class Summary:
 
 
 def train(config: TrainConfig, progress: bool = False) -> Summary:
-    """Run (or go on with) a training. ValueError in one line for a user's mistake, `NotFinite` for diverged numbers.
+    """Train a model, or resume the training that `train.out` holds.
 
-    progress: a bar, where there is a terminal. Nothing else is printed: the steps are logged under `nextok_mm.train`
-    (INFO, and WARNING for what is hardly meant).
+    Nothing is printed but the progress bar: steps are logged under `nextok_mm.train` (INFO, and WARNING for what is
+    hardly meant).
+
+    Args:
+        config: The training; see `load`.
+        progress: Show a progress bar, where there is a terminal.
+
+    Returns:
+        How the run ended, with its exit code.
+
+    Raises:
+        ValueError: The config, the data and the model do not go together, or another training runs in this process.
+        NotFinite: The loss or a gradient is no finite number; the message names the first bad tensor.
     """
     if not _RUNNING.acquire(blocking=False):  # Accelerate's state, torch's seed and the signals are the process's
         raise ValueError(

@@ -145,7 +145,7 @@ def test_discs_are_pictures_that_differ_and_move():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--exact"], "exact: got no file to compare with, accepted: beside --against"),
+        (["--exact"], "exact: got no file to compare with; give one with --against"),
         (["--against", "/no.json"], "results: '/no.json' can't be read"),
         (["--against", "{other}"], "against: .* has no checkpoints"),
         (["--against", "{seven}"], "was drawn with seed 7, accepted: the same, got 0"),

@@ -202,7 +202,9 @@ class Spelled:
 def test_captions_travel_along(tokenizer, source, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "load_text", lambda name: Spelled())
     config, text = source, Text(encoder="spelled", width=2, length=3)
-    with pytest.raises(ValueError, match="text: got 'spelled', accepted: none, tensors pictures have no captions"):
+    with pytest.raises(
+        ValueError, match="text: got 'spelled', accepted: none, since the rows of tensors have no captions"
+    ):
         build_cache(tokenizer, config, tmp_path / "t", text=text)
     captions = tuple("ab" * (row % 3 + 1) for row in range(10))
     monkeypatch.setattr(type(config.open()), "captions", captions)

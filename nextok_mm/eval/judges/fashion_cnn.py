@@ -19,17 +19,23 @@ from ...rng import Rng
 
 
 class FashionCNNConfig(ModelConfig):
-    """A classifier of small pictures: one stage a width, the resolution halved between."""
+    """A classifier of small pictures: one stage per width, with the resolution halved in between."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(image_size=(8, 8), classes=3, widths=(8, 16)),
         "fashion": dict(image_size=(32, 32), classes=10, widths=(32, 64, 96)),
     }
-    image_channels: int = Field(1, gt=0, le=1 << 10)
-    image_size: tuple[int, int] = (32, 32)
-    classes: int = Field(10, gt=1)
-    widths: tuple[Annotated[Channels, Field(ge=8)], ...] = Field(min_length=1, max_length=16)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    image_channels: int = Field(
+        1, gt=0, le=1 << 10, description="Number of channels of a picture: 1 is grey, 3 is color."
+    )
+    image_size: tuple[int, int] = Field(default=(32, 32), description="Rows and columns of a picture, in pixels.")
+    classes: int = Field(10, gt=1, description="Number of classes to tell apart.")
+    widths: tuple[Annotated[Channels, Field(ge=8)], ...] = Field(
+        min_length=1, max_length=16, description="Width of each stage, from the first to the last."
+    )
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="Share of the loss's target that is spread evenly over all classes."
+    )
 
 
 @register("judge", "fashion_cnn")
