@@ -33,7 +33,7 @@ NONE: dict[str, str] = {
         "a model draws samples of the size that it was trained for (nextok info shows it)",
     ),
     "negative_prompt": "guidance is away from the empty condition; cfg=... says how far",
-    "dtype": "weights load as they are stored; pipeline.generator.to(torch.bfloat16) changes their precision",
+    "dtype": "load(name, dtype=...) chooses the precision of the weights",
     "num_frames": "predict(clips, frames=...) makes longer clips, generate those of the trained length",
     "steps": "this model has no solver: it draws one token or block after another",
     "solver": "this model has no solver: it draws one token or block after another",

@@ -27,7 +27,7 @@ def pipelines(tiny):
         ("xar", {"size": 3}, "none; a model draws samples of the size"),
         ("xar", {"negative_prompt": "x"}, "none; guidance is away from the empty condition"),
         ("xar", {"max_new_tokens": 3}, "none; this model takes nothing of the kind"),
-        ("xar", {"dtype": torch.bfloat16}, "none; weights load as they are stored"),
+        ("xar", {"dtype": torch.bfloat16}, "none; load(name, dtype=...) chooses"),
         ("clips", {"steps": 3}, "none; this model has no solver"),
         ("clips", {"num_inference_steps": 3}, "none; this model has no solver"),
         ("clips", {"eta": 1.0}, "temperature=..."),
@@ -57,10 +57,12 @@ def test_tokenizers_name_theirs(pipelines):
 
 
 def test_load_names_ours_and_refuses_others_as_python_does(tiny):
-    with pytest.raises(ValueError, match=r"^torch_dtype: no such argument, accepted: "):
+    with pytest.raises(ValueError, match=r"^torch_dtype: no such argument, accepted: dtype=\.\.\."):
         nx.load(tiny / "vae", torch_dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"^device_map: no such argument, accepted: device=\.\.\."):
         nx.load(tiny / "vae", device_map="auto")
+    with pytest.raises(ValueError, match=r"^torch_dtype: no such argument, accepted: dtype=\.\.\."):
+        nx.Pipeline.from_pretrained(tiny / "vae", torch_dtype=torch.bfloat16)
     with pytest.raises(TypeError, match="unexpected keyword argument 'banana'"):
         nx.load(tiny / "vae", banana=1)
 
@@ -81,6 +83,6 @@ def test_every_name_of_ours_is_an_argument_or_a_setting_of_something():
     for method in (nx.Pipeline.generate, nx.Pipeline.detokenize, nx.load):
         known |= set(inspect.signature(method).parameters)
     ours = {name for names in borrowed.OURS.values() for name in names}
-    assert ours - known <= {"dtype"}  # for a `load` that takes one
+    assert ours <= known
     assert all(text and not text.endswith(".") and "\n" not in text for text in borrowed.NONE.values())
     assert borrowed.meaning("cfg", {"cfg"}) is None and borrowed.meaning("banana", {"cfg"}) is None

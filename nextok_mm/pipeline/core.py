@@ -112,9 +112,10 @@ class Pipeline:
         device: str | None = None,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
+        **others: Any,
     ) -> "Pipeline":
         """The same as `nextok_mm.load`."""
-        return load(name, tokenizer, device, revision, dtype)
+        return load(name, tokenizer, device, revision, dtype, **others)
 
     def save_pretrained(
         self,

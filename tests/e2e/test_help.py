@@ -122,7 +122,7 @@ def test_shells_complete_the_names_that_ship() -> None:
         ("generate x --eta 0", "accepted: --solver"),
         ("generate x --height 3", "accepted: none; a model draws samples of the size"),
         ("generate x --output-type pil", "accepted: none; a Result has .images and .pil()"),
-        ("generate x --torch-dtype half", "accepted: none; weights load as they are stored"),
+        ("generate x --torch-dtype half", "accepted: none; load(name, dtype=...) chooses"),
         ("generate x --negative-prompt cat", "accepted: none; guidance is away from the empty condition"),
         ("generate x --label 3", "accepted: --labels"),
         ("generate x --stesp 3", "did you mean --steps?"),
