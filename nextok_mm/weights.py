@@ -68,9 +68,7 @@ def contents(
     return writers | ({} if WEIGHTS in files else {INDEX: write_index}), digests
 
 
-def _plan(
-    weights: Mapping[str, Tensor], dtype: torch.dtype | None, max_shard_size: int | str
-) -> dict[str, Sequence[str]]:
+def _plan(weights: Mapping[str, Tensor], dtype: torch.dtype | None, max_shard_size: int | str) -> dict[str, list[str]]:
     """The names of the weights that each file takes."""
     most = _bytes(max_shard_size)
     if sum(tensor.numel() * _stored_as(tensor, dtype).itemsize for tensor in weights.values()) <= most:

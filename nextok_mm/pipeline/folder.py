@@ -166,8 +166,12 @@ def push(
     owner, _, name = repo_id.partition("/") if isinstance(repo_id, str) else ("", "", "")
     if not (owner and name) or "/" in name:
         raise ValueError(f"repo_id: got {repo_id!r}, accepted: owner/name of a hub")
+    failures: tuple[Any, ...] = (
+        *HfHubHTTPError.__bases__,
+        HFValidationError,
+        OSError,
+    )  # those of requests or httpx too
     api = HfApi(token=token)
-    refused: tuple[Any, ...] = (*HfHubHTTPError.__bases__, HFValidationError, OSError)  # the client's: httpx's
     parts = [WEIGHTS, INDEX, "model-?????-of-?????.safetensors"]
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -182,6 +186,6 @@ def push(
                 commit_message=commit_message or f"Upload {pipeline.card.name} with nextok_mm",
                 delete_patterns=[*parts, *(f"{INSIDE}/{part}" for part in parts)],
             )
-    except refused as error:
+    except failures as error:
         raise ValueError(f"push_to_hub: {repo_id} was not uploaded ({first_line(error)})") from None
     return str(commit.commit_url)
