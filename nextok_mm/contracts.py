@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Loss:
     """What is minimised (a scalar with a gradient) and the parts worth logging (detached scalars)."""
 
     total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
@@ -558,7 +558,7 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
 
 def taken(condition: Condition, *names: str) -> dict[str, Any]:
     """The parts of a condition that aren't None; ValueError for one that isn't among `names`, what a model takes."""
-    if condition is not None and not isinstance(condition, Mapping):
+    if condition is not None and not isinstance(cast(Any, condition), Mapping):
         raise ValueError(f"condition: got {type(condition).__name__}, accepted: values by name, such as labels=[7]")
     given = {name: value for name, value in (condition or {}).items() if value is not None}
     for name in given:
@@ -638,7 +638,7 @@ def check_numbers(name: str, numbers: Tensor, count: int, what: str) -> None:
         raise ValueError(f"{name}: got {numbers.dtype}, accepted: whole numbers from 0 to {count - 1}")
     if type(numbers) is not Tensor or numbers.is_meta or not numbers.numel() or torch.compiler.is_compiling():
         return
-    for number in torch.stack(numbers.long().aminmax()).tolist():
+    for number in map(int, torch.stack(numbers.long().aminmax()).cpu()):
         if not 0 <= number < count:
             raise ValueError(f"{name}: got {number}, accepted: 0 to {count - 1}, the {what} of this model")
 

@@ -78,7 +78,7 @@ def _plan(
     from huggingface_hub import split_torch_state_dict_into_shards
 
     sizes = {name: torch.empty(t.shape, dtype=_stored_as(t, dtype), device="meta") for name, t in weights.items()}
-    return split_torch_state_dict_into_shards(sizes, max_shard_size=most).filename_to_tensors
+    return dict(split_torch_state_dict_into_shards(sizes, max_shard_size=most).filename_to_tensors)
 
 
 def _bytes(size: int | str) -> int:
@@ -107,8 +107,13 @@ def _check_stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
     if tensor.is_floating_point():
         kind = _stored_as(tensor, dtype)
         _check_float(kind, f"checkpoint: weight {name!r}")
-        if not torch.isfinite(tensor.detach().to(kind)).all():
+        if not _finite(tensor, kind):
             raise ValueError(f"checkpoint: weight {name!r} is not finite (stored as {kind})")
+
+
+def _finite(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether every number is one, stored as `dtype`: its extremes are enough, and need no copy of it all."""
+    return not tensor.numel() or bool(torch.stack(tensor.detach().aminmax()).to(dtype).isfinite().all())
 
 
 def _check_float(dtype: torch.dtype, where: str) -> None:
@@ -237,13 +242,18 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_fits(name: str, tensor: Tensor, own: Tensor, where: str) -> None:
-    if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
+    if tensor.shape != own.shape or _number(tensor) != _number(own):
         got, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (tensor, own))
         raise ValueError(f"{where}: weight {name!r} is {got}, accepted: {wanted}")
     if tensor.is_floating_point():
         _check_float(tensor.dtype, f"{where}: weight {name!r}")
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"{where}: weight {name!r} is not finite")
+        if not _finite(tensor, tensor.dtype):
+            raise ValueError(f"{where}: weight {name!r} is not finite")
+
+
+def _number(tensor: Tensor) -> tuple[bool, bool]:
+    """What kind of number it holds."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def usable(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -79,7 +79,7 @@ def _write(pipeline: "Pipeline", made: Path, dtype: torch.dtype | None, most: in
         return
     if tokenizer is not None:
         own = pipeline.tokenizer_card
-        named = own.model_dump(include=about) if own is not None else {"name": f"{card.name}-{INSIDE}"}
+        named: dict[str, Any] = own.model_dump(include=about) if own is not None else {"name": f"{card.name}-{INSIDE}"}
         where = f"{address}/{INSIDE}" if address.startswith("path/to/") else address
         save_pretrained(tokenizer, made / INSIDE, max_shard_size=most, address=where, **named)
         meta["tokenizer"] = made / INSIDE
@@ -167,6 +167,7 @@ def push(
     if not (owner and name) or "/" in name:
         raise ValueError(f"repo_id: got {repo_id!r}, accepted: owner/name of a hub")
     api = HfApi(token=token)
+    refused: tuple[Any, ...] = (*HfHubHTTPError.__bases__, HFValidationError, OSError)  # the client's: httpx's
     parts = [WEIGHTS, INDEX, "model-?????-of-?????.safetensors"]
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -181,6 +182,6 @@ def push(
                 commit_message=commit_message or f"Upload {pipeline.card.name} with nextok_mm",
                 delete_patterns=[*parts, *(f"{INSIDE}/{part}" for part in parts)],
             )
-    except (*HfHubHTTPError.__bases__, HFValidationError, OSError) as error:  # the client's own: requests' or httpx's
+    except refused as error:
         raise ValueError(f"push_to_hub: {repo_id} was not uploaded ({first_line(error)})") from None
     return str(commit.commit_url)
