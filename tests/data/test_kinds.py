@@ -5,6 +5,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from nextok_mm import data
+from nextok_mm.cli.checkpoints import list_
 
 
 def joined(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -13,8 +14,10 @@ def joined(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["nextok_mm.data.tensors", "nextok_mm.data.tensors:Config"])
-def test_a_kind_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_kind_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch, capsys, value: str) -> None:
     joined(monkeypatch, "mine", value)
+    list_()
+    assert f"mine           from {value}\n" in capsys.readouterr().out
     assert data.kinds()["mine"] == f"from {value}"
     assert data.config_class("mine") is data.config_class("tensors")
 
