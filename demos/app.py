@@ -41,6 +41,10 @@ def build(models: Sequence[str]) -> gr.Blocks:
         if not models:
             raise ValueError("models: got none, accepted: at least one generator")
         media = {name: medium_of(name) for name in models}
+        for name, found in media.items():
+            if found is not None and not isinstance(found, tuple(TABS)):
+                known = " or ".join(each.plural for each in TABS)
+                raise ValueError(f"models: got {name}, which makes {found.plural}, accepted: those of {known}")
         for medium, (title, build_tab) in TABS.items():
             own = [name for name in models if isinstance(media[name], medium)]
             if own:

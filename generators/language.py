@@ -150,14 +150,13 @@ class State(contracts.State):
 
 
 @register("generator", "language")
-class Language(Generator):
+class Language(Generator[LanguageConfig, State]):
     """The model; see the module's text."""
 
     Config = LanguageConfig
     Sampling = Sampling
     state = State
     open_ended = True
-    config: LanguageConfig  # type: ignore[assignment]
 
     def __init__(self, config: LanguageConfig):
         super().__init__()
@@ -199,10 +198,6 @@ class Language(Generator):
     def takes(self) -> tuple[str, ...]:
         """The tokens of prompts."""
         return ("tokens",)
-
-    def gradient_checkpointing(self, on: bool = True) -> None:
-        """Recompute blocks in the backward pass."""
-        self.backbone.gradient_checkpointing(on)
 
     # Training
 
@@ -272,16 +267,8 @@ class Language(Generator):
         longest = max(len(prompt) for prompt in prompts)
         most = [min(settings.tokens, self.config.context - len(prompt)) for prompt in prompts]
         rows, device = len(prompts), self.device
-        backbone = self.backbone.config
-        cache = KVCache(
-            backbone.depth,
-            rows,
-            backbone.kv_heads,
-            longest + min(ROOM, max(most)),
-            backbone.head_dim,
-            like=self.table.weight,
-            window=self.config.window,
-        )
+        room = longest + min(ROOM, max(most))
+        cache = self.backbone.cache(rows, room, like=self.table.weight, window=self.config.window)
         logits_RV = self._read_prompts(prompts, cache)
         return State(
             data=torch.zeros(rows, 0, dtype=torch.long, device=device),
@@ -358,7 +345,7 @@ class Language(Generator):
         cache.commit(count)
         return states
 
-    def step(self, state: State) -> State:  # type: ignore[override]
+    def step(self, state: State) -> State:
         """One more token of every row that has not ended."""
         logits_RV = state.logits_RV
         if logits_RV is None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -51,7 +51,7 @@ class Config(BaseModel):
     def _own_types(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        fields = dict(given)
+        fields = dict(cast(Mapping[Any, Any], given))
         for name, field in cls.model_fields.items():
             if name in fields:
                 try:
@@ -130,11 +130,11 @@ def shown(value: Any) -> str:
 def _types(annotation: Any) -> frozenset[Any]:
     """The types of the single values that a field's annotation allows: `tuple[int, ...] | None` -> int, NoneType."""
     if get_origin(annotation) is Literal:
-        return frozenset(type(value) for value in get_args(annotation))
+        return frozenset(cast(Any, type(value)) for value in get_args(annotation))
     if get_origin(annotation) is Annotated:
         return _types(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType, tuple, list):
-        return frozenset().union(*(_types(part) for part in get_args(annotation) if part is not Ellipsis))
+        return frozenset[Any]().union(*(_types(part) for part in get_args(annotation) if part is not Ellipsis))
     return frozenset([annotation])
 
 
@@ -144,9 +144,10 @@ def _plain(value: Any, types: frozenset[Any], largest: int) -> Any:
     if Any in types:
         return value
     if isinstance(value, list | tuple):
-        if numeric and len(value) > MAX_LENGTH:
-            raise ValueError(f"Input should have at most {MAX_LENGTH} numbers, not {len(value)}")
-        return [_plain(part, types, largest) for part in value]
+        parts = list(cast(Iterable[Any], value))
+        if numeric and len(parts) > MAX_LENGTH:
+            raise ValueError(f"Input should have at most {MAX_LENGTH} numbers, not {len(parts)}")
+        return [_plain(part, types, largest) for part in parts]
     if isinstance(value, Written):
         value = value if numeric or str not in types else value.text
     if isinstance(value, bool | str) and numeric and type(value) not in types:
@@ -226,15 +227,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         data = _yaml(path.read_text(encoding="utf8"))
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"config {path}: not YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+    if not _is_named(data):
         raise ValueError(f"config {path}: a mapping of names to values is accepted, got {type(data).__name__}")
     return data
+
+
+def _is_named(data: Any) -> bool:
+    """Whether it is a mapping whose keys are text."""
+    return isinstance(data, dict) and all(isinstance(key, str) for key in cast(dict[Any, Any], data))
 
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """A copy of `data` with `a.b.c=value` assignments applied, the last one of a name counts; values are read as YAML
     scalars or flow lists."""
-    result = _copy(data)
+    result: dict[str, Any] = _copy(data)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name:
@@ -247,9 +253,10 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
         *folders, leaf = name.split(".")
         node = result
         for folder in folders:
-            node = node.setdefault(folder, {})
-            if not isinstance(node, dict):
+            inner: Any = node.setdefault(folder, {})
+            if not isinstance(inner, dict):
                 raise ValueError(f"override {name}: {folder!r} holds a single value, not a group of fields")
+            node = cast(dict[str, Any], inner)
         node[leaf] = value
     return result
 
@@ -260,7 +267,7 @@ class _Refused(ValueError):
 
 def _yaml(text: str) -> Any:
     """The data of a YAML text, by the safe loader; `_Refused` where a name is given twice, or aliases make it huge."""
-    loader = yaml.SafeLoader(text)
+    loader: Any = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -282,7 +289,7 @@ def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
             raise _Refused("an alias (*name) stands inside what it repeats")
         return found
     known[id(node)] = None
-    count, seen = 1, set()
+    count, seen = 1, set[Any]()
     for part in node.value if isinstance(node, yaml.CollectionNode) else ():
         if isinstance(node, yaml.MappingNode):
             key = (part[0].tag, part[0].value) if isinstance(part[0], yaml.ScalarNode) else None
@@ -300,7 +307,7 @@ def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
 def _copy(node: Any) -> Any:
     """A deep copy in which `3e-4` is a number too (see `Written`)."""
     if isinstance(node, dict):
-        return {key: _copy(value) for key, value in node.items()}
+        return {key: _copy(value) for key, value in cast(dict[Any, Any], node).items()}
     if isinstance(node, list):
-        return [_copy(value) for value in node]
+        return [_copy(value) for value in cast(list[Any], node)]
     return Written(node) if isinstance(node, str) and Written.FORM.fullmatch(node) else node

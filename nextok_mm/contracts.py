@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Loss:
     """What is minimised (a scalar with a gradient) and the parts worth logging (detached scalars)."""
 
     total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
@@ -60,7 +60,7 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
-`labels` [B] int64 where the data has any."""
+`labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
 """What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.
@@ -225,15 +225,14 @@ class Tokenizer(Model[ConfigT]):
         return Preview(self, layout)
 
     def check(self, batch: Batch) -> None:
-        """Refuse pictures of other channels, or of a size that the grid can't divide. See `Model.check`."""
+        """Refuse samples of another medium, of other channels or of a size that is no grid's. See `Model.check`."""
         if "images" not in batch:
             raise ValueError(
                 f"data: got {', '.join(sorted(batch))}, accepted: images, which a {self.kind} is trained on"
             )
-        images, channels = batch["images"], getattr(self.config, "image_channels", None)
-        sides = 2 if self.size is None else len(self.size)
-        if images.dim() != 2 + sides or channels not in (None, images.shape[1]):
-            accepted = ", ".join(["batch", str(channels or "channels"), *("frames", "height", "width")[-sides:]])
+        images, medium = batch["images"], self.medium
+        if images.dim() != medium.rank or images.shape[1] != medium.channels:
+            accepted = ", ".join(["batch", str(medium.channels), *medium.axes[1:]])
             raise ValueError(f"images: got shape {tuple(images.shape)}, accepted: [{accepted}]")
         self.grid(tuple(images.shape[2:]))
 
@@ -559,7 +558,7 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
 
 def taken(condition: Condition, *names: str) -> dict[str, Any]:
     """The parts of a condition that aren't None; ValueError for one that isn't among `names`, what a model takes."""
-    if condition is not None and not isinstance(condition, Mapping):
+    if condition is not None and not isinstance(cast(Any, condition), Mapping):
         raise ValueError(f"condition: got {type(condition).__name__}, accepted: values by name, such as labels=[7]")
     given = {name: value for name, value in (condition or {}).items() if value is not None}
     for name in given:
@@ -639,7 +638,7 @@ def check_numbers(name: str, numbers: Tensor, count: int, what: str) -> None:
         raise ValueError(f"{name}: got {numbers.dtype}, accepted: whole numbers from 0 to {count - 1}")
     if type(numbers) is not Tensor or numbers.is_meta or not numbers.numel() or torch.compiler.is_compiling():
         return
-    for number in torch.stack(numbers.long().aminmax()).tolist():
+    for number in map(int, torch.stack(numbers.long().aminmax()).cpu()):
         if not 0 <= number < count:
             raise ValueError(f"{name}: got {number}, accepted: 0 to {count - 1}, the {what} of this model")
 

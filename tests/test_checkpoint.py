@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nextok_mm as nx
-from nextok_mm import checkpoint, registry
+from nextok_mm import references, registry
 from nextok_mm.checkpoint import (
     fingerprint,
     from_pretrained,
@@ -63,7 +63,7 @@ def test_what_is_saved_comes_back(model, saved):
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in loaded.parameters())
     assert not any(buffer.is_meta for buffer in loaded.buffers())
-    assert (saved / "README.md").read_text().startswith("# small")
+    assert "\n# small\n" in (saved / "README.md").read_text()
 
 
 def test_half_precision_on_disk_is_fp32_in_memory(model, tmp_path):
@@ -254,7 +254,7 @@ def test_names_are_looked_for_in_the_zoo_then_on_disk_then_on_the_hub(saved, tmp
     assert from_pretrained("somebody/model", revision="v1")[1].name == "small" and asked == [("somebody/model", "v1")]
     (tmp_path / "somebody" / "model").mkdir(parents=True)
     assert resolve("somebody/model") == Path("somebody/model") and len(asked) == 1
-    monkeypatch.setattr(checkpoint, "ZOO", tmp_path)
+    monkeypatch.setattr(references, "ZOO", tmp_path)
     assert resolve("saved") == tmp_path / "saved"
     assert resolve("saved", beside=tmp_path) == tmp_path / "saved"
     with pytest.raises(ValueError, match="hub id"):
@@ -463,3 +463,205 @@ def test_saving_hashes_the_file_that_it_wrote(saved):
     from nextok_mm.files import sha256
 
     assert read_card(saved).sha256 == sha256(saved / "model.safetensors")
+
+
+# Weights in several files
+
+
+@pytest.fixture
+def sharded(model, tmp_path):
+    return save_pretrained(model, tmp_path / "sharded", name="small", max_shard_size=20_000)
+
+
+def index_of(folder: Path) -> dict:
+    return json.loads((folder / "model.safetensors.index.json").read_text())
+
+
+def with_index(folder: Path, index: object, hashed: bool = True) -> Path:
+    """A checkpoint with another index, and a config.json that knows it or doesn't say."""
+    from nextok_mm.files import sha256
+
+    path = folder / "model.safetensors.index.json"
+    path.write_text(index if isinstance(index, str) else json.dumps(index))
+    return edit(folder, sha256=sha256(path) if hashed else "")
+
+
+def test_several_files_hold_the_same_model(model, saved, sharded):
+    from huggingface_hub import load_torch_model
+
+    index = index_of(sharded)
+    files = sorted(set(index["weight_map"].values()))
+    assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert not (sharded / "model.safetensors").exists()
+    assert index["metadata"]["total_size"] == sum(t.numel() * t.itemsize for t in model.state_dict().values())
+    for file in files:
+        held = load_file(sharded / file)
+        assert len(held) == 1 or sum(tensor.numel() * tensor.itemsize for tensor in held.values()) <= 20_000
+    loaded, _ = from_pretrained(sharded)
+    assert fingerprint(loaded) == fingerprint(from_pretrained(saved)[0])
+    other = registry.build("generator", "xar", {"size": "tiny"})
+    load_torch_model(other, sharded)  # the hub's own reader
+    assert fingerprint(other) == fingerprint(loaded)
+
+
+def test_several_files_of_another_library_s_writer_are_read(model, saved):
+    from huggingface_hub import save_torch_state_dict
+
+    (saved / "model.safetensors").unlink()
+    save_torch_state_dict(model.state_dict(), saved, max_shard_size=20_000)
+    assert "index.json is damaged, or not the one that config.json describes" in refused(saved)
+    assert fingerprint(from_pretrained(edit(saved, sha256=""))[0]) == fingerprint(model)
+
+
+def test_today_s_checkpoints_stay_one_file(model, saved, tmp_path):
+    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert read_card(saved).format == 1
+
+
+@pytest.mark.parametrize("size", ["5 GB", "20KB", "0.5MB", 20_000])
+def test_sizes_in_words_or_bytes(model, tmp_path, size):
+    assert from_pretrained(save_pretrained(model, tmp_path / "x", max_shard_size=size))[1].name == "x"
+
+
+@pytest.mark.parametrize("size", ["", "5", "GB", "-5GB", "0GB", "1e9GB", 0, -1, 1.5, True, None, "5GiB"])
+def test_a_size_that_is_none_is_one_line(model, tmp_path, size):
+    with pytest.raises(ValueError, match="max_shard_size: got .*, accepted: ") as error:
+        save_pretrained(model, tmp_path / "x", max_shard_size=size)
+    assert "\n" not in str(error.value) and not (tmp_path / "x").exists()
+
+
+def test_saving_again_in_another_number_of_files_leaves_none_behind(model, sharded):
+    before = fingerprint(from_pretrained(sharded)[0])
+    (sharded / "model-notes.safetensors").write_bytes(b"theirs")
+    for size in ("5GB", 20_000, 40_000, "5GB"):
+        save_pretrained(model, sharded, max_shard_size=size)
+        files = {path.name for path in sharded.glob("model*")} - {"model-notes.safetensors"}
+        one = {"model.safetensors"}
+        assert files == (one if size == "5GB" else {*index_of(sharded)["weight_map"].values(), *files} - one)
+        assert files == one or files == {*index_of(sharded)["weight_map"].values(), "model.safetensors.index.json"}
+        assert fingerprint(from_pretrained(sharded)[0]) == before
+    assert (sharded / "model-notes.safetensors").exists()
+
+
+@pytest.mark.parametrize("first, then", [("5GB", 20_000), (20_000, "5GB")])
+def test_an_interrupted_change_of_files_leaves_the_old_ones(model, tmp_path, first, then, monkeypatch):
+    """config.json, written last, says which of two sets of files is meant."""
+    folder = save_pretrained(model, tmp_path / "x", max_shard_size=first)
+    old, plain = fingerprint(from_pretrained(folder)[0]), os.replace
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+
+    def replace(made, path):
+        if Path(path).name == "config.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        plain(made, path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", replace)
+        with pytest.raises(ValueError, match="what was there before is kept"):
+            save_pretrained(model, folder, max_shard_size=then)
+    assert fingerprint(from_pretrained(folder)[0]) == old
+    save_pretrained(model, folder, max_shard_size=then)
+    assert fingerprint(from_pretrained(folder)[0]) == fingerprint(model) != old
+
+
+def test_any_damage_to_any_of_several_files_is_noticed(sharded):
+    for path in sorted(sharded.glob("model*")):
+        content = path.read_bytes()
+        for damaged in (content[:-1], content[:20], b"", content[:-1] + bytes([content[-1] ^ 1]), content + b"x"):
+            path.write_bytes(damaged)
+            assert path.name in refused(sharded)
+        path.unlink()
+        assert f"no file {path.name.replace('.index.json', '')}" in refused(sharded)
+        path.write_bytes(content)
+    from_pretrained(sharded)
+
+
+def test_truncated_files_are_one_line_without_a_hash_too(sharded):
+    index = index_of(sharded)
+    del index["metadata"]["sha256"]
+    with_index(sharded, index, hashed=False)
+    from_pretrained(sharded)
+    path = sharded / index["weight_map"]["embed.bias"]
+    for keep in (0, 4, 100, -10):
+        content = path.read_bytes()
+        path.write_bytes(content[:keep])
+        assert "not a whole safetensors file" in refused(sharded)
+        path.write_bytes(content)
+
+
+def test_files_of_another_checkpoint_are_noticed(model, sharded, tmp_path):
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    other = save_pretrained(model, tmp_path / "other", max_shard_size=20_000)
+    first = index_of(sharded)["weight_map"][next(model.named_parameters())[0]]
+    shutil.copy(other / first, sharded / first)
+    assert f"{first} is damaged, or not the one that model.safetensors.index.json describes" in refused(sharded)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../other/model-00001-of-00002.safetensors",
+        "/etc/passwd",
+        "sub/model-00001-of-00002.safetensors",
+        "model-00001-of-00002.safetensors\n",
+        "model-١٢٣٤٥-of-00002.safetensors",
+        "weights.safetensors",
+        "pytorch_model.bin",
+        "..",
+        "",
+        7,
+        None,
+        ["model-00001-of-00002.safetensors"],
+    ],
+)
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_file_that_is_not_of_this_folder_is_one_line(sharded, name, hashed):
+    index = index_of(sharded)
+    index["weight_map"]["embed.bias"] = name
+    line = refused(with_index(sharded, index, hashed))
+    assert "index.json: got the file" in line and "accepted: such as model-00001-of-00002.safetensors" in line
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize(
+    "index, words",
+    [
+        ("", "not JSON"),
+        ("[]", "an object is accepted"),
+        ("[" * 100_000, "not JSON"),
+        ('{"weight_map": {}, "weight_map": {}}', "given twice"),
+        ({}, "got no weight_map"),
+        ({"weight_map": []}, "got no weight_map"),
+        ({"weight_map": {}}, "got no weight_map"),
+        ({"metadata": {"sha256": 3}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}, "got no weight_map"),
+        ({"weight_map": {"a": "model-00001-of-99999.safetensors"}}, "no file model-00001-of-99999.safetensors"),
+    ],
+)
+def test_an_index_that_is_none_is_one_line(sharded, index, words, hashed):
+    assert words in refused(with_index(sharded, index, hashed))
+
+
+def test_an_index_that_does_not_say_what_its_files_hold_is_one_line(sharded):
+    index = index_of(sharded)
+    one, *_, other = index["weight_map"]
+    for change in ({one: index["weight_map"][other]}, {"more": index["weight_map"][one]}):
+        changed = {**index, "weight_map": {**index["weight_map"], **change}}
+        assert "index.json differ in the weight" in refused(with_index(sharded, changed))
+    some = {name: file for name, file in index["weight_map"].items() if file != index["weight_map"][one]}
+    assert "lacks weights" in refused(with_index(sharded, {**index, "weight_map": some}))
+    index["metadata"]["sha256"].pop(index["weight_map"][one])
+    assert "no SHA-256 of model-0" in refused(with_index(sharded, index))
+
+
+def test_an_index_without_end_is_not_read(sharded):
+    with (sharded / "model.safetensors.index.json").open("wb") as file:
+        file.truncate(1 << 33)
+    began = time.process_time()
+    assert "at most" in refused(sharded)
+    assert time.process_time() - began < 2
+
+
+def test_a_readme_names_no_folder_of_this_machine(saved):
+    assert str(saved.parent) not in (saved / "README.md").read_text()

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from .. import registry
-from ..checkpoint import _without_weights, fingerprint, from_pretrained, save_pretrained
+from ..building import without_weights
+from ..checkpoint import fingerprint, from_pretrained, save_pretrained
 from ..contracts import check_speaks
 from ..files import check_out, write_files
 
@@ -113,7 +114,7 @@ def _filled(family: Adapter, fields: Mapping[str, Any], state: dict[str, Tensor]
 
     Nothing is drawn for it first. ValueError in one line where the tensors don't fit.
     """
-    with _without_weights((len(state), sum(tensor.numel() for tensor in state.values()))):
+    with without_weights((len(state), sum(tensor.numel() for tensor in state.values()))):
         model = registry.build(family.ROLE, family.KIND, fields)
     expected, used, weights = model.state_dict(), set[int](), dict[str, Tensor]()
     for name in list(state):

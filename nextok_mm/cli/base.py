@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -14,7 +14,8 @@ from .. import __version__, borrowed
 
 ZOO = Path(__file__).parents[1] / "zoo"
 FITS = ("crop", "pad", "exact")
-_UsageError, _ClickException = typer.BadParameter.__mro__[1:3]  # of click, or of the copy of it inside newer typers
+_ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""Of click, or of the copy of it inside newer typers."""
 
 app = typer.Typer(
     help="Next-X generation of images and video: tokenizers, autoregressive generators, training and evaluation.",

@@ -24,7 +24,7 @@ def list_() -> None:
     for role in registry.ROLES:
         print(f"  {role} kinds: {', '.join(registry.kinds(role))}")
     print("Kinds of data (docs/own-data.md and configs/tokenizers/vae-own.yaml show how to use your own):")
-    for kind, what in data.KINDS.items():
+    for kind, what in data.kinds().items():
         print(f"  {kind:14s} {what}")
 
 

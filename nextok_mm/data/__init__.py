@@ -1,17 +1,18 @@
 """Where training rows come from: one file per kind of source, all saying the same two things, `len` and `batch`.
 
 `parse({"kind": "fashion_mnist", "split": "train"}).open()` is a source. A new kind is one file with a `Config` and a
-line in `KINDS`.
+line in `KINDS`; other people's packages join through the entry-point group `nextok_mm.data`.
 """
 
 import difflib
 import importlib
 from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .source import Source, SourceConfig
 
-__all__ = ["KINDS", "Source", "SourceConfig", "config_class", "parse"]
+__all__ = ["KINDS", "Source", "SourceConfig", "config_class", "kinds", "parse"]
 
 KINDS = {
     "clips": "video files of a folder, every subfolder a class (path, size; fps, start, flip, channels)",
@@ -23,7 +24,15 @@ KINDS = {
     "tensors": "a .safetensors file of images, tokens and labels (path)",
     "text": "text files of a folder: .txt, .md, .jsonl, .parquet (path; words, length, field, held_out)",
 }
-"""What each kind is, and the fields that matter most; all are in the Config of its file."""
+"""What each kind of ours is, and the fields that matter most; all are in the Config of its file."""
+GROUP = "nextok_mm.data"
+"""The entry points of other packages: a kind's name, and its module, or the config class in it (`module:Config`)."""
+
+
+def kinds() -> dict[str, str]:
+    """Every kind that is installed, and what it is. Imports none of them."""
+    others = {point.name: f"from {point.value}" for point in entry_points(group=GROUP)}
+    return {**others, **KINDS}
 
 
 def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:
@@ -49,8 +58,24 @@ def parse(fields: Mapping[str, Any], where: str = "data") -> SourceConfig:
 
 def config_class(kind: Any, where: str = "data") -> type[SourceConfig]:
     """The config class of a kind; ValueError in one line for a kind that there isn't."""
-    if not isinstance(kind, str) or kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+    known = kinds()
+    if not isinstance(kind, str) or kind not in known:
+        near = difflib.get_close_matches(str(kind), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{where}.kind: got {kind!r}, accepted: {', '.join(KINDS)}{hint}")
-    return importlib.import_module(f"{__name__}.{kind}").Config
+        raise ValueError(f"{where}.kind: got {kind!r}, accepted: {', '.join(known)}{hint}")
+    if kind in KINDS:
+        return importlib.import_module(f"{__name__}.{kind}").Config
+    return _others(next(point for point in entry_points(group=GROUP) if point.name == kind), where)
+
+
+def _others(point: EntryPoint, where: str) -> type[SourceConfig]:
+    """The config class that another package's entry point names; ValueError in one line where there is none."""
+    try:
+        found = point.load()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # of the name: `.name` and `` are none
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{where}.kind {point.name!r}: {point.value!r} can't be imported ({reason})") from error
+    cls = getattr(found, "Config", found)
+    if not (isinstance(cls, type) and issubclass(cls, SourceConfig)):
+        raise ValueError(f"{where}.kind {point.name!r}: {point.value!r} is no SourceConfig and holds none as Config")
+    return cls

@@ -1,6 +1,7 @@
 """The one loop over entities: every generator of this package is sampled by `decode` and by nothing else."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..contracts import Generator, State
 from ..inference import inference
@@ -9,7 +10,7 @@ from ..sequence.packed import packed
 Progress = Callable[[int, int], None]
 
 
-def decode(generator: Generator, state: State, progress: Progress | None = None) -> Iterator[State]:
+def decode(generator: Generator[Any, Any], state: State, progress: Progress | None = None) -> Iterator[State]:
     """Step until done, handing out the state after every entity; each is decodable (`state.data`).
 
     progress(done, entities) is called after every entity. Stop iterating to stop early: nothing is left behind. Steps

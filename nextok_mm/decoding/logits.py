@@ -54,8 +54,9 @@ def draw(logits: Tensor, settings: Drawing, rng: Rng) -> Tensor:
         return logits.argmax(-1)
     chance = rng.uniform(*logits.shape[1:-1]).to(logits.device)
     if logits.device.type == "cpu" and logits.shape[-1] >= LARGE:  # row by row, in cache
-        rows = zip(logits.flatten(0, -2), chance.flatten().tolist())
-        return torch.stack([_inverse_of_row(_kept(row.float(), settings), at) for row, at in rows]).view(chance.shape)
+        rows = zip(logits.flatten(0, -2), chance.flatten())
+        codes = [_inverse_of_row(_kept(row.float(), settings), float(at)) for row, at in rows]
+        return torch.stack(codes).view(chance.shape)
     return _inverse(filtered(logits.float(), settings).softmax(-1), chance)
 
 

@@ -3,6 +3,8 @@
 Shapes: n samples, N tokens, C channels, T frames, H W rows and columns.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from ..sequence.layout import Layout
 class Preview:
     """All tokens decoded, unfinished ones as zeros."""
 
-    def __init__(self, tokenizer: Tokenizer, layout: Layout):
+    def __init__(self, tokenizer: Tokenizer[Any], layout: Layout):
         self.tokenizer, self.layout = tokenizer, layout
 
     def due(self, entity: int) -> bool:
@@ -45,9 +47,9 @@ class Prefixes(Preview):
 class Frames(Preview):
     """The frames of clips, decoded once each, as soon as all of their codes are there."""
 
-    tokenizer: ClipTokenizer
+    tokenizer: ClipTokenizer[Any]
 
-    def __init__(self, tokenizer: ClipTokenizer, layout: Layout):
+    def __init__(self, tokenizer: ClipTokenizer[Any], layout: Layout):
         super().__init__(tokenizer, layout)
         self.carry, self.decoded = tokenizer.carry(), 0
         self.parts: list[Tensor] = []
@@ -57,7 +59,7 @@ class Frames(Preview):
         last = self.layout.entity_ids[self.layout.inverse].view(self.layout.grid).flatten(1).amax(1)  # of each frame
         done = int((last < state.entity).long().cumprod(0).sum())
         if done > self.decoded:
-            codes = state.data.unflatten(1, self.layout.grid)[:, self.decoded : done]
+            codes = torch.unflatten(state.data, 1, self.layout.grid)[:, self.decoded : done]
             with inference(self.tokenizer):
                 self.parts.append(self.tokenizer.decode_more(codes, self.carry).cpu())
             self.decoded = done

@@ -48,7 +48,7 @@ def pack(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def unpack(kind: type[S], tensors: dict[str, Tensor], numbers: dict[str, Any], device: torch.device | str) -> S:
     """The state of a class that `pack` took apart; ValueError where something is missing."""
-    hints, values = get_type_hints(kind), {}
+    hints, values = get_type_hints(kind), dict[str, Any]()
     for field in fields(kind):
         name, hint = field.name, hints[field.name]
         try:
@@ -82,11 +82,13 @@ def save_state(state: State, path: str | Path, force: bool = False) -> Path:
     return write_whole(path, lambda file: file.write(payload), force)
 
 
-def load_state(generator: Generator, path: str | Path) -> Any:
+def load_state(generator: Generator[Any, Any], path: str | Path) -> Any:
     """The state of a generator that `save_state` wrote, on the generator's device; ValueError where it is none."""
     tensors = read_weights(path)
-    with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get("numbers", "")
+    opened: Any = safe_open(path, "pt")
+    with opened as file:
+        about: dict[str, str] = file.metadata() or {}
+    text = about.get("numbers", "")
     try:
         numbers = json.loads(text)
     except ValueError:

@@ -52,6 +52,7 @@ class Clips(Medium):
     plural: ClassVar[str] = "clips"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
     temporal: ClassVar[bool] = True
+    axes: ClassVar[tuple[str, ...]] = ("channels", "frames", "height", "width")
     rank: ClassVar[int] = 5
 
     def take(self, given: Any, fit: Fit = "exact") -> Tensor:

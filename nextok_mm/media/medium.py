@@ -43,15 +43,23 @@ class Medium(ABC):
         name: The word for one sample in messages.
         plural: The word for several samples.
         endings: Endings of the files that samples are saved under.
-        temporal: Whether samples go on in time, so that they can be predicted from their beginning.
-        rank: Number of axes of a batch.
+        temporal: Whether samples go on in time, so that they can be predicted from their beginning. Then the first
+            number of `size` is the length in time, and `read` takes a third argument `frames`: how much of a file to
+            read instead.
+        axes: Names of the axes of one sample, for messages.
+        rank: Number of axes of a batch, one more than those of a sample.
+        channels: Length of the first axis.
+        size: Lengths of the other axes, in the samples that a tokenizer was trained on, to which files are brought.
     """
 
     name: ClassVar[str]
     plural: ClassVar[str]
     endings: ClassVar[tuple[str, ...]]
     temporal: ClassVar[bool] = False
+    axes: ClassVar[tuple[str, ...]]
     rank: ClassVar[int]
+    channels: int
+    size: tuple[int, ...]
 
     def words(self, n: int) -> str:
         """Say how many samples there are, as `1 picture` or `4 pictures`.

@@ -58,6 +58,7 @@ class Pictures(Medium):
     name: ClassVar[str] = "picture"
     plural: ClassVar[str] = "pictures"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
+    axes: ClassVar[tuple[str, ...]] = ("channels", "height", "width")
     rank: ClassVar[int] = 4
 
     def take(self, given: Any, fit: Fit = "exact") -> Tensor:

@@ -23,7 +23,9 @@ from ..decoding import decode
 from ..inference import inference
 from ..media import Fit, Medium
 from ..rng import Rng, mix
+from ..weights import MAX_SHARD_SIZE
 from . import conditions, inputs, ladder
+from . import folder as folders
 from .result import Result, joined
 
 BATCH = 64
@@ -47,8 +49,11 @@ class Pipeline:
         <Pipeline xar-fashion: generator xar, generate, stream, tokenize, detokenize, reconstruct, on cpu>
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, generator: Generator | None, card: Card):
+    def __init__(
+        self, tokenizer: Tokenizer | None, generator: Generator | None, card: Card, tokenizer_card: Card | None = None
+    ):
         self.tokenizer, self.generator, self.card = tokenizer, generator, card
+        self.tokenizer_card = card if card.role == "tokenizer" else tokenizer_card
 
     def to(self, device: str | torch.device) -> "Pipeline":
         """Move tokenizer and generator to a device.
@@ -99,6 +104,72 @@ class Pipeline:
             "ladder": isinstance(self.tokenizer, OrderedTokenizer),
         }
         return tuple(name for name, there in able.items() if there)
+
+    @staticmethod
+    def from_pretrained(
+        name: str | Path,
+        tokenizer: str | Path | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> "Pipeline":
+        """Load a checkpoint as a pipeline; see `nextok_mm.load`, which this is by another name."""
+        return load(name, tokenizer, device, revision, dtype)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+    ) -> Path:
+        """Write generator and tokenizer into one folder, which `load` takes wherever it is moved.
+
+        Args:
+            folder: The folder; an older checkpoint there is replaced as a whole, at the very end.
+            dtype: Number format in which a generator's weights are stored; None keeps theirs.
+            max_shard_size: Weights of more bytes than that are written as several files and an index.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: The folder holds anything but a checkpoint, or can't be written.
+        """
+        return folders.save(self, folder, dtype=dtype, max_shard_size=max_shard_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+    ) -> str:
+        """Upload the folder of `save_pretrained` to a model repository of the hub, which is made where there is none.
+
+        Weights that an older commit had, and this one has not, are deleted from it.
+
+        Args:
+            repo_id: Name of the repository, owner/name.
+            private: Whether a new repository is private; None leaves that to the hub.
+            revision: The branch, which is made where there is none; None takes the main one.
+            token: The token to upload with; None takes that of `hf auth login`.
+            commit_message: The message of the commit.
+            dtype: As in `save_pretrained`.
+            max_shard_size: As in `save_pretrained`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: The hub refuses, or can't be reached.
+        """
+        how = {"dtype": dtype, "max_shard_size": max_shard_size}
+        return folders.push(self, repo_id, private, revision, token, commit_message, **how)
 
     def condition(self, n: int, **given: Any) -> dict[str, Any]:
         """Read the condition of n samples in the form that the generator takes.
@@ -423,6 +494,7 @@ def load(
     tokenizer: str | Path | None = None,
     device: str | None = None,
     revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
     **others: Any,
 ) -> Pipeline:
     """Load a checkpoint as a pipeline.
@@ -432,6 +504,8 @@ def load(
         tokenizer: A tokenizer that replaces the one that a generator's checkpoint names.
         device: The device to run on; None takes a GPU where there is one, and the CPU elsewhere.
         revision: Branch, tag or commit of a hub id.
+        dtype: Number format of the generator: "float32", "bfloat16" or "float16". A tokenizer stays in float32: in
+            another precision it would make other tokens than those that carry its name.
         others: None is accepted; what another library calls an argument is answered with what does its work here.
 
     Returns:
@@ -450,14 +524,15 @@ def load(
     for other in others:
         raise TypeError(f"load() got an unexpected keyword argument {other!r}")
     folder = resolve(name, revision)
-    model, card = from_pretrained(folder)
+    card = read_card(folder)
     if card.role == "judge":
         raise ValueError(f"load: {card.name} is a judge, accepted: a generator or a tokenizer (judges: nextok eval)")
-    target = _device(device)
+    kind, target = folders.precision(card, dtype), _device(device)
+    model, card = from_pretrained(folder, dtype=kind)
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
     place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
-    speaks = None if place is None else from_pretrained(place, role="tokenizer")[0]
+    speaks, speaks_card = (None, None) if place is None else from_pretrained(place, role="tokenizer")
     if speaks is not None:
         known = "" if tokenizer is not None else card.tokenizer_fingerprint
         if known and fingerprint(speaks) != known:
@@ -466,7 +541,7 @@ def load(
                 "tokenizer=... (--tokenizer) takes another one all the same"
             )
         check_speaks(model, speaks, f"{tokenizer or card.tokenizer}", card.name)
-    return Pipeline(speaks, model, card).to(target)
+    return Pipeline(speaks, model, card, speaks_card).to(target)
 
 
 def medium_of(name: str | Path) -> Medium | None:

@@ -1,9 +1,9 @@
-"""Video prediction: going on from given frames, to any length.
+"""Prediction: going on from given frames, to any length. Clips, and whatever else goes on in time (`Medium.temporal`).
 
 A window of the trained length slides along: its first frames are the last ones so far, encoded anew (the first frame of
 a window has codes of its own, so codes can't slide, frames can), the others are generated. Memory is that of a window.
 
-Shapes: n clips, C channels, T frames, H W rows and columns.
+Shapes: n clips, C channels, T frames, H W rows and columns, which other media may lack.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..contracts import Keep, Tokenizer
-from ..media import Clips, Fit
+from ..media import Fit
 from ..rng import mix
 from . import inputs
 from .core import Pipeline
@@ -65,9 +65,8 @@ def stream(
     trained, *sides = medium.size
     clips = clips if isinstance(clips, Tensor) else medium.take(clips)
     if list(clips.shape[3:]) != sides or not clips.numel():
-        raise ValueError(
-            f"clips: got shape {tuple(clips.shape)}, accepted: [n, channels, 1 or more frames, {sides[0]}, {sides[1]}]"
-        )
+        accepted = ", ".join(["n", medium.axes[0], f"1 or more {medium.axes[1]}", *map(str, sides)])
+        raise ValueError(f"clips: got shape {tuple(clips.shape)}, accepted: [{accepted}]")
     clips = medium.take(clips)
     given = clips.shape[2]
     _check_given(tokenizer, given)
@@ -103,7 +102,7 @@ def _check_given(tokenizer: Tokenizer, frames: int) -> None:
     try:
         tokenizer.grid((frames, *sides))
     except ValueError:
-        whole = sorted({_context(tokenizer, count) for count in range(1, trained)})
+        whole = sorted({_context(tokenizer, count) for count in range(1, trained)} - {0})
         accepted = f"{', '.join(map(str, whole))} (what makes whole codes)"
         raise ValueError(f"given: got {frames} frames, accepted: {accepted}") from None
 
@@ -125,8 +124,9 @@ def _size(tokenizer: Tokenizer) -> tuple[int, ...]:
     return tokenizer.size
 
 
-def _parts(pipeline: Pipeline) -> tuple[Tokenizer, Clips]:
+def _parts(pipeline: Pipeline) -> tuple[Tokenizer, Any]:
     """The tokenizer and its medium; ValueError for a model that doesn't go on in time."""
     if "predict" not in pipeline.tasks or pipeline.tokenizer is None:
-        raise ValueError(f"predict: got {pipeline.card.name}, accepted: a generator of clips")
-    return pipeline.tokenizer, pipeline.medium  # type: ignore[return-value]
+        accepted = "a generator of clips, or of another medium that goes on in time"
+        raise ValueError(f"predict: got {pipeline.card.name}, accepted: {accepted}")
+    return pipeline.tokenizer, pipeline.medium

@@ -16,6 +16,7 @@ heads, each shared by a group of neighbouring query heads (arXiv 2305.13245).
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ def attention(
     assert q_BHQA.shape[2] == mask.queries and k_BHKA.shape[2] >= mask.keys, (q_BHQA.shape, k_BHKA.shape, mask)
     group = q_BHQA.shape[1] // k_BHKA.shape[1]
     if group > 1 and mask.queries == 1 and mask.full:  # the group's queries see the same keys: they are so many queries
-        folded = q_BHQA.unflatten(1, (-1, group)).squeeze(3)
+        folded = torch.unflatten(q_BHQA, 1, (-1, group)).squeeze(3)
         mask = Mask((Run(0, group, mask.runs[0].keys),))
         return attention(folded, k_BHKA, v_BHKA, mask, backend, scale, dropout, hidden_BK).flatten(1, 2)[:, :, None]
     if group > 1:
@@ -92,7 +93,8 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, 
 
     def kernel(a: Tensor, b: Tensor, c: Tensor) -> Tensor:  # xformers keeps heads behind tokens
         a, b, c = (x.transpose(1, 2) for x in (a, b, c))
-        return memory_efficient_attention(a, b, c, p=dropout, scale=scale).transpose(1, 2)
+        y: Tensor = cast(Any, memory_efficient_attention)(a, b, c, p=dropout, scale=scale)
+        return y.transpose(1, 2)
 
     return _by_run(q, k, v, mask, kernel)
 

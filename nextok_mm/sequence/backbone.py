@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from .blocks import Block, BlockConfig, Modulation, Norm
 from .cache import KVCache
@@ -91,9 +91,10 @@ class Backbone(nn.Module):
         """Recompute blocks in the backward pass instead of keeping their activations."""
         self.checkpointing = on
 
-    def cache(self, rows: int, room: int, like: Tensor) -> KVCache:
+    def cache(self, rows: int, room: int, like: Tensor, window: int | None = None) -> KVCache:
         """Room for the keys and values of so many tokens of each row, on the device and in the dtype of `like`."""
-        return KVCache(self.config.depth, rows, self.config.heads, room, self.config.head_dim, like)
+        config = self.config
+        return KVCache(config.depth, rows, config.kv_heads, room, config.head_dim, like, window)
 
     def modulations(self, cond_BED: Tensor) -> Tensor:
         """The AdaLN vectors of every block for these conditions: [L, B, E, 6 * D], in one product.
@@ -101,11 +102,11 @@ class Backbone(nn.Module):
         With `ada_groups` there is one condition, [B, 1, D], and E is the number of groups.
         """
         flat = F.linear(F.silu(cond_BED), self.ada_weight.flatten(0, 1), self.ada_bias.flatten())
-        return self._by_entity(flat.unflatten(-1, (len(self.blocks), -1)).movedim(-2, 0))
+        return self._by_entity(torch.unflatten(flat, -1, (len(self.blocks), -1)).movedim(-2, 0))
 
     def _by_entity(self, vectors: Tensor) -> Tensor:
         """[..., E or 1, G * 6 * D] -> [..., E, 6 * D]: the groups' vectors become those of as many entities."""
-        return vectors.unflatten(-1, (self.config.ada_groups, -1)).flatten(-3, -2)
+        return torch.unflatten(vectors, -1, (self.config.ada_groups, -1)).flatten(-3, -2)
 
     def forward(
         self,
@@ -135,7 +136,8 @@ class Backbone(nn.Module):
             if self.config.midway and index == self.config.midway:
                 x_BND = self.midway(self.norm_midway(x_BND))
                 x_BND = x_BND if self.positions_midway is None else x_BND + self.positions_midway[tokens]
-            modulation = None if vectors_BEX is None else Modulation(vectors_BEX.unflatten(-1, (6, -1)), tuple(sizes))
+            six = None if vectors_BEX is None else torch.unflatten(vectors_BEX, -1, (6, -1))
+            modulation = None if six is None else Modulation(six, tuple(sizes))
             place = None if cache is None else (cache, index)
             if self.checkpointing and torch.is_grad_enabled():
                 x_BND = checkpoint(

@@ -6,7 +6,7 @@ Sources: AdaLN from DiT (arXiv 2212.09748), section 3.2; gated MLPs from arXiv 2
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,8 @@ class BlockConfig(Config):
         """What follows from other fields where it isn't given."""
         if not isinstance(fields, Mapping):
             return fields
-        given = {name: value for name, value in fields.items() if value is not None and (value or name not in _FILLED)}
+        pairs = cast(Mapping[str, Any], fields).items()
+        given = {name: value for name, value in pairs if value is not None and (value or name not in _FILLED)}
         width, heads = given.get("width"), given.get("heads")
         if "head_dim" not in given and isinstance(width, int) and isinstance(heads, int) and heads > 0:
             if width % heads or width // heads % 2:
@@ -158,12 +159,12 @@ class Modulation:
     def enter(self, x_BND: Tensor, part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """x * (1 + scale) + shift."""
         _, scale, shift = part
-        x = x_BND.unflatten(1, (self.view, -1))
+        x = torch.unflatten(x_BND, 1, (self.view, -1))
         return torch.addcmul(shift.type_as(x), x, 1 + scale.type_as(x)).flatten(1, 2)
 
     def leave(self, x_BND: Tensor, branch_BND: Tensor, part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """x + gate * branch."""
-        x, branch = (y.unflatten(1, (self.view, -1)) for y in (x_BND, branch_BND))
+        x, branch = (torch.unflatten(y, 1, (self.view, -1)) for y in (x_BND, branch_BND))
         return torch.addcmul(x, branch, part[0].type_as(x)).flatten(1, 2)
 
 
@@ -192,15 +193,15 @@ class Attention(nn.Module):
         hidden_BK: Tensor | None = None,
     ) -> Tensor:
         """[B, N, D] -> [B, N, D]; `cache` is the cache and this block's place in it; hidden_BK: see `attention`."""
-        qkv = self.qkv(x_BND).unflatten(-1, (self.heads + 2 * self.kv_heads, self.head_dim))
-        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-        both = (self.heads, self.kv_heads)
+        qkv = torch.unflatten(self.qkv(x_BND), -1, (self.heads + 2 * self.kv_heads, self.head_dim))
+        qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=2)
+        both = [self.heads, self.kv_heads]
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = qk.split(both, dim=2)
+            q, k = torch.split(qk, both, dim=2)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
         if rope is not None:
             qk = rotate(qk, rope, self.pairs)
-        q, k, v = (y.transpose(1, 2) for y in (*qk.split(both, dim=2), v))
+        q, k, v = (y.transpose(1, 2) for y in (*torch.split(qk, both, dim=2), v))
         if cache is not None:
             k, v = cache[0].append(cache[1], k, v)
         y = attention(q, k, v, mask, backend, self.scale, self.dropout if self.training else 0.0, hidden_BK)

@@ -157,7 +157,7 @@ def _scale(grid: tuple[int, ...], sides: int | tuple[int, ...] | None) -> Layout
     if list(sides) != sorted(set(sides)) or not sides or sides[0] < 1 or sides[-1] != longest:
         raise ValueError(f"entity_size: got {list(sides)}, accepted: growing sides that end with {longest}")
     scales = tuple(tuple(max(1, round(g * side / longest)) for g in grid) for side in sides)
-    positions = []
+    positions: list[Tensor] = []
     for scale in scales:  # a coarse token sits at the centre of what it covers
         index = _coordinates(scale).unbind(1)
         positions.append(torch.stack([(i + 0.5) * g / s - 0.5 for i, g, s in zip(index, grid, scale)], dim=-1))

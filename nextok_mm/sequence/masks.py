@@ -90,7 +90,7 @@ def continued(cached: int, sizes: Sequence[int], window: int | None = None) -> M
 
     window: an entity sees no key further back than so many from its own last token.
     """
-    runs = []
+    runs: list[Run] = []
     for size, stop in zip(sizes, accumulate(sizes)):
         first = 0 if window is None else max(0, cached + stop - window)
         runs.append(Run(stop - size, stop, ((first, cached + stop),)))
@@ -104,7 +104,7 @@ def two_way(tokens: int) -> Mask:
 
 @lru_cache(maxsize=256)
 def _documents(documents: tuple[tuple[int, ...], ...]) -> Mask:
-    runs, first = [], 0
+    runs, first = list[Run](), 0
     for sizes in documents:
         stops = [first + stop for stop in accumulate(sizes)]
         runs += [Run(stop - size, stop, ((first, stop),)) for size, stop in zip(sizes, stops)]

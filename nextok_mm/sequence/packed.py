@@ -13,7 +13,7 @@ kernels for so few rows read them at half the speed of those for four: rows are 
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -29,7 +29,7 @@ _lock = RLock()  # of one thread for good: an abandoned `decode` may leave in th
 
 
 @contextmanager
-def packed(model: nn.Module) -> Iterator[None]:
+def packed(model: nn.Module) -> Generator[None, None, None]:
     """Context manager: inside it, the linear layers of a model on a CPU in fp32 run on packed weights, without
     gradients. Other devices and dtypes, compiled modules, layers whose `forward` somebody else has replaced, and builds
     of torch without oneDNN are left as they are."""
@@ -48,16 +48,16 @@ def packed(model: nn.Module) -> Iterator[None]:
 
 def _layers(model: nn.Module) -> list[nn.Linear]:
     """The layers that can be packed; what torch.compile traces can't hold oneDNN's weights."""
-    found, waiting = [], [model] if torch.backends.mkldnn.is_available() else []
+    found, waiting = list[nn.Linear](), [model] if torch.backends.mkldnn.is_available() else []
     while waiting:
         module = waiting.pop()
         own = module.__dict__.get("forward")
         compiled = (getattr(module, "_compiled_call_impl", None), getattr(own, "_torchdynamo_orig_callable", None))
-        if any(part is not None for part in compiled) or "_orig_mod" in module._modules:
+        if any(part is not None for part in compiled) or hasattr(module, "_orig_mod"):
             continue
         if type(module) is nn.Linear and (own is None or isinstance(own, _Packed)) and _able(module.weight):
             found.append(module)
-        waiting += [child for child in module._modules.values() if child is not None]
+        waiting += module.children()
     return found
 
 

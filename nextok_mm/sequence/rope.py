@@ -54,7 +54,7 @@ def rope_table(positions_SX: Tensor, head_dim: int, theta: float = 10000.0, scal
     if head_dim % 2 or head_dim < 2 * axes:
         raise ValueError(f"head dim: got {head_dim}, accepted: even and at least {2 * axes} for {axes} axes")
     pairs = [head_dim // 2 // axes + (axis < head_dim // 2 % axes) for axis in range(axes)]
-    angles = []
+    angles: list[Tensor] = []
     for axis, count in enumerate(pairs):
         rates = rope_rates(count, theta, scaling).to(positions_SX.device)
         angles.append(positions_SX[..., axis, None].float() * rates)
@@ -72,5 +72,5 @@ def rotate(x_BSHA: Tensor, table_SP2: Tensor, pairs: Pairs = "neighbors") -> Ten
     if pairs == "halves":
         turned = torch.complex(*x_BSHA.float().chunk(2, dim=-1)) * turn
         return torch.cat((turned.real, turned.imag), dim=-1).type_as(x_BSHA)
-    turned = torch.view_as_complex(x_BSHA.float().unflatten(-1, (-1, 2))) * turn
+    turned = torch.view_as_complex(torch.unflatten(x_BSHA.float(), -1, (-1, 2))) * turn
     return torch.view_as_real(turned).flatten(-2).type_as(x_BSHA)

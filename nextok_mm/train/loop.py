@@ -346,7 +346,9 @@ class Run:
         config, final = self.config, self.config.final
         name, labels = final.name or self.folder.path.name, final.labels or class_names(model, self.source)
         about = {"steps": self.step, "batch": config.train.batch, "seed": config.train.seed, **final.about}
-        meta = dict(name=name, labels=labels, license=final.license, tokenizer=config.tokenizer, about=about)
+        meta: dict[str, Any] = dict(
+            name=name, labels=labels, license=final.license, tokenizer=config.tokenizer, about=about
+        )
         if self.tokenizer is not None:
             meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)

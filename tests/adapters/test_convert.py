@@ -81,7 +81,7 @@ def test_a_key_without_its_number_is_named(adapter, key, tmp_path):
     assert f"unknown key {key!r}" in refused(adapter, {key: torch.ones(1)}, tmp_path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "llama"])  # which reads folders and GGUF files
 def test_every_adapter_reads_the_names_that_wrappers_leave(kind, monkeypatch, tmp_path):
     """torch.compile's and DDP's names are stripped before any map of keys sees them."""
     adapter = import_module(f"nextok_mm.adapters.{kind}")

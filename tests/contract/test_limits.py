@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextok_mm import data, registry
-from nextok_mm.checkpoint import _without_weights
+from nextok_mm.building import without_weights
 from nextok_mm.config import Config
 from nextok_mm.train import TrainConfig
 
@@ -93,7 +93,7 @@ def test_any_numbers_in_a_model(role: str, kind: str, values: list[tuple[int, An
         return
     began = time.process_time()
     try:
-        with _without_weights(SMALL):
+        with without_weights(SMALL):
             cls(config)
     except (ValueError, RuntimeError, ArithmeticError, MemoryError):  # `from_pretrained` makes one line of these
         pass
@@ -112,7 +112,7 @@ def test_the_largest_of_every_number_in_a_model(role: str, kind: str) -> None:
             fields = changed(base, [(place, large)])
             began = time.process_time()
             try:
-                with _without_weights(SMALL):
+                with without_weights(SMALL):
                     cls(cls.Config.parse(fields, "x"))
             except (ValueError, RuntimeError, ArithmeticError, MemoryError):
                 pass

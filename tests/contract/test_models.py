@@ -111,6 +111,7 @@ def test_every_config_field_is_read(model):
     if model.role == "tokenizer":
         spied.decode(spied.encode(batch["images"]))
         spied.grid(tuple(batch["images"].shape[2:]))
+        assert spied.medium.rank == batch["images"].dim()
     if model.role == "generator":
         state = spied.start({"labels": batch.get("labels")} if "labels" in spied.takes else None, Rng(range(2)))
         spied.step(state)
