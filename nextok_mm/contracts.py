@@ -225,7 +225,7 @@ class Tokenizer(Model[ConfigT]):
         return Preview(self, layout)
 
     def check(self, batch: Batch) -> None:
-        """Refuse samples of another medium or of other channels, or of a size that the grid can't divide."""
+        """Refuse samples of another medium, of other channels or of a size that is no grid's. See `Model.check`."""
         if "images" not in batch:
             raise ValueError(
                 f"data: got {', '.join(sorted(batch))}, accepted: images, which a {self.kind} is trained on"

@@ -185,8 +185,8 @@ class FlexTokConfig(ModelConfig):
     )
     keep: Literal["uniform", "pow2", "uniform_pow2", "all"] = Field(
         default="uniform_pow2",
-        description="Distribution of nested dropout: how many leading codes training keeps. all is its ablation, "
-        "which drops none.",
+        description="Distribution of nested dropout: how many leading codes training keeps; all, its ablation, "
+        "drops none.",
     )
     drop: float = Field(
         default=0.2,

@@ -48,7 +48,9 @@ def info(name: Name) -> None:
         if value not in (None, ""):
             print(f"{key:24s} {_shown(value)}")
     fields = list(described(model.config))
-    settings = [(key[9:], value, what) for key, value, what in fields if key.startswith("sampling.")]
+    settings = [
+        (key.removeprefix("sampling."), value, what) for key, value, what in fields if key.startswith("sampling.")
+    ]
     _print_fields("Fields of its config:", [field for field in fields if not field[0].startswith("sampling.")])
     _print_fields("Sampling settings (config.sampling); --set replaces one:", settings)
 

@@ -114,7 +114,7 @@ class Pipeline:
         dtype: torch.dtype | str | None = None,
         **others: Any,
     ) -> "Pipeline":
-        """The same as `nextok_mm.load`."""
+        """Load a checkpoint as a pipeline; see `nextok_mm.load`, which this is by another name."""
         return load(name, tokenizer, device, revision, dtype, **others)
 
     def save_pretrained(
@@ -124,7 +124,19 @@ class Pipeline:
         dtype: torch.dtype | str | None = None,
         max_shard_size: int | str = MAX_SHARD_SIZE,
     ) -> Path:
-        """Write generator and tokenizer into one folder, which `load` takes wherever it is moved; see `folder.save`."""
+        """Write generator and tokenizer into one folder, which `load` takes wherever it is moved.
+
+        Args:
+            folder: The folder; an older checkpoint there is replaced as a whole, at the very end.
+            dtype: Number format in which a generator's weights are stored; None keeps theirs.
+            max_shard_size: Weights of more bytes than that are written as several files and an index.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: The folder holds anything but a checkpoint, or can't be written.
+        """
         return folders.save(self, folder, dtype=dtype, max_shard_size=max_shard_size)
 
     def push_to_hub(
@@ -138,7 +150,25 @@ class Pipeline:
         dtype: torch.dtype | str | None = None,
         max_shard_size: int | str = MAX_SHARD_SIZE,
     ) -> str:
-        """Upload the folder of `save_pretrained` as owner/name; returns the commit's address. See `folder.push`."""
+        """Upload the folder of `save_pretrained` to a model repository of the hub, which is made where there is none.
+
+        Weights that an older commit had, and this one has not, are deleted from it.
+
+        Args:
+            repo_id: Name of the repository, owner/name.
+            private: Whether a new repository is private; None leaves that to the hub.
+            revision: The branch, which is made where there is none; None takes the main one.
+            token: The token to upload with; None takes that of `hf auth login`.
+            commit_message: The message of the commit.
+            dtype: As in `save_pretrained`.
+            max_shard_size: As in `save_pretrained`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: The hub refuses, or can't be reached.
+        """
         how = {"dtype": dtype, "max_shard_size": max_shard_size}
         return folders.push(self, repo_id, private, revision, token, commit_message, **how)
 

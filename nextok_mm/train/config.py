@@ -97,7 +97,7 @@ class Train(Config):
         default=None,
         gt=0,
         le=1 << 20,
-        description="Number of processes that the run is meant for; another one is refused. null takes any.",
+        description="Number of processes that the run is meant for; another one is refused; null takes any.",
     )
     seed: int = Field(
         default=0, description="Seed of the run's randomness: order of the data, noise, dropout, samples."
