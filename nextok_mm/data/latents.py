@@ -27,7 +27,7 @@ from ..features.text import Text, load_text
 from ..files import only_writer, write_files
 from ..inference import inferring
 from ..rng import Rng
-from .source import Source, SourceConfig
+from .source import Source, SourceConfig, identity
 
 MANIFEST, TEXT = "manifest.json", "text.safetensors"
 _MAX_BYTES = 1 << 20
@@ -47,8 +47,8 @@ class Config(SourceConfig):
 
 
 class Manifest(configs.Config):
-    """What a cache says about itself. tokenizer: fingerprint; source: config of the data; shard: rows of a file; text:
-    how captions were encoded."""
+    """What a cache says about itself. tokenizer: fingerprint; source: config of the data; pictures: their `identity`
+    (None: a cache from before it was noted); shard: rows of a file; text: how captions were encoded."""
 
     format: Literal[1] = 1
     tokenizer: str
@@ -60,6 +60,7 @@ class Manifest(configs.Config):
     dtype: Literal["float32", "float16", "bfloat16"]
     class_names: tuple[str, ...] | None = Field(None, fail_fast=True)
     text: Text | None = None
+    pictures: str | None = None
 
     @property
     def files(self) -> list[str]:
@@ -180,9 +181,12 @@ def build_cache(
         dtype=dtype,
         class_names=source.class_names,
         text=text,
+        pictures=identity(source),
     )
-    manifest = Manifest.parse(described, "cache")
-    if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
+    manifest, found = Manifest.parse(described, "cache"), None
+    if (folder / MANIFEST).is_file() and (found := read_manifest(folder)).pictures is None:
+        manifest = manifest.model_copy(update={"pictures": None})
+    if found not in (None, manifest):
         fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
         raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); accepted: another folder")
     names = [MANIFEST, *manifest.files, *([TEXT] if text is not None else [])]
