@@ -246,13 +246,17 @@ class Keep:
     """Known tokens that stay as they are: in-painting, continuation, video prediction.
 
     data: like `Tokens.data` for n samples (or 1, shared), or the `Tokens`; mask: bool [N] or [n, N], True = known, or
-    whole numbers 0 and 1. Arrays and lists become tensors; ValueError in one line for what is none.
+    whole numbers 0 and 1; source: as of `Tokens`, whose it is where they are given. Arrays and lists become tensors;
+    ValueError in one line for what is none.
     """
 
     data: Tensor
     mask: Tensor
+    source: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, Tokens):
+            object.__setattr__(self, "source", self.data.source)
         object.__setattr__(
             self, "data", _tensor("data", self.data.data if isinstance(self.data, Tokens) else self.data)
         )
@@ -268,7 +272,8 @@ class Keep:
     def expanded(self, what: Literal["codes", "latents"], rows: int, *shape: int) -> tuple[Tensor, Tensor]:
         """Data [rows, *shape] and mask [rows, N], where N = shape[0]; ValueError in one line where they don't fit.
 
-        what: codes are whole numbers of any dtype, and come as int64; latents floating point, and come in fp32.
+        what: codes are whole numbers of any dtype, and come as int64; latents floating point, and come in fp32,
+        zeros where they aren't known.
         """
         data, mask = self.data, self.known()
         mask = mask.expand(rows, -1) if mask.dim() == 1 else mask
@@ -280,7 +285,12 @@ class Keep:
                 f"keep: got data {tuple(data.shape)} of {data.dtype} and mask {tuple(self.mask.shape)}, accepted: "
                 f"{what} [{rows} or 1, {sides}] and mask [{shape[0]}] or [{rows}, {shape[0]}]"
             )
-        return (data.long() if what == "codes" else data.float()).expand(rows, *shape), mask
+        if what == "codes":
+            return data.long().expand(rows, *shape), mask
+        data = torch.where(mask[..., None].to(data.device), data.float().expand(rows, *shape), 0)
+        if not bool(data.isfinite().all()):
+            raise ValueError("keep: got NaN or infinity, accepted: finite numbers where a token is known")
+        return data, mask
 
 
 def _tensor(what: str, given: Any) -> Tensor:
