@@ -261,19 +261,48 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     return result
 
 
+class _Loader(yaml.SafeLoader):
+    """Whole numbers as YAML 1.2 has them: in 1.1, which PyYAML reads, 010 is eight, and 1:30 is ninety."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+        first: [(tag, form) for tag, form in known if not tag.endswith(":int")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
+        """As in the base class, but 1:30.5 is text."""
+        return node.value if ":" in node.value else super().construct_yaml_float(node)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Decimal, or with 0x, 0o or 0b before it."""
+        text = node.value.replace("_", "")
+        return int(text, 10 if text.lstrip("+-").isdigit() else 0)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
 class _Refused(ValueError):
     """YAML that would be read, and isn't accepted."""
 
 
 def _yaml(text: str) -> Any:
     """The data of a YAML text, by the safe loader; `_Refused` where a name is given twice, or aliases make it huge."""
-    loader: Any = yaml.SafeLoader(text)
+    loader: Any = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
         _count(node, {})
         return loader.construct_document(node)
+    except (AttributeError, KeyError, TypeError):  # `!!bool x`
+        raise _Refused("it isn't what its tag (!!) says") from None
     finally:
         loader.dispose()
 

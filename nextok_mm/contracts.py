@@ -374,6 +374,7 @@ class Keep:
     Attributes:
         data: The known tokens, in the form of `Tokens.data` for n samples or for 1 that all share; or `Tokens`.
         mask: Which tokens are known: True (or 1) in a mask [N] or [n, N].
+        source: Fingerprint of the tokenizer that made them, as of `Tokens`; "" where unknown.
 
     Raises:
         ValueError: One of them is no tensor, and can't become one.
@@ -390,8 +391,11 @@ class Keep:
 
     data: Tensor
     mask: Tensor
+    source: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, Tokens):
+            object.__setattr__(self, "source", self.data.source)
         object.__setattr__(
             self, "data", _tensor("data", self.data.data if isinstance(self.data, Tokens) else self.data)
         )
@@ -424,7 +428,7 @@ class Keep:
                 nothing.
 
         Returns:
-            Data [rows, *shape], in int64 for codes and fp32 for latents, and mask [rows, N].
+            Data [rows, *shape], in int64 for codes and fp32 for latents (zeros where they are not known), and mask [rows, N].
 
         Raises:
             ValueError: Data or mask do not fit.
@@ -440,6 +444,10 @@ class Keep:
                 f"{what} [{rows} or 1, {sides}] and mask [{shape[0]}] or [{rows}, {shape[0]}]"
             )
         data = (data.long() if what == "codes" else data.float()).expand(rows, *shape)
+        if what == "latents":
+            data = torch.where(mask[..., None].to(data.device), data, 0)
+            if not bool(data.isfinite().all()):
+                raise ValueError("keep: got NaN or infinity, accepted: finite numbers where a token is known")
         if codes is not None and data.numel():
             data = torch.where(mask, data, 0)
             if not 0 <= int(data.min()) <= int(data.max()) < codes:

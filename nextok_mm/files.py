@@ -35,12 +35,20 @@ _IN_USE = (5, 32)  # Windows: somebody has the file open
 _FAR = 1 << 30  # Windows locks bytes, and nobody else may read those
 
 
+def in_line(path: str | Path) -> str:
+    """A path as it stands in the one line of a message: line feeds and the like, which a name may hold, are escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(path))
+
+
 def refuse_existing(path: str | Path, force: bool) -> None:
     """ValueError where a file is in the way and `force` isn't given: said before the work, not after it."""
     try:
-        there = Path(path).exists()
-    except OSError as error:  # a name that no file can have
-        raise ValueError(f"out: {str(path)!r:.80} can't be written: {error.strerror}") from None
+        there = os.path.lexists(path)  # a link that leads nowhere is in the way too
+        os.lstat(path)
+    except FileNotFoundError:
+        there = False
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ValueError(f"out: {str(path)!r:.80} can't be written: {_reason(error)}") from None
     if there and not force:
         raise ValueError(f"out: {str(path)!r} exists; choose another name, or force=True (--force) replaces it")
 

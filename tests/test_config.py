@@ -264,3 +264,22 @@ def test_aliases_and_merges_that_stay_small_are_taken(tmp_path) -> None:
     assert found["own"] == {"lr": "1e-3", "n": 2} and found["list"] == [found["base"]] * 2
     changed = override(found, ["base.n=5"])
     assert changed["base"]["n"] == 5 and changed["list"][0]["n"] == 1
+
+
+def test_numbers_are_read_as_they_look() -> None:
+    """YAML 1.1 takes 010 for eight and 1:30 for ninety."""
+    for text, number in (("010", 10), ("-007", -7), ("1_000", 1000), ("0x10", 16), ("0o17", 15), ("+3", 3), ("08", 8)):
+        assert override({}, [f"a={text}"]) == {"a": number}, text
+    for text in ("1:30", "1:30.5", "-1:30:00"):
+        assert override({}, [f"a={text}"]) == {"a": text}
+        with pytest.raises(ValueError, match="train.steps: .*number, not text"):
+            TrainConfig.parse(override(FIELDS, [f"train.steps={text}"]))
+
+
+@pytest.mark.parametrize("value", ["!!timestamp x", "!!bool x", "!!int x", "!!float a", "!!binary 5", "!!set 3", "0x_"])
+def test_a_value_that_is_not_what_its_tag_says_is_one_line(tmp_path, value: str) -> None:
+    with pytest.raises(ValueError, match="override a: the value .* is not YAML"):
+        override({}, [f"a={value}"])
+    (tmp_path / "x.yaml").write_text(f"a: {value}")
+    with pytest.raises(ValueError, match="x.yaml: not YAML"):
+        read_yaml(tmp_path / "x.yaml")

@@ -343,3 +343,19 @@ def test_windows_locks_a_byte_and_closes_before_it_deletes(tmp_path: Path, monke
     assert names(tmp_path) == []
     with files.only_writer(tmp_path, "out", "test"):
         pass
+
+
+def test_a_link_that_leads_nowhere_is_in_the_way_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "x.json").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="x.json' exists"):
+        files.check_out(tmp_path / "x.json", False)
+    files.check_out(tmp_path / "x.json", True)
+    with pytest.raises(ValueError, match="x.json' exists"):
+        files.write_whole(tmp_path / "x.json", lambda file: file.write(b"x"))
+    assert names(tmp_path) == ["x.json"]
+
+
+def test_a_name_that_no_file_can_have_is_named(tmp_path: Path) -> None:
+    for name in ("a\0b.json", "x" * 300, "a\udcffb\0"):
+        with pytest.raises(ValueError, match="out: .* can't be written: "):
+            files.check_out(tmp_path / name, False)

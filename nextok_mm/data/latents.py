@@ -27,7 +27,7 @@ from ..features.text import Text, load_text
 from ..files import only_writer, write_files
 from ..inference import inferring
 from ..rng import Rng
-from .source import Source, SourceConfig
+from .source import Source, SourceConfig, identity
 
 MANIFEST, TEXT = "manifest.json", "text.safetensors"
 _MAX_BYTES = 1 << 20
@@ -63,6 +63,10 @@ class Manifest(configs.Config):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(description="Number format in which latents are stored.")
     class_names: tuple[str, ...] | None = Field(None, fail_fast=True, description="Names of the classes, by label.")
     text: Text | None = Field(default=None, description="The text encoder of the captions; null holds none.")
+    pictures: str | None = Field(
+        default=None,
+        description="Identity of the pictures that were encoded; null in a cache from before it was noted.",
+    )
 
     @property
     def files(self) -> list[str]:
@@ -185,9 +189,12 @@ def build_cache(
         dtype=dtype,
         class_names=source.class_names,
         text=text,
+        pictures=identity(source),
     )
-    manifest = Manifest.parse(described, "cache")
-    if (folder / MANIFEST).is_file() and (found := read_manifest(folder)) != manifest:
+    manifest, found = Manifest.parse(described, "cache"), None
+    if (folder / MANIFEST).is_file() and (found := read_manifest(folder)).pictures is None:
+        manifest = manifest.model_copy(update={"pictures": None})
+    if found not in (None, manifest):
         fields = [name for name in Manifest.model_fields if getattr(found, name) != getattr(manifest, name)]
         raise ValueError(f"cache {folder}: it holds another one ({', '.join(fields)} differ); take another folder")
     names = [MANIFEST, *manifest.files, *([TEXT] if text is not None else [])]

@@ -1,5 +1,6 @@
 """What every source of rows promises, and the endless deterministic stream that training reads from one."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -49,6 +50,15 @@ class Source(ABC):
     @abstractmethod
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """The rows at `indices`. seeds: one a row, what its crop, flip or sample is drawn from; None: nothing drawn."""
+
+
+def identity(source: Source) -> str:
+    """16 hexadecimal digits of a source's length and of 64 of its rows: the same path may hold other pictures."""
+    rows = torch.linspace(0, len(source) - 1, min(64, len(source))).long().tolist()
+    digest = hashlib.sha256(f"{len(source)} {rows}".encode())
+    for name, tensor in sorted(source.batch(rows).items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def flipped(images: Tensor, seeds: Sequence[int] | None) -> Tensor:

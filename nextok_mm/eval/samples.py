@@ -5,7 +5,6 @@ Row i of a set depends on the seed and i alone, never on the batch it came in.
 Shapes: B batch, P picture channels, H W rows and columns, N tokens, C latent channels, K classes.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from .. import data, media
 from ..config import Config
 from ..contracts import OrderedTokenizer, Tokenizer, Tokens
 from ..data import Source
+from ..data.source import identity as identity
 from ..inference import inference, inferring
 from ..pipeline import Pipeline, Result
 from ..rng import Rng, mix
@@ -147,12 +147,3 @@ def latent_moments(tokenizer: Tokenizer, source: Source, batch: int, classes: in
         result[f"{name}.mean"] = mean.float()
         result[f"{name}.std"] = (second - mean.square()).clamp(min=0).sqrt().float()
     return result
-
-
-def identity(source: Source) -> str:
-    """16 hexadecimal digits of a source's length and of 64 of its rows: the same path may hold other pictures."""
-    rows = torch.linspace(0, len(source) - 1, min(64, len(source))).long().tolist()
-    digest = hashlib.sha256(f"{len(source)} {rows}".encode())
-    for name, tensor in sorted(source.batch(rows).items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

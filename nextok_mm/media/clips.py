@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, SupportsFloat
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import check_name, write_whole
+from ..config import shown
+from ..files import check_name, in_line, write_whole
 from . import animations, streams
 from . import pictures as media
 from .arrays import from_array
@@ -133,18 +134,18 @@ def read_clip(
     frames, height, width = size
     taken = []
     for picture in pictures(path, fps, start):
-        taken.append(media.to_tensor(picture, channels, (height, width), fit, f"clip {path}"))
+        taken.append(media.to_tensor(picture, channels, (height, width), fit, f"clip {in_line(path)}"))
         if len(taken) == frames:
             return torch.stack(taken, dim=2)
     rate = "" if fps is None else f" at {fps:g} frames a second"
-    raise ValueError(f"clip {path}: {len(taken)} frames{rate}, accepted: {frames} or more (a truncated file?)")
+    raise ValueError(f"clip {in_line(path)}: {len(taken)} frames{rate}, accepted: {frames} or more (a truncated file?)")
 
 
 def size(path: str | Path) -> tuple[int, int]:
     """(width, height) of a video's first frame, as it is shown; ValueError as of `pictures`."""
     for picture in pictures(path):
         return picture.size
-    raise ValueError(f"clip {path}: 0 frames, accepted: 1 or more (a truncated file?)")
+    raise ValueError(f"clip {in_line(path)}: 0 frames, accepted: 1 or more (a truncated file?)")
 
 
 def pictures(path: str | Path, fps: float | None = None, start: float = 0.0) -> Iterator[Image.Image]:
@@ -188,7 +189,7 @@ def _checked(path: str | Path) -> Path:
     if not path.is_file():
         raise ValueError(f"clip: no file {str(path)!r}")
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"clip {path}: {path.stat().st_size} bytes, at most {MAX_BYTES} accepted")
+        raise ValueError(f"clip {in_line(path)}: {path.stat().st_size} bytes, at most {MAX_BYTES} accepted")
     return path
 
 
@@ -199,7 +200,7 @@ def _one_line(path: Path, error: Exception) -> ValueError:
         words = f"damaged, truncated or no video ({getattr(error, 'strerror', None) or words})"
     elif not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)):
         words = f"damaged ({type(error).__name__})"
-    return ValueError(f"clip {path}: {words}")
+    return ValueError(f"clip {in_line(path)}: {words}")
 
 
 def _sampled(frames: Iterable[Timed], fps: float | None, start: float, rounded: float) -> Iterator[Image.Image]:
@@ -239,8 +240,9 @@ def strip(clips: Tensor, zoom: int | None = None) -> Image.Image:
 def check_out(path: str | Path, force: bool, fps: float = FPS) -> None:
     """What `save_clips` would refuse, refused before the work is done."""
     check_name(path, ENDINGS, force)
-    if not 0.01 <= fps <= 1000:
-        raise ValueError(f"fps: got {fps}, accepted: 0.01 to 1000")
+    if isinstance(fps, bool | str) or not isinstance(fps, SupportsFloat) or not 0.01 <= float(fps) <= 1000:
+        raise ValueError(f"fps: got {shown(fps)}, accepted: 0.01 to 1000")
+    fps = float(fps)
     ending = Path(path).suffix.lower()
     if fps > animations.MAX_FPS.get(ending, 1000):
         most = animations.MAX_FPS[ending]
@@ -264,6 +266,7 @@ def save_clips(
     """Write clips by the name's ending: .mp4 (H.264), .gif and .webp (animations) show them side by side, .png as rows
     of frames. `settings` go into the file where its format has room for text (MP4, PNG, GIF)."""
     check_out(path, force, fps)
+    fps = float(fps)  # of numpy, too
     ending, settings = Path(path).suffix.lower(), dict(settings or {})
     if ending == ".png":
         return media.save_picture(strip(clips, zoom), path, settings, force)

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from ..files import check_name, write_whole
+from ..files import check_name, in_line, write_whole
 from .arrays import from_array
 from .medium import MAX_SHEET, Fit, Medium, Saving
 
@@ -138,16 +138,17 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts))
 
 
-def check_sheet(n: int, columns: int | None, size: tuple[int, int]) -> None:
+def check_sheet(n: int, columns: int | None, size: tuple[int, int], zoom: int | None = None) -> None:
     """ValueError where n pictures of (height, width), enlarged as `grid` does, make too large a picture."""
     if columns is not None and columns < 1:
         raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     across = math.ceil(math.sqrt(n)) if columns is None else columns
-    height, width = (side * least_zoom(*size) for side in size)
+    height, width = (side * (zoom or least_zoom(*size)) for side in size)
     down = math.ceil(n / across) * height
     if across * width * down > MAX_SHEET:
+        what = "n, columns" if zoom is None else "zoom"
         raise ValueError(
-            f"n, columns: {n} samples would make a picture of {across * width} x {down} pixels, accepted: "
+            f"{what}: {n} samples would make a picture of {across * width} x {down} pixels, accepted: "
             f"{MAX_SHEET} in all; several calls with seeds of their own make several pictures"
         )
 
@@ -160,7 +161,7 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int], fit: Fit 
     """
     with opened(path) as picture:
         shown = flat(upright(picture))
-    return to_tensor(shown, channels, size, fit, f"picture {path}")
+    return to_tensor(shown, channels, size, fit, f"picture {in_line(path)}")
 
 
 def size(path: str | Path) -> tuple[int, int]:
@@ -183,7 +184,7 @@ def opened(
     if not path.is_file():
         raise ValueError(f"picture: no file {str(path)!r}")
     if max_pixels is None and path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"picture {path}: {path.stat().st_size} bytes, at most {MAX_BYTES} accepted")
+        raise ValueError(f"picture {in_line(path)}: {path.stat().st_size} bytes, at most {MAX_BYTES} accepted")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
@@ -196,11 +197,13 @@ def opened(
     except UnidentifiedImageError:
         heic = "; HEIC needs another program first" if path.suffix.lower() in (".heic", ".heif") else ""
         accepted = ", ".join(sorted(formats))
-        raise ValueError(f"picture {path}: not a {accepted} file (cannot identify its content){heic}") from None
+        raise ValueError(
+            f"picture {in_line(path)}: not a {accepted} file (cannot identify its content){heic}"
+        ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {path}: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"picture {in_line(path)}: {' '.join(str(error).split())[:200]}") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
-        raise ValueError(f"picture {path}: damaged ({type(error).__name__})") from None
+        raise ValueError(f"picture {in_line(path)}: damaged ({type(error).__name__})") from None
 
 
 def bounded(width: int, height: int, most: int | None = None, limit: str = "") -> None:
@@ -216,9 +219,10 @@ def orientation(picture: Image.Image) -> int:
     if picture.format == "TIFF":  # Pillow turns these by itself
         return 1
     try:
-        return int(picture.getexif().get(0x0112, 1))
+        number = int(picture.getexif().get(0x0112, 1))
     except Exception:  # a damaged EXIF block says nothing; the picture is whole
         return 1
+    return number if 1 <= number <= 8 else 1
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -357,6 +361,7 @@ def grid(images: Tensor, columns: int | None = None, zoom: int | None = None, he
         if value is not None and value < 1:
             raise ValueError(f"{name}: got {value}, accepted: a whole number from 1")
     columns = columns or math.ceil(math.sqrt(len(images)))
+    check_sheet(len(images), columns, (images.shape[-2], images.shape[-1]), zoom)
     zoom = zoom or least_zoom(images.shape[-2], images.shape[-1])
     tiles = [to_pil(image) for image in images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)]
     width, height = tiles[0].size

@@ -285,7 +285,10 @@ class Pipeline:
             name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
         }
         started = time.perf_counter()
-        begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, _rows_of(keep, rows, n))
+        known = _rows_of(keep, rows, n)
+        if known is not None:
+            self._check_source(tokenizer, known.source)
+        begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, known)
         seconds = {"generate": 0.0, "decode": 0.0}
         preview, data = tokenizer.preview(generator.layout), tokenizer.medium.empty(len(rows))
         asked = {name: part.tolist() if isinstance(part, Tensor) else list(part) for name, part in mine.items()}
@@ -363,9 +366,8 @@ class Pipeline:
             'a.png'
         """
         tokenizer, seed = self._tokenizer(), None if seed is None else inputs.whole("seed", seed)
-        own = fingerprint(tokenizer)
-        if isinstance(tokens, Tokens) and tokens.source and tokens.source != own:
-            raise ValueError(f"tokens: made by tokenizer {tokens.source}, accepted: those of {self.card.name} ({own})")
+        if isinstance(tokens, Tokens):
+            self._check_source(tokenizer, tokens.source)
         checked, settings, started = inputs.tokens(tokens, tokenizer), {}, time.perf_counter()
         with inference(tokenizer):
             if isinstance(tokenizer, OrderedTokenizer):
@@ -451,6 +453,12 @@ class Pipeline:
         from .prediction import predict
 
         return predict(self, clips, frames, seed, labels, **sampling)
+
+    def _check_source(self, tokenizer: Tokenizer, source: str) -> None:
+        """ValueError for tokens that say that another tokenizer made them."""
+        own = fingerprint(tokenizer) if source else ""
+        if source != own:
+            raise ValueError(f"tokens: made by tokenizer {source}, accepted: those of {self.card.name} ({own})")
 
     def _result(self, data: Tensor, **how: Any) -> Result:
         """Samples of this pipeline's medium."""
@@ -601,4 +609,4 @@ def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
     mask = keep.known()
     data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
     each = mask.dim() == 2 and len(mask) == n
-    return Keep(data, mask[rows.start : rows.stop] if each else mask)
+    return Keep(data, mask[rows.start : rows.stop] if each else mask, keep.source)

@@ -49,7 +49,7 @@ def tokens(given: Any, tokenizer: Tokenizer) -> Tokens:
     """
     grid = None if tokenizer.size is None else tuple(tokenizer.grid(tokenizer.size))
     if isinstance(given, Tokens):
-        data, own, source = given.data, tuple(given.grid), given.source
+        data, own, source = as_tensor("tokens", given.data), tuple(given.grid), given.source
     else:
         data, own, source = as_tensor("tokens", given), grid, ""
         if own is None:

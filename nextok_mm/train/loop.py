@@ -28,7 +28,7 @@ from ..checkpoint import fingerprint, from_pretrained, save_pretrained
 from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
 from ..data.latents import Latents
-from ..data.source import Positions, Stream, read
+from ..data.source import Positions, Stream, identity, read
 from ..data.tensors import Tensors
 from ..data.text import Text
 from ..files import write_files
@@ -140,6 +140,7 @@ class Run:
         self.model = _build(config)
         self.tokenizer = _tokenizer(config, self.source, self.model, accelerator.device)
         check_data(config, self.model, self.source, self.tokenizer)
+        self.data = identity(self.source) if self.main else ""
         optimizer = build_optimizer(self.model, config.optim)
         objective = Objective(self.model).train()
         if config.train.compile:
@@ -276,7 +277,8 @@ class Run:
         """Write a snapshot: gathered from every process, written by the first."""
         tensors = {"weights": gather(self.model.state_dict(), self.main)}
         tensors["optimizer"] = snapshots.pack_optimizer(self.optimizer, self.names, self.main)
-        facts: dict[str, Any] = {"sums": self.sums, "summed": self.summed}
+        facts: dict[str, Any] = {"sums": self.sums, "summed": self.summed, "rows": len(self.source)}
+        facts["data"] = self.data
         if self.ema is not None:
             tensors["ema"], facts["ema_updates"] = gather(self.ema.means, self.main), self.ema.updates
         if self.main:
@@ -291,6 +293,7 @@ class Run:
         if found is None:
             return
         self.step, tensors, facts = found
+        self._check_same_data(facts)
         own = self.model.state_dict()
         self.model.load_state_dict({name: spread(tensor, own[name]) for name, tensor in tensors["weights"].items()})
         snapshots.unpack_optimizer(self.optimizer, self.names, tensors["optimizer"])
@@ -301,6 +304,20 @@ class Run:
         if facts["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         self.sums, self.summed = facts["sums"], facts["summed"]
+
+    def _check_same_data(self, facts: dict[str, Any]) -> None:
+        """ValueError where the data has another number of rows than before, which puts all of them in another order;
+        a warning where rows differ (another version of a decoder is enough). Older snapshots say neither."""
+        rows = len(self.source)
+        if facts.get("rows", rows) != rows:
+            raise ValueError(
+                f"data: it has {rows} rows, accepted: the {facts['rows']} that it had when the run in "
+                f"{self.folder.path} was stopped; another train.out, or train.overwrite=true, begins anew"
+            )
+        if self.main and "data" in facts and facts["data"] != self.data:
+            _logger.warning(
+                "the data is no longer what it was when this run was stopped; it goes on with what is there"
+            )
 
     def _sample(self) -> None:
         """Write a grid of pictures, by the first process, with the averaged weights. A run never ends by them: what

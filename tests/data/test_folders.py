@@ -139,3 +139,25 @@ def test_the_size_that_was_not_accepted_is_the_files(tmp_path: Path) -> None:
     Image.new("L", (1000, 900)).save(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="a.jpg: 900 x 1000, accepted: 10 x 10"):
         opened(tmp_path, size=10, crop="none").batch([0])
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stripes(64, 16).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    stripes(64, 16).save(tmp_path / "b.jpg", quality=95)
+    one, other = opened(tmp_path, size=[4, 16]).batch([0, 1])["images"]
+    assert torch.equal(one, other)
+
+
+def test_a_name_with_a_line_feed_leaves_a_message_one_line(tmp_path: Path) -> None:
+    for ending in (".png", ".mp4"):
+        (tmp_path / f"a\nb\x1b[31m{ending}").write_text("nothing")
+    with pytest.raises(ValueError, match=r"a\\nb\\x1b\[31m.png") as error:
+        opened(tmp_path, size=8).batch([0])
+    assert str(error.value).isprintable()
+    for read in (video.size, video.length, lambda path: video.read_clip(path, 1, (1, 8, 8))):
+        with pytest.raises(ValueError, match=r"a\\nb\\x1b\[31m.mp4") as error:
+            read(tmp_path / "a\nb\x1b[31m.mp4")
+        assert str(error.value).isprintable()

@@ -229,3 +229,19 @@ def test_captions_travel_along(tokenizer, source, tmp_path, monkeypatch):
     (tmp_path / "t" / latents.TEXT).unlink()
     with pytest.raises(ValueError, match="text.safetensors is missing"):
         opened(tmp_path / "t")
+
+
+def test_a_cache_of_other_pictures_under_the_same_names_is_refused(tokenizer, source, cache):
+    """Whole, it would be out of date; half done, it would hold rows of both."""
+    torch.manual_seed(1)
+    save_file({"images": torch.rand(10, 1, 8, 16), "labels": torch.arange(10)}, source.path)
+    for whole in (True, False):
+        if not whole:
+            (cache / "shard-00001.safetensors").unlink()
+        with pytest.raises(ValueError, match=r"another one \(pictures differ\); accepted: another folder"):
+            build_cache(tokenizer, source, cache, batch=3, shard=4)
+    manifest = json.loads((cache / "manifest.json").read_text())
+    del manifest["pictures"]  # as it was before
+    (cache / "manifest.json").write_text(json.dumps(manifest))
+    build_cache(tokenizer, source, cache, batch=3, shard=4)
+    assert len(opened(cache)) == 10

@@ -1,5 +1,6 @@
 """Clips go out by the name's ending and come back; what is damaged, truncated or too short is one line."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -90,3 +91,17 @@ def test_bad_files_are_one_line_each(tmp_path):
 def test_clips_of_another_shape_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"clips: got shape \(2, 1, 0, 8, 8\)"):
         video.save_clips(torch.zeros(2, 1, 0, 8, 8), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif", ".webp", ".png"])
+@pytest.mark.parametrize("fps", ["8", True, None, float("nan"), [8], 0, 2j])
+def test_a_rate_that_is_no_number_is_one_line(tmp_path, ending, fps):
+    with pytest.raises(ValueError, match=r"fps: got .*, accepted: 0.01 to 1000"):
+        video.save_clips(clips(1), tmp_path / f"a{ending}", fps=fps)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif", ".webp"])
+def test_rates_of_numpy_and_torch(tmp_path, ending):
+    for number, fps in enumerate((np.float32(8), np.int64(8), torch.tensor(8.0))):
+        path = video.save_clips(clips(1), tmp_path / f"{number}{ending}", fps=fps)
+        assert video.length(path)[1] == pytest.approx(8, rel=0.01)

@@ -315,3 +315,9 @@ def test_codes_and_latents_don_t_go_together_in_one_sentence(tiny: Path) -> None
     with pytest.raises(ValueError) as error:
         nx.load(tiny / "xar", tokenizer=tiny / "flextok", device="cpu")
     assert str(error.value).endswith("has 125 codes, accepted: the continuous tokens of tiny-xar")
+
+
+def test_an_enlargement_that_no_memory_holds_is_one_line(xar: nx.Pipeline, tmp_path: Path) -> None:
+    result = xar.generate(n=2)
+    with pytest.raises(ValueError, match="zoom: 2 samples would make a picture of 16000000 x 8000000 pixels"):
+        result.save(tmp_path / "a.png", zoom=1_000_000)

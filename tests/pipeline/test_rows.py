@@ -1,5 +1,6 @@
 """Rows of what ships: the same in any batch, in any thread, in any mode, wherever it was loaded."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -114,3 +115,34 @@ def test_arrays_are_known_tokens_too(tiny: Path):
         for keep in (Keep(data, mask), Keep(torch.tensor(data).float(), torch.tensor(mask)))  # type: ignore[arg-type]
     )
     assert torch.equal(array, tensor)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e300])
+def test_known_latents_are_finite(wrong, tiny: Path):
+    """Where they aren't known they may be anything: nobody reads them."""
+    pipeline, mask = nx.load(tiny / "xar"), torch.arange(16) < 8
+    data = torch.zeros(1, 16, 4, dtype=torch.float64)
+    plain = pipeline.generate(n=2, keep=Keep(data, mask)).images
+    assert torch.equal(plain, pipeline.generate(n=2, keep=Keep(data.masked_fill(~mask[:, None], wrong), mask)).images)
+    with pytest.raises(ValueError, match="keep: got NaN or infinity, accepted: finite numbers"):
+        pipeline.generate(n=2, keep=Keep(data.masked_fill(mask[:, None], wrong), mask))
+
+
+def test_unknown_codes_may_be_anything(tiny: Path):
+    pipeline = nx.load(tiny / "clips")
+    tokens = pipeline.generate(n=1).tokens
+    assert tokens is not None
+    mask = torch.arange(tokens.data.shape[1]) < 8
+    plain = pipeline.generate(n=2, seed=3, keep=Keep(tokens.data, mask)).data
+    for junk in (-1, 10**12):
+        keep = Keep(tokens.data.masked_fill(~mask, junk), mask)
+        assert torch.equal(plain, pipeline.generate(n=2, seed=3, keep=keep).data)
+
+
+def test_known_tokens_of_another_tokenizer_are_refused(tiny: Path):
+    pipeline, mask = nx.load(tiny / "xar"), torch.arange(16) < 8
+    tokens = pipeline.generate(n=2).tokens
+    pipeline.generate(n=2, batch=1, keep=Keep(tokens, mask))  # type: ignore[arg-type]
+    other = dataclasses.replace(tokens, source="0123456789abcdef")  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="tokens: made by tokenizer 0123456789abcdef, accepted: those of tiny-xar"):
+        pipeline.generate(n=2, batch=1, keep=Keep(other, mask))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nextok_mm.train import loop, snapshots, train
 from nextok_mm.train.torture import torture
@@ -270,3 +270,27 @@ def test_a_new_run_decays_the_weights_of_layers(fields, plain):
 def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path):
     report = torture(tmp_path, kills=5, steps=60)
     assert report["same"] and report["kills"] == 5 and report["mid_save"] >= 1
+
+
+def test_data_that_has_changed_is_not_gone_on_with_in_silence(fields, tmp_path, caplog):
+    """Other rows at the same path: more or fewer of them come in another order than before, so the run is another."""
+    path = Path(fields["data"]["path"])
+    rows = load_file(path)
+    train(config(fields, train__steps=5, optim__schedule="constant"))
+    save_file({name: column[:20].clone() for name, column in rows.items()}, path)
+    with pytest.raises(ValueError, match="data: it has 20 rows, accepted: the 24 .*train.overwrite=true"):
+        train(config(fields, optim__schedule="constant"))
+    for columns, words in ((rows, ""), ({**rows, "tokens": rows["tokens"] + 1}, "the data is no longer what it was")):
+        save_file(columns, path)
+        caplog.clear()
+        train(config(fields, train__steps=7 if words else 6, optim__schedule="constant"))
+        assert words in caplog.text and bool(words) == ("no longer" in caplog.text)
+
+
+def test_a_snapshot_from_before_the_data_was_noted_goes_on(fields, tmp_path):
+    train(config(fields, train__steps=5, optim__schedule="constant"))
+    for state in (tmp_path / "run" / "snapshots").glob("step-*/state.json"):
+        facts = json.loads(state.read_text())
+        del facts["rows"], facts["data"]
+        state.write_text(json.dumps(facts))
+    assert train(config(fields, train__steps=6, optim__schedule="constant")).step == 6
