@@ -428,7 +428,8 @@ class Keep:
                 nothing.
 
         Returns:
-            Data [rows, *shape], in int64 for codes and fp32 for latents (zeros where they are not known), and mask [rows, N].
+            Data [rows, *shape], in int64 for codes and fp32 for latents, zeros where they are not known; and mask
+            [rows, N].
 
         Raises:
             ValueError: Data or mask do not fit.

@@ -65,7 +65,7 @@ class Manifest(configs.Config):
     text: Text | None = Field(default=None, description="The text encoder of the captions; null holds none.")
     pictures: str | None = Field(
         default=None,
-        description="Identity of the pictures that were encoded; null in a cache from before it was noted.",
+        description="Identity of the pictures that were encoded; null in caches from before it was noted.",
     )
 
     @property
