@@ -171,6 +171,8 @@ def build_cache(
     building one there, the disk is full (the next call goes on), the pictures are cropped at random (which can't be
     cached), or there are no captions.
     """
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch: got {configs.shown(batch)}, accepted: a whole number from 1")
     folder, source = Path(folder).expanduser(), config.open()
     if source.draws - {"flip"}:
         raise ValueError(f"cache: random {', '.join(source.draws - {'flip'})} can't be cached; only flip can")

@@ -245,3 +245,10 @@ def test_a_cache_of_other_pictures_under_the_same_names_is_refused(tokenizer, so
     (cache / "manifest.json").write_text(json.dumps(manifest))
     build_cache(tokenizer, source, cache, batch=3, shard=4)
     assert len(opened(cache)) == 10
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, True, "3"])
+def test_a_batch_that_is_none_leaves_no_cache_behind(tokenizer, source, tmp_path, batch):
+    with pytest.raises(ValueError, match="batch: got .*, accepted: a whole number from 1"):
+        build_cache(tokenizer, source, tmp_path / "none", batch=batch)
+    assert not (tmp_path / "none").exists()
