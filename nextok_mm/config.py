@@ -264,7 +264,7 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
 class _Loader(yaml.SafeLoader):
     """Whole numbers as YAML 1.2 has them: in 1.1, which PyYAML reads, 010 is eight, and 1:30 is ninety."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {  # pyright: ignore
         first: [(tag, form) for tag, form in known if not tag.endswith(":int")]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -279,13 +279,14 @@ class _Loader(yaml.SafeLoader):
         return int(text, 10 if text.lstrip("+-").isdigit() else 0)
 
 
-_Loader.add_implicit_resolver(
+_loader: Any = _Loader  # PyYAML's types are known in part
+_loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)$"),
     list("-+0123456789"),
 )
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 class _Refused(ValueError):
