@@ -117,7 +117,9 @@ def _front(card: Card, model: Any) -> dict[str, Any]:
     front = {"license": "unknown" if license.endswith("stated") else named} if named else {}
     front |= {"library_name": "nextok_mm"}
     takes = model.takes if card.role == "generator" else ()
-    if card.role == "generator" and "text" in takes:
+    if card.role == "generator" and model.open_ended:
+        front |= {"pipeline_tag": "text-generation"}
+    elif card.role == "generator" and "text" in takes:
         front |= {"pipeline_tag": "text-to-video" if moves else "text-to-image"}
     elif card.role == "generator":  # the hub has no task for classes
         front |= {"pipeline_tag": "video-to-video" if moves else "unconditional-image-generation"}
@@ -127,11 +129,25 @@ def _front(card: Card, model: Any) -> dict[str, Any]:
     return front | {"tags": ["nextok_mm", card.role, card.kind, *conditional]}
 
 
+_TEXT = (
+    "from nextok_mm.checkpoint import from_pretrained, resolve",
+    "from nextok_mm.decoding import decode",
+    "from nextok_mm.media.words import load_words",
+    "from nextok_mm.rng import Rng",
+    "",
+    "model, words = from_pretrained(folder)[0], load_words(folder)",
+    '*_, last = decode(model, model.start({"tokens": [words.encode("Once upon a time")]}, Rng([0])))',
+    "print(words.decode(last.data[0].tolist()))",
+)
+
+
 def _usage(card: Card, model: Any, address: str) -> list[str]:
     """What a user types, right for what the checkpoint is."""
     where, out = json.dumps(address, ensure_ascii=False), "out.mp4" if _moves(card, model) else "out.png"
     if card.role == "judge":
         return [f"nextok eval GENERATOR --judge {address}"]
+    if card.role == "generator" and model.open_ended:
+        return [*_TEXT[:-3], f"folder = resolve({where})", *_TEXT[-3:]]
     if card.role == "tokenizer":
         given, ordered = "clip.mp4" if _moves(card, model) else "picture.png", hasattr(model, "Sampling")
         call = f'reconstruct("{given}", fit="crop"' + (", tokens=[1, 4])" if ordered else ")")
@@ -148,7 +164,7 @@ def _usage(card: Card, model: Any, address: str) -> list[str]:
 def _moves(card: Card, model: Any) -> bool:
     """Whether it is about clips: what its tokens stand for goes on in time."""
     if card.role == "generator":
-        return len(model.layout.grid) == 3
+        return not model.open_ended and len(model.layout.grid) == 3
     return card.role == "tokenizer" and model.medium.temporal
 
 

@@ -37,6 +37,17 @@ def test_it_learns_to_go_on(fields, tmp_path):
     assert words.decode(last.data[0].tolist()) == "sat on the m"
 
 
+def test_its_card_says_how_to_use_it(fields, tmp_path, monkeypatch, capsys):
+    fields["train"]["steps"], fields["model"]["sampling"] = 1, {"tokens": 3}
+    train(TrainConfig.parse(fields))
+    text = (tmp_path / "run" / "final" / "README.md").read_text()
+    assert "pipeline_tag: text-generation" in text
+    code = text.partition("```python\n")[2].partition("```")[0]
+    path = next(word for word in code.split('"') if word.startswith("path/to/"))
+    exec(code.replace(path, str(tmp_path / "run" / "final")), {})
+    assert capsys.readouterr().out.endswith("\n")
+
+
 def test_a_stopped_run_ends_in_the_same_bits(fields, tmp_path):
     fields["train"]["steps"] = 6
     train(TrainConfig.parse(fields))
