@@ -45,7 +45,7 @@ def refuse_existing(path: str | Path, force: bool) -> None:
     try:
         there = os.path.lexists(path)  # a link that leads nowhere is in the way too
         os.lstat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # `check_out` says what is wrong with its folder
         there = False
     except (OSError, ValueError) as error:  # a name that no file can have
         raise ValueError(f"out: {str(path)!r:.80} can't be written: {_reason(error)}") from None

@@ -238,7 +238,7 @@ def test_a_cache_of_other_pictures_under_the_same_names_is_refused(tokenizer, so
     for whole in (True, False):
         if not whole:
             (cache / "shard-00001.safetensors").unlink()
-        with pytest.raises(ValueError, match=r"another one \(pictures differ\); accepted: another folder"):
+        with pytest.raises(ValueError, match=r"another one \(pictures differ\); take another folder"):
             build_cache(tokenizer, source, cache, batch=3, shard=4)
     manifest = json.loads((cache / "manifest.json").read_text())
     del manifest["pictures"]  # as it was before

@@ -27,7 +27,7 @@ def test_clips_are_written_one_a_file_and_a_run_goes_on(tiny: Path, tmp_path: Pa
     assert set(before) == {"settings.json", "000000.gif", "000001.gif", "000002.gif"}
     (out / "000001.gif").unlink()
     again = subprocess.run(command(tiny, out, "gif"), capture_output=True, text=True, timeout=100)
-    assert "1 new clips" in again.stdout
+    assert "1 new clip" in again.stdout
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     for line, words in (
         ([*command(tiny, out, "gif"), "--fps", "4"], "fps differ"),
