@@ -110,7 +110,11 @@ def write_files(folder: Path, contents: Mapping[str, bytes | Callable[[Path], No
         for name, content in contents.items():
             made.append(_beside(folder / name))
             if callable(content):
+                made[-1].touch()
+                mode = made[-1].stat().st_mode
                 content(made[-1])
+                with suppress(OSError):  # safetensors makes files that nobody but their owner can read
+                    made[-1].chmod(mode)
             else:
                 made[-1].write_bytes(content)
             sync(made[-1])

@@ -665,3 +665,12 @@ def test_an_index_without_end_is_not_read(sharded):
 
 def test_a_readme_names_no_folder_of_this_machine(saved):
     assert str(saved.parent) not in (saved / "README.md").read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_everybody_may_read_what_everybody_may_read(tmp_path):
+    """safetensors writes files that are their owner's alone; a shared folder's checkpoint would load for one person."""
+    (tmp_path / "plain").touch()
+    save_pretrained(registry.build("tokenizer", "kl_vae", {"size": "tiny"}), tmp_path / "saved")
+    modes = {path.stat().st_mode for path in [tmp_path / "plain", *(tmp_path / "saved").iterdir()]}
+    assert len(modes) == 1
