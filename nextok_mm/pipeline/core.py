@@ -538,6 +538,10 @@ def load(
         raise ValueError(f"load: {card.name} is a judge, accepted: a generator or a tokenizer (judges: nextok eval)")
     kind, target = folders.precision(card, dtype), _device(device)
     model, card = from_pretrained(folder, dtype=kind)
+    if card.role == "generator" and model.open_ended:
+        raise ValueError(
+            f"load: {card.name} is a language model; its README.md shows how it is used, no pipeline does yet"
+        )
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
     place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)

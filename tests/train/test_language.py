@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import nextok_mm as nx
 from nextok_mm.checkpoint import from_pretrained
 from nextok_mm.decoding import decode
 from nextok_mm.media.words import Bytes, Pretrained, load_words
@@ -46,6 +47,8 @@ def test_its_card_says_how_to_use_it(fields, tmp_path, monkeypatch, capsys):
     path = next(word for word in code.split('"') if word.startswith("path/to/"))
     exec(code.replace(path, str(tmp_path / "run" / "final")), {})
     assert capsys.readouterr().out.endswith("\n")
+    with pytest.raises(ValueError, match="is a language model; its README.md shows"):
+        nx.load(tmp_path / "run" / "final")
 
 
 def test_a_stopped_run_ends_in_the_same_bits(fields, tmp_path):
