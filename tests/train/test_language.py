@@ -47,7 +47,7 @@ def test_its_card_says_how_to_use_it(fields, tmp_path, monkeypatch, capsys):
     path = next(word for word in code.split('"') if word.startswith("path/to/"))
     exec(code.replace(path, str(tmp_path / "run" / "final")), {})
     assert capsys.readouterr().out.endswith("\n")
-    with pytest.raises(ValueError, match="is a language model; its README.md shows how to use it"):
+    with pytest.raises(ValueError, match="is a language model; its README.md shows how it is used"):
         nx.load(tmp_path / "run" / "final")
 
 
