@@ -102,15 +102,14 @@ def scan(
 ) -> tuple[list[Path], Tensor | None, tuple[str, ...] | None]:
     """Paths, labels and class names of a folder of pictures, or of whatever has one of these endings (in any case).
 
-    Every subfolder is a class, its own subfolders included, links followed. Passed over, as folders and as files: what
-    begins with a dot (`.git`, `.ipynb_checkpoints`, `._0.png`) and what systems leave behind (JUNK). As with
-    torchvision's ImageFolder a class without a file is refused.
+    Every subfolder is a class, its own subfolders included; `listed` says what is passed over. As with torchvision's
+    ImageFolder a class without a file is refused.
     """
     if not root.is_dir():
         raise ValueError(f"data.path: got {str(root)!r}, accepted: a folder of {what}s")
     endings = tuple(endings)
+    paths = listed(root, endings)
     try:
-        paths = sorted(path for path in _files(root) if path.suffix.lower() in endings)
         folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _passed_over(entry.name))
     except OSError as error:
         raise ValueError(f"data.path: {str(root)!r} can't be read ({error})") from None
@@ -132,6 +131,19 @@ def scan(
         )
     index = {name: label for label, name in enumerate(names)}
     return paths, torch.tensor([index[parts[0]] for parts in parents]), tuple(names)
+
+
+def listed(root: Path, endings: Iterable[str]) -> list[Path]:
+    """Sorted paths of a folder's files that have one of these endings (in any case), subfolders and links followed.
+
+    Passed over, as folders and as files: what begins with a dot (`.git`, `.ipynb_checkpoints`, `._0.png`) and what
+    systems leave behind (JUNK). ValueError in one line names a folder that can't be read.
+    """
+    endings = tuple(endings)
+    try:
+        return sorted(path for path in _files(root) if path.suffix.lower() in endings)
+    except OSError as error:
+        raise ValueError(f"data.path: {str(root)!r} can't be read ({error})") from None
 
 
 def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from ..contracts import Batch
 from ..media.words import Bytes, TextTokenizer, load_words
+from .image_folder import listed
 from .source import Source, SourceConfig
 
 ENDINGS = (".txt", ".md", ".jsonl", ".parquet")
@@ -105,8 +106,7 @@ def read(path: Path, field: str = "text") -> Iterator[tuple[str, str]]:
     if path.is_file() and path.suffix.lower() in ENDINGS:
         files, root = [path], path.parent
     elif path.is_dir():
-        found = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in ENDINGS and file.is_file())
-        files, root = [file for file in found if not _hidden(file.relative_to(path))], path
+        files, root = listed(path, ENDINGS), path
     else:
         raise ValueError(
             f"data.path: got {str(path)!r}, accepted: a folder, or a file that ends with {', '.join(ENDINGS)}"
@@ -120,10 +120,6 @@ def read(path: Path, field: str = "text") -> Iterator[tuple[str, str]]:
         documents = {".jsonl": _lines, ".parquet": _rows}.get(file.suffix.lower(), _whole)(file, field)
         for number, text in enumerate(documents):
             yield f"{name}:{number}", text
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
 def _whole(file: Path, field: str) -> Iterator[str]:

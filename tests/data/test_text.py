@@ -23,6 +23,8 @@ def folder(tmp_path):
     (tmp_path / "sub" / "d.html").write_text("not taken: another ending")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "e.txt").write_text("not taken: hidden")
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir" / "f.txt").write_text("not taken: a file server's own")
     return tmp_path
 
 
