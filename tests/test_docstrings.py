@@ -21,7 +21,7 @@ FUNCTIONS: list[Callable[..., Any]] = [
 ]
 CLASSES: list[type] = [
     *(pipeline.Pipeline, pipeline.Result, ladder.Ladder, media.Medium, media.Pictures, media.Clips, media.Saving),
-    *(contracts.Tokens, contracts.Keep, contracts.State, contracts.Model),
+    *(contracts.Tokens, contracts.Known, contracts.State, contracts.Model),
     *(contracts.Tokenizer, contracts.OrderedTokenizer, contracts.ClipTokenizer, contracts.Generator),
 ]
 

@@ -29,12 +29,12 @@ Converted = tuple[dict[str, Any], dict[str, Tensor]]
 class Adapter(Protocol):
     """What the module of a family offers.
 
-    ROLE, KIND: what `registry.build` takes to make a model of its fields; LICENCE: of the published weights.
+    ROLE, KIND: what `registry.build` takes to make a model of its fields; LICENSE: of the published weights.
     """
 
     ROLE: Literal["tokenizer", "generator"]
     KIND: str
-    LICENCE: str
+    LICENSE: str
 
     def read(self, source: Path) -> Converted:
         """A published file or folder in our form; ValueError in one line where it isn't one. Nothing in it is run."""
@@ -103,7 +103,7 @@ def convert(
         model = _filled(family, fields, state, f"{kind} checkpoint {source}")
         about["stands on"] = Path(tokenizer).name
     beside = family.files(source) if isinstance(family, WordsAdapter) else {}
-    save_pretrained(model, folder, name=folder.name, license=family.LICENCE, about=about, **meta)
+    save_pretrained(model, folder, name=folder.name, license=family.LICENSE, about=about, **meta)
     write_files(folder, beside)
     return None if holding is None else holding.note(fields)
 

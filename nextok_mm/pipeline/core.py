@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import borrowed, registry
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
-from ..contracts import Generator, Keep, OrderedTokenizer, Tokenizer, Tokens, check_speaks
+from ..contracts import Generator, Known, OrderedTokenizer, Tokenizer, Tokens, check_speaks
 from ..decoding import decode
 from ..inference import inference
 from ..media import Fit, Medium
@@ -194,7 +194,7 @@ class Pipeline:
         seed: int = 0,
         *,
         text: Sequence[str] | str | None = None,
-        keep: Keep | None = None,
+        known: Known | None = None,
         batch: int = BATCH,
         progress: Progress | None = None,
         **sampling: Any,
@@ -209,7 +209,7 @@ class Pipeline:
             n: Number of samples.
             seed: Seed of the run.
             text: Captions, for a generator that reads them; one for all, or several that are cycled.
-            keep: Known tokens, which stay as they are (in-painting, continuation).
+            known: Known tokens, which stay as they are (in-painting, continuation).
             batch: Number of samples that are generated at a time.
             progress: A function (done, all) that is called after each entity, counted over all batches.
             sampling: Settings that replace the checkpoint's own, such as `steps`, `cfg` or `solver`; see the
@@ -241,8 +241,8 @@ class Pipeline:
 
             last = None
             rows = range(first, first + size)
-            for last in self.stream(labels, n, seed, text=text, keep=keep, rows=rows, decode_all=False, **sampling):
-                count(last.done, last.entities)
+            for last in self.stream(labels, n, seed, text=text, known=known, rows=rows, decode_all=False, **sampling):
+                count(last.finished, last.total)
             assert last is not None
             parts.append(last)
         return joined(parts)
@@ -254,7 +254,7 @@ class Pipeline:
         seed: int = 0,
         *,
         text: Sequence[str] | str | None = None,
-        keep: Keep | None = None,
+        known: Known | None = None,
         rows: range | None = None,
         decode_all: bool = True,
         **sampling: Any,
@@ -265,12 +265,12 @@ class Pipeline:
         ... tokens: decoding costs more than generating a token, and one more token among many changes little.
 
         Args:
-            labels, n, seed, text, keep, sampling: As in `generate`.
+            labels, n, seed, text, known, sampling: As in `generate`.
             rows: Which of the n samples to generate; None generates all of them.
             decode_all: Decode every state; False decodes the last one alone.
 
         Yields:
-            The samples so far; `done` counts the finished entities of `entities`.
+            The samples so far; `finished` counts the entities, or passes, of `total`.
 
         Raises:
             ValueError: As in `generate`; raised when the first result is asked for.
@@ -285,17 +285,17 @@ class Pipeline:
             name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
         }
         started = time.perf_counter()
-        known = _rows_of(keep, rows, n)
-        if known is not None:
-            self._check_source(tokenizer, known.source)
-        begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, known)
+        held = _rows_of(known, rows, n)
+        if held is not None:
+            self._check_source(tokenizer, held.source)
+        begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, held)
         seconds = {"generate": 0.0, "decode": 0.0}
         preview, data = tokenizer.preview(generator.layout), tokenizer.medium.empty(len(rows))
         asked = {name: part.tolist() if isinstance(part, Tensor) else list(part) for name, part in mine.items()}
         for state in decode(generator, begun_state):
             begun = time.perf_counter()
             seconds["generate"] += begun - started
-            if state.done or (decode_all and preview.due(state.entity)):
+            if state.done or (decode_all and preview.due(state.finished)):
                 data = preview.decode(state)
             seconds["decode"] += time.perf_counter() - begun
             yield Result(
@@ -311,8 +311,8 @@ class Pipeline:
                 calls=getattr(state, "calls", 0),
                 seconds=dict(seconds),
                 backend=generator.backend,
-                done=state.entity,
-                entities=state.entities,
+                finished=state.finished,
+                total=state.total,
             )
             started = time.perf_counter()  # time that the caller spends between results is not counted
 
@@ -596,21 +596,24 @@ def _names(model: Any) -> set[str]:
     """What may be said to a model: its settings' names, and the arguments of a pipeline's methods for its role."""
     arguments = ("seed", "batch", "progress")
     if isinstance(model, Generator):
-        arguments += ("labels", "text", "n")
+        arguments += ("labels", "text", "n", "known")
     return {*arguments, *getattr(getattr(model, "Sampling", None), "model_fields", ())}
 
 
-def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
-    """The part of `keep` that belongs to these rows, where it has one for each of the n."""
-    if keep is None:
+def _rows_of(known: Known | None, rows: range, n: int) -> Known | None:
+    """The part of `known` that belongs to these rows, where it has one for each of the n."""
+    if known is None:
         return None
-    if not isinstance(keep, Keep):
-        got, accepted = type(keep).__name__, "nextok_mm.contracts.Keep(data, mask), tokens and which of them are known"
-        raise ValueError(f"keep: got {got}, accepted: {accepted}")
-    if keep.data.shape[:1] not in ((1,), (n,)) or (keep.mask.dim() == 2 and len(keep.mask) != n):
-        got = f"data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}"
-        raise ValueError(f"keep: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
-    mask = keep.known()
-    data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
+    if not isinstance(known, Known):
+        got, accepted = (
+            type(known).__name__,
+            "nextok_mm.contracts.Known(data, mask), tokens and which of them are known",
+        )
+        raise ValueError(f"known: got {got}, accepted: {accepted}")
+    if known.data.shape[:1] not in ((1,), (n,)) or (known.mask.dim() == 2 and len(known.mask) != n):
+        got = f"data {tuple(known.data.shape)} and mask {tuple(known.mask.shape)}"
+        raise ValueError(f"known: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
+    mask = known.bool_mask()
+    data = known.data[rows.start : rows.stop] if len(known.data) == n else known.data
     each = mask.dim() == 2 and len(mask) == n
-    return Keep(data, mask[rows.start : rows.stop] if each else mask, keep.source)
+    return Known(data, mask[rows.start : rows.stop] if each else mask, known.source)
