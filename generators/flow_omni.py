@@ -391,8 +391,9 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         """What each row has heard of its voice, a cache of one row; one voice for all is read once."""
         if given is None:
             return [None] * rows
-        one = isinstance(given, State) or (isinstance(given, Tensor) and given.dim() < 3)
-        each = [given] if one else [given[row] for row in range(len(given))]
+        if isinstance(given, State) or (isinstance(given, Tensor) and given.dim() < 3):
+            given = [given]
+        each: list[Any] = list(given)
         if len(each) not in (1, rows):
             raise ValueError(f"voice: got {len(each)} voices, accepted: one, or one for each of {rows} texts")
         heard: list[KVCache | None] = [self._heard(voice) for voice in each]
