@@ -28,7 +28,7 @@ OURS: dict[str, tuple[str, ...]] = {
 
 FORMER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("codes", "vocabulary"), ("num_codes",)),
-    **dict.fromkeys(("drop", "label_drop"), ("condition_dropout",)),
+    **dict.fromkeys(("drop", "label_drop", "text_drop"), ("condition_dropout",)),
     "keep": ("known", "num_tokens", "nested_dropout", "snapshots"),
     "weight": ("cfg",),
     "interval": ("cfg_interval",),
