@@ -124,9 +124,9 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch, seeds: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and its parts."""
+        """The total and its parts. A batch with `weights` [B] says how much each row counts in the total."""
         loss = self.model.loss(batch, Rng(seeds))
-        return loss.total, loss.parts
+        return loss.weighed(batch["weights"]) if "weights" in batch else loss.total, loss.parts
 
 
 class Run:
