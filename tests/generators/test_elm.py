@@ -5,10 +5,10 @@ import torch
 
 from generators import elm
 from generators.elm import ELM, Sampling
-from nextok_mm import registry
+from nextok_mm import objectives, registry
 from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
-from nextok_mm.decoding.masked import least_sure, masked_after, train_mask
+from nextok_mm.decoding.masked import least_sure, masked_after
 from nextok_mm.rng import Rng
 from tests.contract.test_models import check_on_a_fake_gpu
 from tests.contract.test_rows import KNOWN, check_rows, masks
@@ -109,8 +109,8 @@ def test_sampling_sees_what_training_would():
         codes = run(model, cfg=1.0, temperature=0)
         with torch.no_grad():
             prefix = model._conditions(condition(model, 2), 2, guided=False)
-            groups = model._codes(codes)
-            assert torch.equal(model.logits(groups, *prefix).argmax(-1), groups)
+            view = model.config.objective.view(codes, Rng([1, 2]))
+            assert torch.equal(model.logits(view, *prefix).argmax(-1), model._split(codes))
 
 
 def test_captions_change_the_picture_and_an_empty_one_is_no_condition():
@@ -163,7 +163,7 @@ def test_the_masked_model_finds_every_code_in_the_passes_it_has():
 
 
 def test_masks_of_training_and_of_decoding():
-    mask = train_mask(Rng(range(400)), 16)
+    mask = objectives.parse("masked").masked(Rng(range(400)), 16)
     assert mask.any(1).all() and 0.55 < mask.float().mean() < 0.7  # the mean of cos(pi/2 u) is 2 / pi
     hidden = torch.tensor([[True, True, False, True]])
     assert least_sure(torch.tensor([[3.0, 1.0, 0.0, 2.0]]), hidden, torch.tensor([2])).tolist() == [[0, 1, 0, 1]]
