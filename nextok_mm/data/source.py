@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -26,11 +27,12 @@ class SourceConfig(Config):
 
 class Source(ABC):
     """Rows by index. class_names: of the labels, where there are any; captions: of every row, where it has one; draws:
-    what seeds decide (flip, crop, sample)."""
+    what seeds decide (flip, crop, sample); makes_tokens: its rows may be tokens that no tokenizer made."""
 
     class_names: tuple[str, ...] | None = None
     captions: tuple[str, ...] | None = None
     draws: frozenset[str] = frozenset()
+    makes_tokens: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int: ...

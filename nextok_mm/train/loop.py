@@ -29,7 +29,6 @@ from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
 from ..data.latents import Latents
 from ..data.source import Positions, Stream, identity, read
-from ..data.tensors import Tensors
 from ..data.text import Text
 from ..files import write_files
 from ..machine import precision_advice
@@ -460,7 +459,7 @@ def _tokenizer(config: TrainConfig, source: Source, model: Model, device: torch.
             source.check(inner)
         return None
     if config.tokenizer is None:
-        if not isinstance(source, Tensors | Text):
+        if not source.makes_tokens:
             raise ValueError(
                 "tokenizer: got none, accepted: the checkpoint that makes (or made) this generator's tokens"
             )
