@@ -79,6 +79,7 @@ class Mazes(Source):
 
     def __init__(self, config: Config):
         self.config = config
+        self.token_rows = config.length, config.num_codes
 
     def __len__(self) -> int:
         return self.config.rows

@@ -27,12 +27,14 @@ class SourceConfig(Config):
 
 class Source(ABC):
     """Rows by index. class_names: of the labels, where there are any; captions: of every row, where it has one; draws:
-    what seeds decide (flip, crop, sample); makes_tokens: its rows may be tokens that no tokenizer made."""
+    what seeds decide (flip, crop, sample); makes_tokens: its rows may be tokens that no tokenizer made; token_rows: how
+    many tokens a row has, and how many different codes there are, where the source itself says so."""
 
     class_names: tuple[str, ...] | None = None
     captions: tuple[str, ...] | None = None
     draws: frozenset[str] = frozenset()
     makes_tokens: ClassVar[bool] = False
+    token_rows: tuple[int, int] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
