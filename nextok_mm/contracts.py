@@ -70,6 +70,9 @@ Condition = Mapping[str, Any] | None
 | `labels` | class labels [n] int64, ids [n, P] where a condition has P tokens    |
 | `text`   | n captions                                                         |
 | `tokens` | the tokens of n prompts, each as long as it is                       |
+| `voice`  | latents [V, C] of a recording, one for all or n; or a state that heard one |
+| `durations` | units of each of the n prompts' tokens                            |
+| `after`  | how many latents follow the stop, of each of n rows                  |
 """
 
 

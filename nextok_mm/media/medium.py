@@ -46,6 +46,7 @@ class Medium(ABC):
         temporal: Whether samples go on in time, so that they can be predicted from their beginning. Then the first
             number of `size` is the length in time, and `read` takes a third argument `frames`: how much of a file to
             read instead.
+        low: The least number of a sample; the greatest is 1.
         axes: Names of the axes of one sample, for messages.
         rank: Number of axes of a batch, one more than those of a sample.
         channels: Length of the first axis.
@@ -56,6 +57,7 @@ class Medium(ABC):
     plural: ClassVar[str]
     endings: ClassVar[tuple[str, ...]]
     temporal: ClassVar[bool] = False
+    low: ClassVar[float] = 0.0
     axes: ClassVar[tuple[str, ...]]
     rank: ClassVar[int]
     channels: int
@@ -212,14 +214,14 @@ class Medium(ABC):
             The picture.
         """
 
-    def shown(self, data: Tensor) -> Mapping[str, bytes]:
+    def shown(self, data: Tensor) -> Mapping[str, bytes | str]:
         """Prepare the samples for a notebook.
 
         Args:
             data: The samples [B, ...].
 
         Returns:
-            What the notebook shows: bytes by MIME type.
+            What the notebook shows by MIME type: bytes, or text where it is HTML.
         """
         return {"image/png": png(self.sheet(data))}
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..contracts import Tokens
 from ..media import Medium, Saving
+from ..media.medium import png
 from . import inputs
 
 R = TypeVar("R", bound="Result")
@@ -151,7 +152,7 @@ class Result:
 
     def _repr_png_(self) -> bytes:
         """Notebooks show the samples."""
-        return self.medium.shown(self.data)["image/png"]
+        return png(self.medium.sheet(self.data))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Notebooks show the samples; clips move."""
