@@ -15,7 +15,7 @@ Source: LoRA (arXiv 2106.09685), section 4.1.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -199,9 +199,9 @@ def save(
     base: by what its base is loaded; words: files of a text tokenizer that belong beside it; meta: fields of `Card`, as
     for `save_pretrained`.
     """
-    theirs, made = _family(model), dict[str, Tensor]()
+    made = dict[str, Tensor]()
     for layer, pair in updates(model).items():
-        for name, rows in _published(layer, theirs, model):
+        for name, rows in _published(layer, model):
             made[f"{_PREFIX}{name}.lora_A.weight"] = pair["A"].clone()
             made[f"{_PREFIX}{name}.lora_B.weight"] = (pair["B"] if rows is None else pair["B"][rows]).clone()
     text = reference(base, folder)
@@ -214,7 +214,7 @@ def save(
         "r": lora.rank,
         "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": _short(layers, theirs, model),
+        "target_modules": _short(layers, model),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -239,37 +239,26 @@ def save(
     return folder
 
 
-Family = Callable[[str], str | None]
-"""What a layer of ours, or a part of one, is called in published files; None: it isn't there by itself."""
-
-
-def _family(model: Any) -> Family:
-    """The names of a model's published family; its own, where none of its kind is published or named by layers."""
-    from .adapters import layer_names
-
-    return layer_names(model.role, model.kind) or (lambda name: name)
-
-
-def _published(layer: str, theirs: Family, model: nn.Module) -> list[tuple[str, slice | None]]:
+def _published(layer: str, model: Any) -> list[tuple[str, slice | None]]:
     """The names in files of a layer's update: its own, or those of its parts, and which rows of B each one takes."""
-    if (name := theirs(layer)) is not None:
+    if (name := model.published(layer)) is not None:
         return [(name, None)]
     above, _, joined = layer.rpartition(".")
     owner: Any = model.get_submodule(above)
     found, first = list[tuple[str, slice | None]](), 0
     for part, size in owner.parts()[joined].items():
-        found.append((theirs(f"{layer}.{part}") or f"{layer}.{part}", slice(first, first + size)))
+        found.append((model.published(f"{layer}.{part}") or f"{layer}.{part}", slice(first, first + size)))
         first += size
     return found
 
 
-def _short(layers: Sequence[str], theirs: Family, model: nn.Module) -> list[str]:
+def _short(layers: Sequence[str], model: Any) -> list[str]:
     """Layers by the ends of their names, as peft matches them, where those ends mean no other layer."""
     every = set[str]()
     for name, module in model.named_modules():
         every |= {name, *(f"{name}.{joined}.{part}" for joined, sizes in _parts(module) for part in sizes)}
     ends = sorted({name.rpartition(".")[2] for name in layers})
-    published = {found for name in every if (found := theirs(name)) is not None}
+    published = {found for name in every if (found := model.published(name)) is not None}
     meant = {name for name in published if name.rpartition(".")[2] in ends}
     return ends if meant == set(layers) else list(layers)
 
@@ -290,8 +279,7 @@ def add(model: Any, folder: Path, card: Card) -> None:
     scale, rank = _scale(folder)
     found = weights.one(path, card.sha256)
     there = places(model)
-    theirs = _family(model)
-    ours = {name: layer for layer in there if (name := theirs(layer)) is not None}
+    ours = {name: layer for layer in there if (name := model.published(layer)) is not None}
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in found.items():
         layer, _, rest = name.removeprefix(_PREFIX).partition(".lora_")

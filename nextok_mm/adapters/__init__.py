@@ -6,7 +6,7 @@ them becomes a checkpoint folder of ours (`convert`), and what all of them ask o
 
 import json
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -65,15 +65,6 @@ class WordsAdapter(Adapter, Protocol):
         ...
 
 
-@runtime_checkable
-class LayersAdapter(Adapter, Protocol):
-    """The adapter of models whose low-rank updates others read: it knows the names of single layers."""
-
-    def layer(self, name: str) -> str | None:
-        """What a linear layer of ours, or a part of a joined one, is called; None: it isn't there by itself."""
-        ...
-
-
 def kinds() -> list[str]:
     """The families that can be converted."""
     return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
@@ -84,13 +75,6 @@ def adapter(kind: str) -> Adapter:
     if kind not in kinds():
         raise ValueError(f"kind: got {kind!r}, accepted: {', '.join(kinds())}")
     return cast(Adapter, import_module(f"{__name__}.{kind}"))
-
-
-def layer_names(role: str, kind: str) -> Callable[[str], str | None] | None:
-    """`LayersAdapter.layer` of the family that our models of this kind come from; None where it has none."""
-    families = (adapter(name) for name in kinds())
-    found = (each for each in families if isinstance(each, LayersAdapter) and (each.ROLE, each.KIND) == (role, kind))
-    return next((each.layer for each in found), None)
 
 
 def convert(

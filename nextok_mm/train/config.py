@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from .. import data, registry
 from ..checkpoint import read_card, resolve
-from ..config import Config, ModelConfig, override, read_yaml
+from ..config import Config, ModelConfig, override, read_yaml, shown
 from ..data import SourceConfig
 from ..lora import Lora
 
@@ -298,10 +298,12 @@ def _of_base(fields: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"init: {init} is a LoRA by itself, accepted: a whole checkpoint (nextok merge makes one)")
     if not isinstance(given, Mapping):
         return {}
-    for name, own in (("role", card.role), ("kind", card.kind)):
-        if given.get(name, own) != own:
-            raise ValueError(f"model.{name}: got {given[name]!r:.80}, accepted: {own}, as {init} is one")
-    return {"model": {"role": card.role, "kind": card.kind, **card.fields, **given}}
+    own = {**card.fields, "role": card.role, "kind": card.kind}
+    free = {"size", "sampling", *registry.get(card.role, card.kind).training_only}
+    for name, value in given.items():
+        if name in own and own[name] != value and name not in free and not name.endswith("dropout"):
+            raise ValueError(f"model.{name}: got {shown(value)}, accepted: {shown(own[name])}, as {init} has it")
+    return {"model": {**own, **given}}
 
 
 def _model(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -200,8 +200,10 @@ def test_layers_that_there_are_none_of(fields, tmp_path, targets, message):
 def test_it_needs_a_base_and_peft(fields, monkeypatch):
     with pytest.raises(ValueError, match="init: got None, accepted: the checkpoint that train.lora leaves as it is"):
         TrainConfig.parse({**fields, "init": None, "model": {"role": "generator", "kind": "language", "size": "tiny"}})
-    with pytest.raises(ValueError, match="model.kind: got 'elm', accepted: language"):
-        changed(fields, model={"kind": "elm"})
+    for name, value in (("kind", "elm"), ("rope_theta", 500.0)):
+        with pytest.raises(ValueError, match=f"model.{name}: got {value!r}, accepted: .*, as .*base has it"):
+            changed(fields, model={name: value})
+    assert changed(fields, model={"dropout": 0.2}).model.fields.model_dump()["dropout"] == 0.2
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r"train.lora needs a package: pip install 'nextok_mm\[lora\]'"):
         train(TrainConfig.parse(fields))
