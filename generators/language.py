@@ -210,6 +210,12 @@ class Language(Generator[LanguageConfig, State]):
         """The tokens of prompts."""
         return ("tokens",)
 
+    def published(self, layer: str) -> str | None:
+        """See `Model.published`: the names of the hub's files."""
+        from nextok_mm.adapters import llama
+
+        return llama.layer(layer)
+
     # Training
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
