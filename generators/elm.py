@@ -72,8 +72,8 @@ class Sampling(Filling):
 class ELMConfig(ModelConfig):
     """An ELM. `size` names a preset; B to 2B are the published ones (ImageNet 256, 16 x 16 codes of 20 bits).
 
-    A model reads labels or captions: with `text`, `classes` is 0. A two-way objective goes with independent heads and no
-    text.
+    A model reads labels or captions: with `text`, `classes` is 0. A two-way objective goes with independent heads,
+    and with no text.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -176,7 +176,7 @@ class ELMConfig(ModelConfig):
 
 @dataclass
 class State(contracts.State):
-    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes `known` gave, and of a two-way
+    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes are known, and of a two-way
     model what it has filled in; drawing: of each place, which rows draw its code; prefix, cond: of the R rows; calls:
     network calls so far."""
 

@@ -54,8 +54,8 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames), of sounds [B, channels, T] in [-1, 1]
 (T samples); or `tokens` [B, N, C] / [B, N];
-`labels` [B] int64, and `weights` [B], how much each row counts, where the data has any. `images` is the name of the samples
-of every medium: [B, *its axes]."""
+`labels` [B] int64, and `weights` [B], how much each row counts, where the data has any. `images` is the name of the
+samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
 """What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.

@@ -16,9 +16,9 @@ _RANKS = {"images": (4,), "tokens": (2, 3), "labels": (1,), "weights": (1,)}
 
 
 class Config(SourceConfig):
-    """A safetensors file: images [n, C, H, W] (floats in [0, 1] or bytes), tokens [n, N, C] or [n, N], labels [n], weights [n].
+    """A safetensors file: images [n, C, H, W] (floats in [0, 1] or bytes), tokens [n, N, C] or [n, N], labels [n].
 
-    Weights say how much each row counts in the loss. They are not normalized: a mean of 1 leaves the learning rate what
+    There may be weights [n], which say how much each row counts in the loss. They are not normalized: a mean of 1 leaves the learning rate what
     it is.
     """
 
@@ -86,10 +86,8 @@ def _check(config: Config, columns: dict[str, Tensor]) -> None:
             raise ValueError(f"{where}: {name} {tuple(column.shape)} are {column.dtype}, accepted: {accepted}")
     weights = columns.get("weights")
     if weights is not None and (not weights.is_floating_point() or weights.amin() < 0 or not weights.any()):
-        low = float(weights.amin())
-        raise ValueError(
-            f"{where}: weights are {weights.dtype} of {low:g} and more, accepted: floating point, from 0, not all of them 0"
-        )
+        got = f"{weights.dtype} of {float(weights.amin()):g} and more"
+        raise ValueError(f"{where}: weights are {got}, accepted: floating point, from 0 on, not all of them 0")
     if config.flip and "images" not in columns:
         raise ValueError(f"{where}: data.flip mirrors images, and there are none (accepted: flip=false)")
     if "images" in columns and columns["images"].is_floating_point():

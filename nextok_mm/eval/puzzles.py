@@ -86,7 +86,6 @@ def _answered(
     settings = generator.Sampling.parse({**generator.config.sampling.model_dump(), "temperature": 0, **sampling})
     for first in range(0, n, BATCH):
         rows_BN = source.batch(range(first, min(first + BATCH, n)))["tokens"]
-        state: Any = generator.start(None, Rng(range(len(rows_BN))), settings, Known(rows_BN, known(rows_BN)))
-        for state in decode(generator, state):
-            pass
+        begun = generator.start(None, Rng(range(len(rows_BN))), settings, Known(rows_BN, known(rows_BN)))
+        *_, state = decode(generator, begun)
         yield rows_BN, state.data.cpu()

@@ -1,7 +1,7 @@
 """What models of tokens are trained to predict: one file per objective, each the view that it takes of a batch.
 
-`parse("masked")` and `parse({"kind": "meap", "share": 0.1})` are objectives. A new one is one file with a `Config` and a
-line in `KINDS`; tests/contract/test_objectives.py runs over all of them.
+`parse("masked")` and `parse({"kind": "meap", "share": 0.1})` are objectives. A new one is one file with a `Config` and
+a line in `KINDS`; tests/contract/test_objectives.py runs over all of them.
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """The next token, from a context with holes: a share of what a model reads is masked, what it predicts stays the same.
 
-Every place predicts its next token as ever, also where that token is a hole for the places after it. It costs one vector
-and no time, and sampling is that of any autoregressive model. What it is for: a context that is not taken for granted.
+Every place predicts its next token as ever, also where that token is a hole for the places after it. It costs one
+vector and no time, and sampling is that of any autoregressive model. It is meant to make more use of what is there.
 Source: Zhuang et al., Mask-Enhanced Autoregressive Prediction (arXiv 2502.07490), with holes drawn per row.
 """
 

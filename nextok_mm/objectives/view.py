@@ -1,4 +1,4 @@
-"""A view: what a model is shown of a batch of tokens, what it is asked for, where, with which weight, and who sees whom.
+"""A view: what a model is shown of a batch of tokens, what it is asked for, where, how much it counts, who sees whom.
 
 Objectives of models of tokens differ in nothing else. A model reads a view and predicts; its head compares.
 
@@ -82,7 +82,7 @@ class Objective(Config):
     two_way: ClassVar[bool] = False
     """See `View.two_way`."""
     head: ClassVar[str | None] = None
-    """The head that it was published with, where a model has that one too; None: the one that the model's config says."""
+    """The head that it was published with, where a model has that one too; None: the one that the config says."""
 
     def view(self, tokens_BN: Tensor, rng: Rng) -> View:
         """Make the view of a training batch.

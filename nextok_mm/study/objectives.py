@@ -3,9 +3,9 @@
     nextok study objectives --out runs/objectives                    everything (half an hour of a CPU's core)
     nextok study objectives --parts recall --seeds 3                 one part
 
-mazes:  paths through mazes by a model that was trained on any share of masked cells (mlm_u), on masked cells with the
-        published rate (masked), and on the next cell (autoregressive): same trunk, same number of steps, greedy from the
-        first cell to the last. The two-way model also from the last to the first, and surest first.
+mazes:  paths through mazes by a model that was trained on any share of masked cells (mlm_u), and on the next cell
+        (autoregressive): same trunk, same number of steps, greedy from the first cell to the last. The two-way model
+        also from the last to the first, and surest first.
 recall: values of keys that a row has shown before, by a model that was trained on contexts with holes (meap), and on
         whole ones (autoregressive).
 

@@ -46,6 +46,7 @@ def test_loss_is_cross_entropy_of_the_masked_places_a_row(smoothing):
     torch.testing.assert_close(compared(logits, codes, None, smoothing).rows, each.mean((1, 2)))
     assert compared(logits.bfloat16(), codes).total.dtype == torch.float32
     hits = (logits.argmax(-1) == codes).float().mean(2)
-    assert compared(logits, codes, mask.float()).parts["accuracy"] == torch.stack(
-        [row[there].mean() if there.any() else torch.zeros(()) for row, there in zip(hits, mask)]
-    ).mean()
+    assert (
+        compared(logits, codes, mask.float()).parts["accuracy"]
+        == torch.stack([row[there].mean() if there.any() else torch.zeros(()) for row, there in zip(hits, mask)]).mean()
+    )

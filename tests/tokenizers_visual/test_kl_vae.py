@@ -98,7 +98,9 @@ def test_the_adversarial_terms_do_not_push_each_other():
     assert touched and not any(name.startswith("discriminator") for name in touched)
     pictures = model.net.decode(model._moments(target * 0.5 + 0.5)[0])
     _, judged = adversarial(model.discriminator, pictures, target)
-    assert set(gradients(model, Loss({"judged": judged}).total)) == {n for n, _ in model.named_parameters() if n.startswith("discriminator")}
+    assert set(gradients(model, Loss({"judged": judged}).total)) == {
+        n for n, _ in model.named_parameters() if n.startswith("discriminator")
+    }
 
 
 def test_the_discriminator_learns_to_tell():
