@@ -18,8 +18,8 @@ _RANKS = {"images": (4,), "tokens": (2, 3), "labels": (1,), "weights": (1,)}
 class Config(SourceConfig):
     """A safetensors file: images [n, C, H, W] (floats in [0, 1] or bytes), tokens [n, N, C] or [n, N], labels [n].
 
-    There may be weights [n], which say how much each row counts in the loss. They are not normalized: a mean of 1 leaves the learning rate what
-    it is.
+    There may be weights [n], which say how much each row counts in the loss. They are not normalized: a mean of 1
+    leaves the learning rate what it is.
     """
 
     kind: Literal["tensors"] = Field(

@@ -56,7 +56,7 @@ def _plain(objective: Objective) -> Any:
     """As short as it may be written: a kind without settings is its name, as in checkpoints from before there were
     any."""
     fields = objective.model_dump(mode="json")
-    return objective.kind if objective == type(objective)() else fields
+    return objective.kind if objective == type(objective).parse({}) else fields
 
 
 ObjectiveField = Annotated[Objective, BeforeValidator(parse), PlainSerializer(_plain)]
