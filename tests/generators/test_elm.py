@@ -173,8 +173,8 @@ def test_codes_are_filled_in_in_any_order(order):
     known = Known(torch.arange(16)[None], torch.arange(16) % 5 == 0)
     settings = Sampling(order=order, pace="even", passes=16, temperature=0, noise=0)
     there, seen = known.mask, []
-    state = model.start({"labels": torch.tensor([1, 1])}, Rng([1, 2]), settings, known)
-    for state in decode(model, state):
+    begun = model.start({"labels": torch.tensor([1, 1])}, Rng([1, 2]), settings, known)
+    for state in decode(model, begun):
         new = state.known_BN & ~there
         if not new.any():
             continue
@@ -196,9 +196,8 @@ def test_codes_are_filled_in_in_any_order(order):
 
 def test_even_passes_are_even():
     model = build(objective="mlm_u")
-    state, left = model.start(None, Rng([1]), Sampling(pace="even", passes=4)), []
-    for state in decode(model, state):
-        left.append(int((~state.known_BN).sum()))
+    begun = model.start(None, Rng([1]), Sampling(pace="even", passes=4))
+    left = [int((~state.known_BN).sum()) for state in decode(model, begun)]
     assert left == [12, 8, 4, 0] == [masked_after(step, 4, 16, "even") for step in range(1, 5)]
     assert [masked_after(step, 21, 21, "even") for step in range(22)] == list(range(21, -1, -1))
 
