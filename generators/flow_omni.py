@@ -43,8 +43,8 @@ ROOM = 256  # slots that a cache has beyond its prefix to begin with; it grows
 
 @dataclass
 class State(contracts.State):
-    """Speech under way. data: latents as the tokenizer has them, [B, N, C], zeros behind a row's end; finished: how many
-    steps were made. Before the first step it is what was read so far, and may be given as a `voice`.
+    """Speech under way. data: latents as the tokenizer has them, [B, N, C], zeros behind a row's end; finished: how
+    many steps were made. Before the first step it is what was read so far, and may be given as a `voice`.
 
     most_B: how many latents a row may have; lengths_B: how many it has; ended_B: whether it has ended; stopped_B:
     whether it ended by itself, not because it had `most_B`; stops_BN: logits of the stop head; rows_R: which rows are
