@@ -215,8 +215,9 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         x_BSD = torch.cat([*(part for part, _ in before), x_BND], dim=1)
         there_BS = torch.cat([*(seen for _, seen in before), there], dim=1)
         order_BS = (~there_BS).to(torch.uint8).argsort(dim=1, stable=True)
-        total, window, width = x_BSD.shape[1], self.config.window, x_BSD.shape[2]
-        mask = causal(total) if window is None else continued(0, [1] * total, window)
+        total, width = x_BSD.shape[1:]
+        window = self.config.window or total
+        mask = causal(total) if total <= window else continued(0, [1] * total, window)
         places = torch.arange(total, device=x_BSD.device)[:, None]
         states_BSD = self.backbone(x_BSD.gather(1, order_BS[..., None].expand(-1, -1, width)), mask, places_NX=places)
         back_BN = order_BS.argsort(dim=1)[:, total - x_BND.shape[1] :]
