@@ -62,7 +62,9 @@ class SpeechLatents(Source):
         found, about = read_weights(path), _about(path)
         missing = {"tokens", "lengths", "phonemes", "counts", "durations"} - found.keys()
         if missing or not about:
-            raise ValueError(f"{where}: no {min(missing or {'description'})}, accepted: what this module's command writes")
+            raise ValueError(
+                f"{where}: no {min(missing or {'description'})}, accepted: what this module's command writes"
+            )
         self.alphabet, self.tokenizer = str(about["alphabet"]), str(about["tokenizer"])
         self.per_latent = int(about["per_latent"])
         self.tokens = list(found["tokens"].split(found["lengths"].tolist()))

@@ -1,8 +1,8 @@
 """Texts as they are heard, and how many words of one another misses: one rule for what was asked and what was heard.
 
-A recogniser writes "9:30" or "$4.50" where a sentence says "nine thirty" and "four dollars and fifty cents". Here numbers
-of either form become their digits, one word each, so that neither form is a mistake: "five zero three", "503" and "five
-hundred three" are the same three words.
+A recognizer writes "9:30" or "$4.50" where a sentence says "nine thirty" and "four dollars and fifty cents". Here
+numbers of either form become their digits, one word each, so that neither form is a mistake: "five zero three", "503"
+and "five hundred three" are the same three words.
 """
 
 import re
@@ -41,7 +41,7 @@ def heard(text: str) -> list[str]:
     """
     text = text.lower().replace("\u2019", "'").replace("&", " and ")
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-    text = re.sub(r"\$\s*(\d+)\.(\d\d)\b", r"\1 dollars and \2 cents", text)
+    text = re.sub(r"\$\s*(\d+)\.0?(\d\d?)\b", r"\1 dollars and \2 cents", text)
     text = re.sub(r"\$\s*([\d.]*\d)", r"\1 dollars", text)
     text = re.sub(r"(?<=\d)\.(?=\d)", " point ", text.replace("%", " percent "))
     text = re.sub(r"(?<=\d):00\b", " o'clock", text)

@@ -15,6 +15,7 @@ from nextok_mm.eval.transcripts import error_rate, heard, mistakes
         ("At nine thirty, the boss lost it.", "At 9:30, the boss lost it."),
         ("At nine o'clock.", "At 9:00."),
         ("It costs four hundred five dollars and eighty-five cents.", "It costs $405.85."),
+        ("sixteen dollars and one cents", "$16.01"),
         ("twelve dollars", "$12"),
         ("about two hundred sixty-five point six four hours", "about 265.64 hours"),
         ("twelve thousand three hundred forty miles", "12,340 miles"),
