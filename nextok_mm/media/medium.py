@@ -51,6 +51,7 @@ class Medium(ABC):
         temporal: Whether samples go on in time, so that they can be predicted from their beginning. Then the first
             number of `size` is the length in time, and `read` takes a third argument `frames`: how much of a file to
             read instead.
+        low: The least number of a sample; the greatest is 1.
         axes: Names of the axes of one sample, for messages; like what follows, of media whose samples are tensors.
         rank: Number of axes of a batch, one more than those of a sample.
         channels: Length of the first axis.
@@ -63,6 +64,7 @@ class Medium(ABC):
     out: ClassVar[str] = "out.png"
     endings: ClassVar[tuple[str, ...]]
     temporal: ClassVar[bool] = False
+    low: ClassVar[float] = 0.0
     axes: ClassVar[tuple[str, ...]]
     rank: ClassVar[int]
     channels: int
@@ -270,14 +272,14 @@ class Medium(ABC):
         """
         return ""
 
-    def shown(self, data: Any) -> Mapping[str, Any]:
+    def shown(self, data: Any) -> Mapping[str, bytes | str]:
         """Prepare the samples for a notebook.
 
         Args:
             data: The samples [B, ...].
 
         Returns:
-            What the notebook shows: bytes, or text, by MIME type.
+            What the notebook shows by MIME type: bytes, or text where it is HTML.
         """
         return {"image/png": png(self.sheet(data))}
 

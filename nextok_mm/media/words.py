@@ -120,7 +120,7 @@ class Words(Medium):
         """The texts, with an empty line between them."""
         return BETWEEN.join(data)
 
-    def shown(self, data: Any) -> Mapping[str, Any]:
+    def shown(self, data: Any) -> Mapping[str, bytes | str]:
         """As plain text: what a model writes is no HTML and no Markdown of ours."""
         return {"text/plain": self.printed(data)}
 

@@ -168,7 +168,7 @@ class Result:
         how = Saving(*inputs.sides(columns, zoom), fps)
         return self.medium.save(self.data, path, self.settings(), force, how)
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_png_(self) -> Any:
         """Notebooks show the samples."""
         return self.medium.shown(self.data).get("image/png")
 
