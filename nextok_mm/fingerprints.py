@@ -16,8 +16,9 @@ def fingerprint(model: Any) -> str:
     Settings of sampling don't count: they change nothing about the tokens. Remembered until a weight is written to,
     since it reads every weight. A text tokenizer, which has no weights, says it itself.
     """
-    if not isinstance(model, nn.Module):
-        return model.fingerprint
+    named = getattr(model, "fingerprint", None)
+    if isinstance(named, str):
+        return named
     weights = model.state_dict()
     fields = model.config.model_dump_json(exclude={"sampling"})
     state = (model.config, tuple((id(tensor), _version(tensor), tensor.dtype) for tensor in _tensors(model)))

@@ -68,11 +68,11 @@ def generate(
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Draw pictures or clips, from class labels or captions; or go on with texts.
+    """Draw pictures or clips, or go on with texts.
 
-    Pictures are saved as one .png, .jpg or .webp file, clips as .mp4, .gif, .webp or .png, texts as .txt, .md or
-    .jsonl. The file keeps the settings that it was made with, where its format has room for them. On standard output
-    a text appears word by word, and nothing else does.
+    Pictures and clips are drawn from class labels or captions. Pictures are saved as one .png, .jpg or .webp file,
+    clips as .mp4, .gif, .webp or .png, texts as .txt, .md or .jsonl. The file keeps the settings that it was made
+    with, where its format has room for them. On standard output a text appears word by word, and nothing else does.
     """
     from ..files import refuse_existing
     from ..media import Saving
