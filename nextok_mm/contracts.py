@@ -60,7 +60,8 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 """The config of a kind: `class XAR(Generator[XARConfig, State])`."""
 
 Batch = dict[str, Tensor]
-"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
+"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames), of sounds [B, channels, T] in [-1, 1]
+(T samples); or `tokens` [B, N, C] / [B, N];
 `labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
@@ -71,6 +72,9 @@ Condition = Mapping[str, Any] | None
 | `labels` | class labels [n] int64, ids [n, P] where a condition has P tokens    |
 | `text`   | n captions                                                         |
 | `tokens` | the tokens of n prompts, each as long as it is                       |
+| `voice`  | latents [V, C] of a recording, one for all or n; or a state that heard one |
+| `durations` | units of each of the n prompts' tokens                            |
+| `after`  | how many latents follow the stop, of each of n rows                  |
 """
 
 
@@ -285,8 +289,86 @@ class OrderedTokenizer(Tokenizer[ConfigT]):
         """
 
 
-class ClipTokenizer(Tokenizer[ConfigT]):
-    """A tokenizer of clips in which no frame sees a later one, so that long clips pass in chunks of constant memory."""
+class StreamingTokenizer(Tokenizer[ConfigT]):
+    """A tokenizer in which nothing sees what is later in time: long samples pass in chunks, in constant memory."""
+
+    @abstractmethod
+    def carry(self) -> Any:
+        """Make a fresh streaming state.
+
+        Returns:
+            What is handed from chunk to chunk of one sample; `encode_more` and `decode_more` change it.
+        """
+
+    @abstractmethod
+    def encode_more(self, samples: Tensor, carry: Any) -> Tensor:
+        """Encode what comes next of a sample.
+
+        Args:
+            samples: The next frames of clips [B, channels, T, H, W], or the next of sounds [B, channels, T].
+            carry: The streaming state, which is changed.
+
+        Returns:
+            Their tokens, equal to those of the whole sample: codes [B, t, h, w] of clips, latents [B, N, C] of sounds.
+
+        Raises:
+            ValueError: They do not make whole tokens.
+        """
+
+    @abstractmethod
+    def decode_more(self, tokens: Tensor, carry: Any) -> Tensor:
+        """Decode the next tokens of a sample.
+
+        Args:
+            tokens: The tokens, in the form of `encode_more`.
+            carry: The streaming state, which is changed.
+
+        Returns:
+            What they stand for, equal to that of the whole sample. A tokenizer whose tokens reach over into what
+            follows gives what is final.
+        """
+
+    def decode_end(self, carry: Any) -> Tensor | None:
+        """Give what the last tokens of a sample still hold back.
+
+        Args:
+            carry: The streaming state.
+
+        Returns:
+            The rest; None where nothing is held back.
+        """
+        return None
+
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Encode a sample chunk by chunk.
+
+        Args:
+            chunks: The chunks, each as in `encode_more`.
+
+        Returns:
+            The tokens of each chunk, as soon as it came.
+        """
+        carry = self.carry()
+        return (self.encode_more(chunk, carry) for chunk in chunks)
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode tokens chunk by chunk.
+
+        Args:
+            chunks: The chunks, each as in `decode_more`.
+
+        Yields:
+            What each chunk stands for, as soon as it came; at last what was held back, where anything was.
+        """
+        carry = self.carry()
+        for chunk in chunks:
+            yield self.decode_more(chunk, carry)
+        if (rest := self.decode_end(carry)) is not None:
+            yield rest
+
+
+class ClipTokenizer(StreamingTokenizer[ConfigT]):
+    """A tokenizer of clips in which no frame sees a later one."""
 
     @classmethod
     def medium_of(cls, config: Any) -> "Medium":
@@ -305,65 +387,6 @@ class ClipTokenizer(Tokenizer[ConfigT]):
     @abstractmethod
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) of the clips that it was trained on."""
-
-    @abstractmethod
-    def carry(self) -> Any:
-        """Make a fresh streaming state.
-
-        Returns:
-            What is handed from chunk to chunk of one clip; `encode_more` and `decode_more` change it.
-        """
-
-    @abstractmethod
-    def encode_more(self, clips: Tensor, carry: Any) -> Tensor:
-        """Encode the next frames of a clip.
-
-        Args:
-            clips: The frames [B, channels, T, H, W].
-            carry: The streaming state, which is changed.
-
-        Returns:
-            Their codes [B, t, h, w], equal to those of the whole clip.
-
-        Raises:
-            ValueError: The frames do not make whole codes.
-        """
-
-    @abstractmethod
-    def decode_more(self, codes: Tensor, carry: Any) -> Tensor:
-        """Decode the next codes of a clip.
-
-        Args:
-            codes: The codes [B, t, h, w].
-            carry: The streaming state, which is changed.
-
-        Returns:
-            Their frames [B, channels, T, H, W], equal to those of the whole clip.
-        """
-
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encode a clip chunk by chunk.
-
-        Args:
-            chunks: The chunks, each as in `encode_more`.
-
-        Returns:
-            The codes of each chunk, as soon as it came.
-        """
-        carry = self.carry()
-        return (self.encode_more(chunk, carry) for chunk in chunks)
-
-    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode codes chunk by chunk.
-
-        Args:
-            chunks: The chunks, each as in `decode_more`.
-
-        Returns:
-            The frames of each chunk, as soon as it came.
-        """
-        carry = self.carry()
-        return (self.decode_more(chunk, carry) for chunk in chunks)
 
 
 @dataclass(frozen=True)
