@@ -117,7 +117,7 @@ def _front(card: Card, model: Any) -> dict[str, Any]:
     front = {"license": "unknown" if license.endswith("stated") else named} if named else {}
     front |= {"library_name": "nextok_mm"}
     takes = model.takes if card.role == "generator" else ()
-    if card.role == "generator" and "tokens" in takes:
+    if card.role == "generator" and model.medium is not None:
         front |= {"pipeline_tag": "text-generation"}
     elif card.role == "generator" and "text" in takes:
         front |= {"pipeline_tag": "text-to-video" if moves else "text-to-image"}
@@ -140,13 +140,13 @@ def _usage(card: Card, model: Any, address: str) -> list[str]:
         call = f'reconstruct("{given}", fit="crop"' + (", tokens=[1, 4])" if ordered else ")")
     elif model.given:
         call = 'predict("beginning.mp4", seed=0)'
-    elif "tokens" in model.takes:
+    elif model.medium is not None:
         call, shown = 'generate(text="Once upon a time", tokens=50, seed=0)', ""
     else:
         label = json.dumps(card.labels[0], ensure_ascii=False) if card.labels else "0"
         asked = {"text": 'text="a red heart", ', "labels": f"labels=[{label}], "}
         call = f"generate({''.join(asked[name] for name in model.takes if name in asked)}n=4, seed=0)"
-    lacks = card.role == "generator" and not card.tokenizer and "tokens" not in model.takes
+    lacks = card.role == "generator" and not card.tokenizer and model.medium is None
     other = ', tokenizer="TOKENIZER"' if lacks else ""
     line = f"nx.load({where}{other}).{call}{shown}"
     return ["import nextok_mm as nx", "", line if shown else f"print({line})"]

@@ -545,7 +545,7 @@ def load(
     model, card = from_pretrained(folder, dtype=kind)
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
-    if "tokens" in model.takes:
+    if model.medium is not None:
         words = read_words(folder if tokenizer is None else resolve(tokenizer))
         check_words(model, words, "" if tokenizer is not None else card.tokenizer_fingerprint, card.name)
         return Pipeline(None, model, card, words=words).to(target)
