@@ -204,6 +204,12 @@ class Language(Generator[LanguageConfig, State]):
         """What leaves room for one token more."""
         return self.config.context - 1
 
+    def published(self, layer: str) -> str | None:
+        """See `Model.published`: the names of the hub's files."""
+        from nextok_mm.adapters import llama
+
+        return llama.layer(layer)
+
     # Training
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:

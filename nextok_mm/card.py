@@ -37,6 +37,12 @@ class Card(Config):
     tokenizer_fingerprint: str = Field(
         "", max_length=100, description="Fingerprint of the tokenizer that the generator was trained with."
     )
+    base: str | None = Field(
+        default=None,
+        description="The checkpoint whose weights these are low-rank updates of (LoRA), named as tokenizer is; null: "
+        "they are a whole model's.",
+    )
+    base_fingerprint: str = Field("", max_length=100, description="Fingerprint of the base that was fine-tuned.")
     labels: tuple[str, ...] | None = Field(None, fail_fast=True, description="Names of the classes, by index.")
     license: str = Field(default="", description="License of the weights, such as apache-2.0.")
     about: dict[str, Any] = Field(
@@ -98,7 +104,8 @@ def readme(card: Card, model: Any, parameters: int, address: str) -> str:
     """
     lines = ["---", yaml.safe_dump(_front(card, model), sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
     lines += [f"# {_line(card.name or card.kind)}", ""]
-    lines += [f"A {card.role} of kind `{card.kind}` with {parameters:,} parameters."]
+    what = f" on `{_line(card.base)}`: a LoRA" if card.base else ""
+    lines += [f"A {card.role} of kind `{card.kind}`{what} with {parameters:,} parameters."]
     lines += [f"Tokenizer: `{_line(card.tokenizer)}`."] if card.tokenizer else []
     lines += [f"Classes: {', '.join(map(_line, card.labels))}."] if card.labels else []
     lines += [f"License: {_line(card.license)}."] if card.license else []
@@ -106,6 +113,8 @@ def readme(card: Card, model: Any, parameters: int, address: str) -> str:
     if card.tokenizer and card.tokenizer.startswith(("../", "/")):
         lines += ["", "Its tokenizer lies in another folder, which has to move along with it."]
         lines += ["`Pipeline.save_pretrained` writes both into one."]
+    if card.base and card.base.startswith(("../", "/")):
+        lines += ["", "Its base lies in another folder, which has to move along; `nextok merge` makes them one."]
     lines += ["", *(f"- {_line(key)}: {_line(value)}" for key, value in card.about.items())] if card.about else []
     return "\n".join(lines) + "\n"
 
@@ -116,6 +125,8 @@ def _front(card: Card, model: Any) -> dict[str, Any]:
     named = license if license in LICENSES else "other" if license else ""
     front = {"license": "unknown" if license.endswith("stated") else named} if named else {}
     front |= {"library_name": "nextok_mm"}
+    if card.base and "/" in card.base and not card.base.startswith((".", "/")):  # the hub's name of another model
+        front |= {"base_model": card.base, "base_model_relation": "adapter"}
     takes = model.takes if card.role == "generator" else ()
     if card.role == "generator" and model.medium is not None:
         front |= {"pipeline_tag": "text-generation"}

@@ -19,12 +19,12 @@ import torch
 from pydantic import ValidationError
 
 from . import card as cards
-from . import references, registry, weights
+from . import lora, references, registry, weights
 from .building import without_weights
 from .card import CONFIG, FORMAT, MAX_CONFIG_BYTES, README, Card, readme
-from .files import write_files
+from .files import check_out, write_files
 from .fingerprints import fingerprint
-from .references import ZOO, is_path, place, reference, resolve, shipped, tokenizer_folder
+from .references import ZOO, base_folder, is_path, place, reference, resolve, shipped, tokenizer_folder
 from .weights import INDEX, MAX_SHARD_SIZE, WEIGHTS, first_line, read_weights
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "Card",
     "fingerprint",
     "from_pretrained",
+    "merge",
     "read_card",
     "read_weights",
     "read_words",
@@ -143,7 +144,8 @@ def from_pretrained(
         dtype: Number format of floating-point weights; None is float32.
 
     Returns:
-        The model, in eval mode and on the CPU; and its `Card`.
+        The model, in eval mode and on the CPU; and its `Card`. The weights of a LoRA are those of its base with the
+        update added.
 
     Raises:
         ValueError: Something is missing, truncated, damaged, or of another shape than config.json says.
@@ -162,6 +164,8 @@ def from_pretrained(
         from .adapters import opened
 
         return opened(family, folder, dtype)
+    if card.base is not None:
+        return _updated(folder, card, dtype), card
     paths = weights.found(folder, card.sha256)
     try:
         with without_weights(weights.held(paths)):
@@ -206,3 +210,48 @@ def _published(folder: Path) -> "WordsAdapter | None":
     from .adapters import published
 
     return published(folder)
+
+
+def _updated(folder: Path, card: Card, dtype: torch.dtype | None) -> Any:
+    """The base that a checkpoint of low-rank updates names, with those added; ValueError where it is another one."""
+    place = base_folder(card, folder)
+    if read_card(place).base is not None:
+        raise ValueError(f"base: {place} is a LoRA by itself, accepted: a whole checkpoint (nextok merge makes one)")
+    base = from_pretrained(place, role=card.role)[0]
+    if fingerprint(base) != card.base_fingerprint:
+        raise ValueError(
+            f"base: {place} is {fingerprint(base)}, accepted: {card.base_fingerprint}, which {card.name} was trained on"
+        )
+    lora.add(base, folder, card)
+    return base if dtype is None else base.to(dtype)
+
+
+def merge(name: str | Path, folder: str | Path, *, dtype: torch.dtype | None = None, force: bool = False) -> Path:
+    """Write a LoRA and its base as one whole checkpoint, which needs neither of them any more.
+
+    Args:
+        name: Folder or hub id of the LoRA.
+        folder: The folder of the checkpoint that is made.
+        dtype: Number format in which floating-point weights are stored; None is float32.
+        force: Replace a checkpoint that is there already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: It is no LoRA, its base is missing or another one, or the folder can't be written.
+    """
+    from .media.words import FILES
+
+    source, target = resolve(name), Path(folder)
+    check_out(target, force)
+    if read_card(source).base is None:
+        raise ValueError(f"merge: {name} is a whole checkpoint, accepted: a LoRA (train.lora makes one)")
+    model, card = from_pretrained(source)
+    meta = card.model_dump(include={"labels", "license", "about", "tokenizer_fingerprint"})
+    if card.tokenizer is not None:
+        meta["tokenizer"] = tokenizer_folder(card, source) if is_path(card.tokenizer) else card.tokenizer
+    meta["about"] |= {"merged from": f"{card.name} on {card.base}"}
+    save_pretrained(model, target, dtype=dtype, name=target.name, **meta)
+    write_files(target, {file: (source / file).read_bytes() for file in FILES if (source / file).is_file()})
+    return target

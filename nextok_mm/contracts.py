@@ -148,6 +148,17 @@ class Model(nn.Module, ABC, Generic[ConfigT]):
         for part in parts:
             part.checkpointing = on
 
+    def published(self, layer: str) -> str | None:
+        """Say what a layer is called in the files of the family that models of this kind come from.
+
+        Args:
+            layer: Name of a layer, or of a part of one that `parts` of its module names.
+
+        Returns:
+            Its name there, which is its own where there is no such family; None where it is not there by itself.
+        """
+        return layer
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

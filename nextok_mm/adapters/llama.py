@@ -54,6 +54,23 @@ _JOINED = {
     "attention.qkv.bias": ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
     "mlp.gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
 }
+_PARTS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"} | {
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+}
+
+
+def layer(name: str) -> str | None:
+    """What a linear layer of ours, or a part of a joined one, is called; None: it isn't there by itself."""
+    if name == "head":
+        return "lm_head"
+    block, _, rest = name.removeprefix("backbone.blocks.").partition(".")
+    if not (name.startswith("backbone.blocks.") and block.isdecimal()):
+        return None
+    whole = {ours: theirs for theirs, ours in _LAYER.items()}.get(f"{rest}.weight", "").removesuffix(".weight")
+    joined, _, part = rest.rpartition(".")
+    found = whole or (_PARTS.get(part) if f"{joined}.weight" in _JOINED else None)
+    return f"model.layers.{block}.{found}" if found else None
 
 
 def recognizes(source: Path) -> bool:
