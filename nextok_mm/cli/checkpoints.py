@@ -88,3 +88,18 @@ def convert(
     print(folder)
     if note:
         print(f"note: {note}", file=sys.stderr)
+
+
+@app.command(epilog="Example: nextok merge runs/smollm2-lora/final checkpoints/smollm2-tuned")
+def merge(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="The folder that the whole checkpoint is written to.")],
+    force: Force = False,
+) -> None:
+    """Merge a LoRA into its base.
+
+    The folder holds a whole checkpoint, which needs neither of them any more.
+    """
+    from ..checkpoint import merge
+
+    print(merge(name, folder, force=force))
