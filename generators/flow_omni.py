@@ -43,22 +43,19 @@ ROOM = 256  # slots that a cache has beyond its prefix to begin with; it grows
 
 
 @dataclass
-class State(contracts.State):
-    """Speech under way. data: latents as the tokenizer has them, [B, N, C], zeros behind a row's end; entity: how many
-    steps were made. Before the first step it is what was read so far, and may be given as a `voice`.
+class State(contracts.OpenState):
+    """Speech under way. data: latents as the tokenizer has them, [B, N, C]; entity: how many steps were made. Before
+    the first step it is what was read so far, and may be given as a `voice`.
 
-    most_B: how many latents a row may have; lengths_B: how many it has; ended_B: whether it has ended; stopped_B:
-    whether it ended by itself, not because it had `most_B`; stops_BN: logits of the stop head; rows_R: which rows are
-    still in the batch; last_RC: the latent that the next step reads; left_R: latents to be made from the stop on, -1
-    before it; after_R: how many these are; empty_Q, and the cache's rows: Q is R, or with guidance 2 R, the rows
-    without text behind the others; told_QTD: what each step is told, durations_BP: of the phonemes, where it has these;
-    queue: the pieces of its text that each row still has to speak, [after, *ids] each; voices: what it goes back to for
-    them, mute_B: how many slots of that are empty.
+    most_B: how many latents a row may have; stopped_B: whether it ended by itself, not because it had `most_B`;
+    stops_BN: logits of the stop head; rows_R: which rows are still in the batch; last_RC: the latent that the next step
+    reads; left_R: latents to be made from the stop on, -1 before it; after_R: how many these are; empty_Q, and the
+    cache's rows: Q is R, or with guidance 2 R, the rows without text behind the others; told_QTD: what each step is
+    told, durations_BP: of the phonemes, where it has these; queue: the pieces of its text that each row still has to
+    speak, [after, *ids] each; voices: what it goes back to for them, mute_B: how many slots of that are empty.
     """
 
     most_B: Tensor
-    lengths_B: Tensor
-    ended_B: Tensor
     stopped_B: Tensor
     stops_BN: Tensor
     rows_R: Tensor
@@ -251,10 +248,10 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) rows of speech; condition, each part of it by choice:
 
-        `tokens`: the text of each row as ids, or as a list of such pieces, which the row speaks one after another, each as
-        if it began with it; `voice`: latents [V, C] of a recording as the codec's encoder gives them,
-        one for all or one per row, or the State of a start with nothing but a voice, which costs nothing to read;
-        `durations`: units of each phoneme; `after`: latents from the stop on, per row.
+        `tokens`: the text of each row as ids, or as a list of such pieces, which the row speaks one after another, each
+        as if it began with it; `voice`: latents [V, C] of a recording as the codec's encoder gives them, one for all or
+        one per row, or the State of a start with nothing but a voice, which costs nothing to read; `durations`: units
+        of each phoneme; `after`: latents from the stop on, per row or piece.
         ValueError in one line for what doesn't fit.
         """
         settings: Sampling = sampling or self.config.sampling

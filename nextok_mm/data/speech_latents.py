@@ -1,10 +1,10 @@
-"""Speech as latents with the phonemes that are said and how long each lasts: what a model that is told them learns from.
+"""Speech as latents with the phonemes that are said and how long each lasts, to learn from where a model is told them.
 
     python -m nextok_mm.data.speech_latents DATA TOKENIZER OUT.safetensors
 
-DATA is a folder that `speech` reads, with a `phonemes.jsonl` beside its sounds; every sound is encoded once, whole. A row
-begins with a sentence and goes on with others, until it is as long as all rows are: nothing is filled up, and a model
-also learns how one sentence follows another. Which others those are is drawn from the row's seed.
+DATA is a folder that `speech` reads, with a `phonemes.jsonl` beside its sounds; every sound is encoded once, whole. A
+row begins with a sentence and goes on with others, until it is as long as all rows are: nothing is filled up, and a
+model also learns how one sentence follows another. Which others those are is drawn from the row's seed.
 
 Shapes: B batch, N latents of a row, P phonemes, C channels, n sentences, T latents of all of them.
 """
