@@ -755,7 +755,7 @@ def check_words(generator: Generator[Any, Any], words: "TextTokenizer", known: s
     known: the fingerprint of the one that it was trained with, "" where nobody has noted it. A table of embeddings may
     have room to spare, but not half of it.
     """
-    codes = generator.codes or 0
+    codes = generator.num_codes or 0
     if known and words.fingerprint != known:
         raise ValueError(
             f"tokenizer: got the text tokenizer {words.fingerprint}, accepted: {known}, with which {name} was trained; "

@@ -182,7 +182,9 @@ def test_published_sizes():
     }
     for (size, groups, bits), millions in expected.items():
         with torch.device("meta"):
-            model = registry.build("generator", "elm", {"size": size, "groups": groups, "codes": 2 ** (groups * bits)})
+            model = registry.build(
+                "generator", "elm", {"size": size, "groups": groups, "num_codes": 2 ** (groups * bits)}
+            )
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.001)
 
 
