@@ -24,6 +24,7 @@ from nextok_mm.contracts import Batch, Condition, Generator, Known, Loss, check_
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.heads.categorical import compared
 from nextok_mm.inference import inferring
+from nextok_mm.media import Words
 from nextok_mm.objectives import KINDS, ObjectiveField, View, parse
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
@@ -129,20 +130,17 @@ class LanguageConfig(ModelConfig):
 
 
 @dataclass
-class State(contracts.State):
-    """Texts under way. data: the new tokens [B, T], zeros behind a row's end; entity: how many steps were made.
+class State(contracts.OpenState):
+    """Texts under way; entity: how many steps were made.
 
-    prompt_BM: what was given, -1 before the shorter ones; most_B: how many new tokens a row may have; lengths_B: how
-    many it has, its end among them; ended_B: whether it has ended; rows_R: which rows are still in the batch; empty_R:
-    slots of the cache that hold nothing before a row's first token; unread_RN: tokens that are known and not yet in the
-    cache; logits_RV: of the next token, where nothing is unread; seen_BV: which tokens a row has already (where
-    repetition has a price).
+    prompt_BM: what was given, -1 before the shorter ones; most_B: how many new tokens a row may have; rows_R: which
+    rows are still in the batch; empty_R: slots of the cache that hold nothing before a row's first token; unread_RN:
+    tokens that are known and not yet in the cache; logits_RV: of the next token, where nothing is unread; seen_BV:
+    which tokens a row has already (where repetition has a price).
     """
 
     prompt_BM: Tensor
     most_B: Tensor
-    lengths_B: Tensor
-    ended_B: Tensor
     rows_R: Tensor
     empty_R: Tensor
     unread_RN: Tensor
@@ -167,6 +165,7 @@ class Language(Generator[LanguageConfig, State]):
     Sampling = Sampling
     state = State
     open_ended = True
+    medium = Words()
 
     def __init__(self, config: LanguageConfig):
         super().__init__()
@@ -209,6 +208,11 @@ class Language(Generator[LanguageConfig, State]):
     def takes(self) -> tuple[str, ...]:
         """The tokens of prompts."""
         return ("tokens",)
+
+    @property
+    def longest_prompt(self) -> int:
+        """What leaves room for one token more."""
+        return self.config.context - 1
 
     def published(self, layer: str) -> str | None:
         """See `Model.published`: the names of the hub's files."""

@@ -23,6 +23,7 @@ from .sequence.layout import Layout
 if TYPE_CHECKING:
     from .decoding.previews import Preview
     from .media import Medium
+    from .media.words import TextTokenizer
 
 if hasattr(os, "register_at_fork"):  # OpenMP's threads don't survive a fork, and a child that waits for them hangs:
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # it computes alone; `spawn` has threads
@@ -220,18 +221,18 @@ class Tokenizer(Model[ConfigT]):
         """What it takes in and gives back."""
         return self.medium_of(self.config)
 
-    def preview(self, layout: Layout) -> "Preview":
+    def preview(self, generator: "Generator[Any, Any]") -> "Preview":
         """Make what decodes the states of a generation as they come.
 
         Args:
-            layout: The layout of the generator.
+            generator: The generator of this tokenizer's tokens.
 
         Returns:
             The preview, which says when a state is due and decodes it.
         """
-        from .decoding.previews import Preview
+        from .decoding.previews import Decoded
 
-        return Preview(self, layout)
+        return Decoded(self, generator.layout)
 
     def check(self, batch: Batch) -> None:
         """Refuse samples of another medium, of other channels or of a size that is no grid's. See `Model.check`."""
@@ -264,11 +265,11 @@ class OrderedTokenizer(Tokenizer[ConfigT]):
 
     Sampling: ClassVar[type[Config]]
 
-    def preview(self, layout: Layout) -> "Preview":
+    def preview(self, generator: "Generator[Any, Any]") -> "Preview":
         """See `Tokenizer.preview`."""
         from .decoding.previews import Prefixes
 
-        return Prefixes(self, layout)
+        return Prefixes(self, generator.layout)
 
     @abstractmethod
     def decode(
@@ -381,11 +382,11 @@ class ClipTokenizer(StreamingTokenizer[ConfigT]):
 
         return Clips(config.image_channels, tuple(config.clip_size))
 
-    def preview(self, layout: Layout) -> "Preview":
+    def preview(self, generator: "Generator[Any, Any]") -> "Preview":
         """See `Tokenizer.preview`."""
         from .decoding.previews import Frames
 
-        return Frames(self, layout)
+        return Frames(self, generator.layout)
 
     @property
     @abstractmethod
@@ -515,6 +516,19 @@ class State:
         return self.finished >= self.total
 
 
+@dataclass
+class OpenState(State):
+    """A generation whose rows end when they end: `data` [n, T] are the new tokens, zeros behind a row's end.
+
+    Attributes:
+        lengths_B: How many new tokens each row has, its end among them.
+        ended_B: Whether each row has ended.
+    """
+
+    lengths_B: Tensor
+    ended_B: Tensor
+
+
 StateT = TypeVar("StateT", bound=State)
 
 
@@ -523,13 +537,15 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
 
     `nextok_mm.decoding.decode` is that loop. `Sampling` is the config class of a method's sampling settings (steps,
     solver, guidance ...); `config.sampling` holds a checkpoint's recommended ones. `state` is the class of its states.
-    `open_ended`: rows end when they end, not where a `layout` ends; such a generator has none.
+    `open_ended`: rows end when they end, not where a `layout` ends; such a generator has none. `medium`: what its
+    tokens stand for by the text tokenizer beside its weights; None where that is a tokenizer's affair.
     """
 
     Sampling: ClassVar[type[Config]]
     state: ClassVar[type[State]]
     layout: Layout
     open_ended: ClassVar[bool] = False
+    medium: "ClassVar[Medium | None]" = None
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -544,6 +560,11 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
     @property
     def given(self) -> int:
         """How many of the first entities `start` has to be given by `known`: none, but for models that only go on."""
+        return 0
+
+    @property
+    def longest_prompt(self) -> int:
+        """The largest number of tokens that a prompt may have, where `takes` names `tokens`; else none."""
         return 0
 
     @abstractmethod
@@ -588,6 +609,18 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
         Returns:
             The state with one more entity.
         """
+
+    def end(self, state: StateT, rows: Tensor) -> StateT:
+        """Let rows of an open-ended generation end here; nothing changes for the others.
+
+        Args:
+            state: What `start` or the last `step` returned.
+            rows: Numbers of the rows.
+
+        Returns:
+            The state without them under way.
+        """
+        raise NotImplementedError(f"a {self.kind} ends where its layout ends")
 
     @property
     @abstractmethod
@@ -708,3 +741,21 @@ def check_speaks(generator: Generator[Any, Any], tokenizer: Tokenizer[Any], toke
         compare("tokens", math.prod(theirs), math.prod(ours))
     if theirs != ours and not ordered:
         raise ValueError(f"tokenizer: {tokenizer_name} has a grid of {theirs}, accepted: the {ours} of {name}")
+
+
+def check_words(generator: Generator[Any, Any], words: "TextTokenizer", known: str, name: str) -> None:
+    """ValueError in one line where a text tokenizer isn't a generator's own.
+
+    known: the fingerprint of the one that it was trained with, "" where nobody has noted it. A table of embeddings may
+    have room to spare, but not half of it.
+    """
+    codes = generator.num_codes or 0
+    if known and words.fingerprint != known:
+        raise ValueError(
+            f"tokenizer: got the text tokenizer {words.fingerprint}, accepted: {known}, with which {name} was trained; "
+            "tokenizer=... (--tokenizer) takes another one all the same"
+        )
+    if not codes // 2 < words.size <= codes:
+        raise ValueError(
+            f"tokenizer: got a text tokenizer of {words.size} tokens, accepted: one of the {codes} tokens of {name}"
+        )

@@ -64,7 +64,7 @@ def test_names_of_before_are_answered_with_todays(pipelines):
     with pytest.raises(ValueError, match="^generator.elm.codes: unknown key, which is called 'num_codes' .* now$"):
         registry.build("generator", "elm", {"size": "tiny", "codes": 64})
     with pytest.raises(
-        ValueError, match="^tokenizer.flextok.keep: unknown key, which is called 'nested_dropout'.*; .*drop: unknown"
+        ValueError, match="^tokenizer.flextok.keep: unknown key, which is called 'nested_dropout' .* now$"
     ):
         registry.build("tokenizer", "flextok", {"size": "tiny", "keep": "all"})
 
