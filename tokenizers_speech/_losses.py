@@ -74,7 +74,7 @@ class SoundLoss:
         return None if config is None else nn.ModuleList(Discriminator(config) for _ in self.windows)
 
     def __call__(self, sounds: Tensor, target: Tensor, discriminators: nn.ModuleList | None) -> Loss:
-        """Sounds [B, channels, T] (fp32, not cut) and what they were -> the loss, to which a tokenizer may add terms."""
+        """Sounds [B, channels, T] (fp32, not cut) and what they were -> the loss; a tokenizer may add terms."""
         terms: dict[str, list[Tensor]] = {"wave": [(sounds - target).abs()], "mel": [], "spectrum": []}
         weights = {"wave": self.wave_weight}
         if self.adversarial is not None:
