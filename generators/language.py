@@ -23,10 +23,12 @@ from nextok_mm.config import ModelConfig
 from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_numbers, taken
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.inference import inferring
+from nextok_mm.media import Words
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, choose_backend
 from nextok_mm.sequence.masks import causal, continued
+from nextok_mm.sequence.reading import read_prefixes, take_in
 from nextok_mm.sequence.rope import LongRope
 
 ROOM = 128  # slots that a cache has beyond the prompt to begin with; it grows
@@ -119,20 +121,17 @@ class LanguageConfig(ModelConfig):
 
 
 @dataclass
-class State(contracts.State):
-    """Texts under way. data: the new tokens [B, T], zeros behind a row's end; entity: how many steps were made.
+class State(contracts.OpenState):
+    """Texts under way; entity: how many steps were made.
 
-    prompt_BM: what was given, -1 before the shorter ones; most_B: how many new tokens a row may have; lengths_B: how
-    many it has, its end among them; ended_B: whether it has ended; rows_R: which rows are still in the batch; empty_R:
-    slots of the cache that hold nothing before a row's first token; unread_RN: tokens that are known and not yet in the
-    cache; logits_RV: of the next token, where nothing is unread; seen_BV: which tokens a row has already (where
-    repetition has a price).
+    prompt_BM: what was given, -1 before the shorter ones; most_B: how many new tokens a row may have; rows_R: which
+    rows are still in the batch; empty_R: slots of the cache that hold nothing before a row's first token; unread_RN:
+    tokens that are known and not yet in the cache; logits_RV: of the next token, where nothing is unread; seen_BV:
+    which tokens a row has already (where repetition has a price).
     """
 
     prompt_BM: Tensor
     most_B: Tensor
-    lengths_B: Tensor
-    ended_B: Tensor
     rows_R: Tensor
     empty_R: Tensor
     unread_RN: Tensor
@@ -157,6 +156,7 @@ class Language(Generator[LanguageConfig, State]):
     Sampling = Sampling
     state = State
     open_ended = True
+    medium = Words()
 
     def __init__(self, config: LanguageConfig):
         super().__init__()
@@ -198,6 +198,17 @@ class Language(Generator[LanguageConfig, State]):
     def takes(self) -> tuple[str, ...]:
         """The tokens of prompts."""
         return ("tokens",)
+
+    @property
+    def longest_prompt(self) -> int:
+        """What leaves room for one token more."""
+        return self.config.context - 1
+
+    def published(self, layer: str) -> str | None:
+        """See `Model.published`: the names of the hub's files."""
+        from nextok_mm.adapters import llama
+
+        return llama.layer(layer)
 
     # Training
 
@@ -269,7 +280,7 @@ class Language(Generator[LanguageConfig, State]):
         rows, device = len(prompts), self.device
         room = longest + min(ROOM, max(most))
         cache = self.backbone.cache(rows, room, like=self.table.weight, window=self.config.window)
-        logits_RV = self._read_prompts(prompts, cache)
+        last_RD, empty_R = read_prefixes(self.backbone, [self.table(prompt) for prompt in prompts], cache)
         return State(
             data=torch.zeros(rows, 0, dtype=torch.long, device=device),
             entity=0,
@@ -279,9 +290,9 @@ class Language(Generator[LanguageConfig, State]):
             lengths_B=torch.zeros(rows, dtype=torch.long, device=device),
             ended_B=torch.zeros(rows, dtype=torch.bool, device=device),
             rows_R=torch.arange(rows, device=device),
-            empty_R=torch.tensor([longest - len(prompt) for prompt in prompts], device=device),
+            empty_R=empty_R,
             unread_RN=torch.zeros(rows, 0, dtype=torch.long, device=device),
-            logits_RV=logits_RV,
+            logits_RV=self._head(last_RD),
             seen_BV=self._seen(prompts) if settings.repetition != 1.0 else None,
             cache=cache,
             rng=rng,
@@ -314,42 +325,12 @@ class Language(Generator[LanguageConfig, State]):
                 raise ValueError(f"text: got tokens {got}, accepted: 0 to {config.vocabulary - 1}")
         return [prompt.long() for prompt in prompts]
 
-    def _read_prompts(self, prompts: list[Tensor], cache: KVCache) -> Tensor:
-        """Take the prompts into the cache, equally long ones together; logits [B, V] of what follows each."""
-        cache.commit(max(len(prompt) for prompt in prompts))
-        logits_BV = self.table.weight.new_empty(len(prompts), self.config.vocabulary)
-        for length in sorted({len(prompt) for prompt in prompts}):
-            rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-            own = cache if len(rows) == len(prompts) else cache.like(len(rows), length)
-            own.rollback(0)
-            states = self._take_in(torch.stack([prompts[row] for row in rows]), own, None)
-            rows_B = torch.tensor(rows, device=self.device)
-            if own is not cache:
-                cache.place(rows_B, own)
-            logits_BV[rows_B] = self._head(states[:, -1])
-        return logits_BV
-
-    def _take_in(self, tokens_RN: Tensor, cache: KVCache, empty_R: Tensor | None) -> Tensor:
-        """Hidden states [R, N, D] of new tokens, whose keys and values join the cache."""
-        count = tokens_RN.shape[1]
-        cache.make_room(count)
-        start, window = cache.length, self.config.window
-        slots = torch.arange(start, start + count, device=tokens_RN.device) + cache.dropped
-        mask = causal(count) if start == 0 and window is None else continued(start, [1] * count, window)
-        places, empty_RK = slots[:, None], None
-        if empty_R is not None and bool((empty_R > cache.dropped).any()):
-            places = (slots - empty_R[:, None])[..., None]
-            held = torch.arange(start + count, device=tokens_RN.device) + cache.dropped
-            empty_RK = held < empty_R[:, None]
-        states = self.backbone(self.table(tokens_RN), mask, cache=cache, hidden_BK=empty_RK, places_NX=places)
-        cache.commit(count)
-        return states
-
     def step(self, state: State) -> State:
         """One more token of every row that has not ended."""
         logits_RV = state.logits_RV
         if logits_RV is None:
-            logits_RV = self._head(self._take_in(state.unread_RN, state.cache, state.empty_R)[:, -1])
+            states_RND = take_in(self.backbone, self.table(state.unread_RN), state.cache, state.empty_R)
+            logits_RV = self._head(states_RND[:, -1])
             state.calls += 1
         logits_RV = self._penalized(logits_RV.float(), state)
         drawn_R = draw(logits_RV, state.sampling, state.rng.of(state.rows_R.tolist()))

@@ -37,6 +37,12 @@ class Card(Config):
     tokenizer_fingerprint: str = Field(
         "", max_length=100, description="Fingerprint of the tokenizer that the generator was trained with."
     )
+    base: str | None = Field(
+        default=None,
+        description="The checkpoint whose weights these are low-rank updates of (LoRA), named as tokenizer is; null: "
+        "they are a whole model's.",
+    )
+    base_fingerprint: str = Field("", max_length=100, description="Fingerprint of the base that was fine-tuned.")
     labels: tuple[str, ...] | None = Field(None, fail_fast=True, description="Names of the classes, by index.")
     license: str = Field(default="", description="License of the weights, such as apache-2.0.")
     about: dict[str, Any] = Field(
@@ -98,7 +104,8 @@ def readme(card: Card, model: Any, parameters: int, address: str) -> str:
     """
     lines = ["---", yaml.safe_dump(_front(card, model), sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
     lines += [f"# {_line(card.name or card.kind)}", ""]
-    lines += [f"A {card.role} of kind `{card.kind}` with {parameters:,} parameters."]
+    what = f" on `{_line(card.base)}`: a LoRA" if card.base else ""
+    lines += [f"A {card.role} of kind `{card.kind}`{what} with {parameters:,} parameters."]
     lines += [f"Tokenizer: `{_line(card.tokenizer)}`."] if card.tokenizer else []
     lines += [f"Classes: {', '.join(map(_line, card.labels))}."] if card.labels else []
     lines += [f"License: {_line(card.license)}."] if card.license else []
@@ -106,6 +113,8 @@ def readme(card: Card, model: Any, parameters: int, address: str) -> str:
     if card.tokenizer and card.tokenizer.startswith(("../", "/")):
         lines += ["", "Its tokenizer lies in another folder, which has to move along with it."]
         lines += ["`Pipeline.save_pretrained` writes both into one."]
+    if card.base and card.base.startswith(("../", "/")):
+        lines += ["", "Its base lies in another folder, which has to move along; `nextok merge` makes them one."]
     lines += ["", *(f"- {_line(key)}: {_line(value)}" for key, value in card.about.items())] if card.about else []
     return "\n".join(lines) + "\n"
 
@@ -116,8 +125,10 @@ def _front(card: Card, model: Any) -> dict[str, Any]:
     named = license if license in LICENSES else "other" if license else ""
     front = {"license": "unknown" if license.endswith("stated") else named} if named else {}
     front |= {"library_name": "nextok_mm"}
+    if card.base and "/" in card.base and not card.base.startswith((".", "/")):  # the hub's name of another model
+        front |= {"base_model": card.base, "base_model_relation": "adapter"}
     takes = model.takes if card.role == "generator" else ()
-    if card.role == "generator" and model.open_ended:
+    if card.role == "generator" and model.medium is not None:
         front |= {"pipeline_tag": "text-generation"}
     elif card.role == "generator" and "text" in takes:
         front |= {"pipeline_tag": "text-to-video" if moves else "text-to-image"}
@@ -129,36 +140,27 @@ def _front(card: Card, model: Any) -> dict[str, Any]:
     return front | {"tags": ["nextok_mm", card.role, card.kind, *conditional]}
 
 
-_TEXT = (
-    "from nextok_mm.checkpoint import from_pretrained, resolve",
-    "from nextok_mm.decoding import decode",
-    "from nextok_mm.media.words import load_words",
-    "from nextok_mm.rng import Rng",
-    "",
-    "model, words = from_pretrained(folder)[0], load_words(folder)",
-    '*_, last = decode(model, model.start({"tokens": [words.encode("Once upon a time")]}, Rng([0])))',
-    "print(words.decode(last.data[0].tolist()))",
-)
-
-
 def _usage(card: Card, model: Any, address: str) -> list[str]:
     """What a user types, right for what the checkpoint is."""
     where, out = json.dumps(address, ensure_ascii=False), "out.mp4" if _moves(card, model) else "out.png"
+    shown = f'.save("{out}")'
     if card.role == "judge":
         return [f"nextok eval GENERATOR --judge {address}"]
-    if card.role == "generator" and model.open_ended:
-        return [*_TEXT[:-3], f"folder = resolve({where})", *_TEXT[-3:]]
     if card.role == "tokenizer":
         given, ordered = "clip.mp4" if _moves(card, model) else "picture.png", hasattr(model, "Sampling")
         call = f'reconstruct("{given}", fit="crop"' + (", tokens=[1, 4])" if ordered else ")")
     elif model.given:
         call = 'predict("beginning.mp4", seed=0)'
+    elif model.medium is not None:
+        call, shown = 'generate(text="Once upon a time", tokens=50, seed=0)', ""
     else:
         label = json.dumps(card.labels[0], ensure_ascii=False) if card.labels else "0"
         asked = {"text": 'text="a red heart", ', "labels": f"labels=[{label}], "}
         call = f"generate({''.join(asked[name] for name in model.takes if name in asked)}n=4, seed=0)"
-    other = ', tokenizer="TOKENIZER"' if card.role == "generator" and not card.tokenizer else ""
-    return ["import nextok_mm as nx", "", f'nx.load({where}{other}).{call}.save("{out}")']
+    lacks = card.role == "generator" and not card.tokenizer and model.medium is None
+    other = ', tokenizer="TOKENIZER"' if lacks else ""
+    line = f"nx.load({where}{other}).{call}{shown}"
+    return ["import nextok_mm as nx", "", line if shown else f"print({line})"]
 
 
 def _moves(card: Card, model: Any) -> bool:

@@ -13,18 +13,23 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 
-from . import references, registry, weights
+from . import card as cards
+from . import lora, references, registry, weights
 from .building import without_weights
-from .card import CONFIG, FORMAT, MAX_CONFIG_BYTES, README, Card, read_card, readme
-from .files import write_files
+from .card import CONFIG, FORMAT, MAX_CONFIG_BYTES, README, Card, readme
+from .files import check_out, write_files
 from .fingerprints import fingerprint
-from .references import ZOO, is_path, place, reference, resolve, shipped, tokenizer_folder
+from .references import ZOO, base_folder, is_path, place, reference, resolve, shipped, tokenizer_folder
 from .weights import INDEX, MAX_SHARD_SIZE, WEIGHTS, first_line, read_weights
+
+if TYPE_CHECKING:
+    from .adapters import WordsAdapter
+    from .media.words import TextTokenizer
 
 __all__ = [
     "CONFIG",
@@ -37,8 +42,10 @@ __all__ = [
     "Card",
     "fingerprint",
     "from_pretrained",
+    "merge",
     "read_card",
     "read_weights",
+    "read_words",
     "reference",
     "resolve",
     "save_pretrained",
@@ -130,13 +137,15 @@ def from_pretrained(
     """Load a model and its card.
 
     Args:
-        name: A zoo name, a checkpoint folder, or a hub id (owner/name).
+        name: A zoo name, a checkpoint folder, or a hub id (owner/name); also of a language model in its published form
+            (a folder of transformers' form, or one with a GGUF file).
         revision: Branch, tag or commit of a hub id.
         role: The role that the caller needs; another one is refused.
         dtype: Number format of floating-point weights; None is float32.
 
     Returns:
-        The model, in eval mode and on the CPU; and its `Card`.
+        The model, in eval mode and on the CPU; and its `Card`. The weights of a LoRA are those of its base with the
+        update added.
 
     Raises:
         ValueError: Something is missing, truncated, damaged, or of another shape than config.json says.
@@ -151,6 +160,12 @@ def from_pretrained(
     card = read_card(folder)
     if role is not None and card.role != role:
         raise ValueError(f"checkpoint {folder}: it holds a {card.role} ({card.kind}), a {role} is accepted here")
+    if (family := _published(folder)) is not None:
+        from .adapters import opened
+
+        return opened(family, folder, dtype)
+    if card.base is not None:
+        return _updated(folder, card, dtype), card
     paths = weights.found(folder, card.sha256)
     try:
         with without_weights(weights.held(paths)):
@@ -160,3 +175,83 @@ def from_pretrained(
         raise ValueError(f"checkpoint {folder}: {CONFIG} describes no possible model ({first_line(error)})") from None
     weights.fill(model, paths, f"checkpoint {folder}", dtype)
     return model.eval(), card
+
+
+def read_card(folder: str | Path) -> Card:
+    """The validated config.json of a checkpoint folder; of a published language model, what would stand in it."""
+    family = _published(Path(folder))
+    if family is None:
+        return cards.read_card(folder)
+    from .adapters import card_of
+
+    return card_of(family, Path(folder))
+
+
+def read_words(folder: str | Path) -> "TextTokenizer":
+    """The text tokenizer that lies beside a checkpoint's weights; ValueError in one line where there is none."""
+    from .media.words import load_words, words_of
+
+    folder = Path(folder)
+    family = _published(folder)
+    return load_words(folder) if family is None else words_of(family.files(folder), f"checkpoint {folder}")
+
+
+def _published(folder: Path) -> "WordsAdapter | None":
+    """What reads a folder that is another library's, or a file; None for a checkpoint of ours."""
+    config = folder / CONFIG
+    if config.is_file():
+        try:
+            if "format" in json.loads(config.read_bytes()[:MAX_CONFIG_BYTES]):
+                return None
+        except (ValueError, RecursionError, OSError, TypeError):  # what is wrong with it, its reader says
+            return None
+    elif folder.is_dir() and not any(folder.glob(f"*{references.GGUF}")):
+        return None
+    from .adapters import published
+
+    return published(folder)
+
+
+def _updated(folder: Path, card: Card, dtype: torch.dtype | None) -> Any:
+    """The base that a checkpoint of low-rank updates names, with those added; ValueError where it is another one."""
+    place = base_folder(card, folder)
+    if read_card(place).base is not None:
+        raise ValueError(f"base: {place} is a LoRA by itself, accepted: a whole checkpoint (nextok merge makes one)")
+    base = from_pretrained(place, role=card.role)[0]
+    if fingerprint(base) != card.base_fingerprint:
+        raise ValueError(
+            f"base: {place} is {fingerprint(base)}, accepted: {card.base_fingerprint}, which {card.name} was trained on"
+        )
+    lora.add(base, folder, card)
+    return base if dtype is None else base.to(dtype)
+
+
+def merge(name: str | Path, folder: str | Path, *, dtype: torch.dtype | None = None, force: bool = False) -> Path:
+    """Write a LoRA and its base as one whole checkpoint, which needs neither of them any more.
+
+    Args:
+        name: Folder or hub id of the LoRA.
+        folder: The folder of the checkpoint that is made.
+        dtype: Number format in which floating-point weights are stored; None is float32.
+        force: Replace a checkpoint that is there already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: It is no LoRA, its base is missing or another one, or the folder can't be written.
+    """
+    from .media.words import FILES
+
+    source, target = resolve(name), Path(folder)
+    check_out(target, force)
+    if read_card(source).base is None:
+        raise ValueError(f"merge: {name} is a whole checkpoint, accepted: a LoRA (train.lora makes one)")
+    model, card = from_pretrained(source)
+    meta = card.model_dump(include={"labels", "license", "about", "tokenizer_fingerprint"})
+    if card.tokenizer is not None:
+        meta["tokenizer"] = tokenizer_folder(card, source) if is_path(card.tokenizer) else card.tokenizer
+    meta["about"] |= {"merged from": f"{card.name} on {card.base}"}
+    save_pretrained(model, target, dtype=dtype, name=target.name, **meta)
+    write_files(target, {file: (source / file).read_bytes() for file in FILES if (source / file).is_file()})
+    return target

@@ -37,6 +37,9 @@ def run(command: Callable[[], int | None]) -> int:
             raise
         print(f"error: {module} is not installed; pip install 'nextok_mm[{OPTIONAL[module]}]'", file=sys.stderr)
         return MISTAKE
+    except BrokenPipeError:  # whoever read what we write has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILURE
     except (ValueError, OSError) as error:
         if os.environ.get("NEXTOK_DEBUG"):
             raise
@@ -71,9 +74,18 @@ def speaking() -> Iterator[None]:
         warnings.formatwarning = plain
 
 
+def reserve_stdout() -> None:
+    """From here on the command's standard output holds its data alone, and news go to standard error."""
+    for handler in logging.getLogger("nextok_mm").handlers:
+        if isinstance(handler, _Terminal):
+            handler.reserved = True
+
+
 class _Terminal(logging.Handler):
+    reserved = False
+
     def emit(self, record: logging.LogRecord) -> None:
         loud, line = record.levelno >= logging.WARNING, " ".join(record.getMessage().split())
         if loud:
             line = f"{record.levelname.lower()}: {line}"
-        print(line, file=sys.stderr if loud else sys.stdout, flush=True)
+        print(line, file=sys.stderr if loud or self.reserved else sys.stdout, flush=True)

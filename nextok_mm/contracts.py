@@ -22,6 +22,7 @@ from .sequence.layout import Layout
 if TYPE_CHECKING:
     from .decoding.previews import Preview
     from .media import Medium
+    from .media.words import TextTokenizer
 
 if hasattr(os, "register_at_fork"):  # OpenMP's threads don't survive a fork, and a child that waits for them hangs:
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # it computes alone; `spawn` has threads
@@ -59,7 +60,8 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 """The config of a kind: `class XAR(Generator[XARConfig, State])`."""
 
 Batch = dict[str, Tensor]
-"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames); or `tokens` [B, N, C] / [B, N];
+"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames), of sounds [B, channels, T] in [-1, 1]
+(T samples); or `tokens` [B, N, C] / [B, N];
 `labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
@@ -70,6 +72,9 @@ Condition = Mapping[str, Any] | None
 | `labels` | class labels [n] int64, ids [n, P] where a condition has P tokens    |
 | `text`   | n captions                                                         |
 | `tokens` | the tokens of n prompts, each as long as it is                       |
+| `voice`  | latents [V, C] of a recording, one for all or n; or a state that heard one |
+| `durations` | units of each of the n prompts' tokens                            |
+| `after`  | how many latents follow the stop, of each of n rows                  |
 """
 
 
@@ -143,6 +148,17 @@ class Model(nn.Module, ABC, Generic[ConfigT]):
         for part in parts:
             part.checkpointing = on
 
+    def published(self, layer: str) -> str | None:
+        """Say what a layer is called in the files of the family that models of this kind come from.
+
+        Args:
+            layer: Name of a layer, or of a part of one that `parts` of its module names.
+
+        Returns:
+            Its name there, which is its own where there is no such family; None where it is not there by itself.
+        """
+        return layer
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -211,18 +227,18 @@ class Tokenizer(Model[ConfigT]):
         """What it takes in and gives back."""
         return self.medium_of(self.config)
 
-    def preview(self, layout: Layout) -> "Preview":
+    def preview(self, generator: "Generator[Any, Any]") -> "Preview":
         """Make what decodes the states of a generation as they come.
 
         Args:
-            layout: The layout of the generator.
+            generator: The generator of this tokenizer's tokens.
 
         Returns:
             The preview, which says when a state is due and decodes it.
         """
-        from .decoding.previews import Preview
+        from .decoding.previews import Decoded
 
-        return Preview(self, layout)
+        return Decoded(self, generator.layout)
 
     def check(self, batch: Batch) -> None:
         """Refuse samples of another medium, of other channels or of a size that is no grid's. See `Model.check`."""
@@ -255,11 +271,11 @@ class OrderedTokenizer(Tokenizer[ConfigT]):
 
     Sampling: ClassVar[type[Config]]
 
-    def preview(self, layout: Layout) -> "Preview":
+    def preview(self, generator: "Generator[Any, Any]") -> "Preview":
         """See `Tokenizer.preview`."""
         from .decoding.previews import Prefixes
 
-        return Prefixes(self, layout)
+        return Prefixes(self, generator.layout)
 
     @abstractmethod
     def decode(
@@ -284,8 +300,86 @@ class OrderedTokenizer(Tokenizer[ConfigT]):
         """
 
 
-class ClipTokenizer(Tokenizer[ConfigT]):
-    """A tokenizer of clips in which no frame sees a later one, so that long clips pass in chunks of constant memory."""
+class StreamingTokenizer(Tokenizer[ConfigT]):
+    """A tokenizer in which nothing sees what is later in time: long samples pass in chunks, in constant memory."""
+
+    @abstractmethod
+    def carry(self) -> Any:
+        """Make a fresh streaming state.
+
+        Returns:
+            What is handed from chunk to chunk of one sample; `encode_more` and `decode_more` change it.
+        """
+
+    @abstractmethod
+    def encode_more(self, samples: Tensor, carry: Any) -> Tensor:
+        """Encode what comes next of a sample.
+
+        Args:
+            samples: The next frames of clips [B, channels, T, H, W], or the next of sounds [B, channels, T].
+            carry: The streaming state, which is changed.
+
+        Returns:
+            Their tokens, equal to those of the whole sample: codes [B, t, h, w] of clips, latents [B, N, C] of sounds.
+
+        Raises:
+            ValueError: They do not make whole tokens.
+        """
+
+    @abstractmethod
+    def decode_more(self, tokens: Tensor, carry: Any) -> Tensor:
+        """Decode the next tokens of a sample.
+
+        Args:
+            tokens: The tokens, in the form of `encode_more`.
+            carry: The streaming state, which is changed.
+
+        Returns:
+            What they stand for, equal to that of the whole sample. A tokenizer whose tokens reach over into what
+            follows gives what is final.
+        """
+
+    def decode_end(self, carry: Any) -> Tensor | None:
+        """Give what the last tokens of a sample still hold back.
+
+        Args:
+            carry: The streaming state.
+
+        Returns:
+            The rest; None where nothing is held back.
+        """
+        return None
+
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Encode a sample chunk by chunk.
+
+        Args:
+            chunks: The chunks, each as in `encode_more`.
+
+        Returns:
+            The tokens of each chunk, as soon as it came.
+        """
+        carry = self.carry()
+        return (self.encode_more(chunk, carry) for chunk in chunks)
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode tokens chunk by chunk.
+
+        Args:
+            chunks: The chunks, each as in `decode_more`.
+
+        Yields:
+            What each chunk stands for, as soon as it came; at last what was held back, where anything was.
+        """
+        carry = self.carry()
+        for chunk in chunks:
+            yield self.decode_more(chunk, carry)
+        if (rest := self.decode_end(carry)) is not None:
+            yield rest
+
+
+class ClipTokenizer(StreamingTokenizer[ConfigT]):
+    """A tokenizer of clips in which no frame sees a later one."""
 
     @classmethod
     def medium_of(cls, config: Any) -> "Medium":
@@ -294,75 +388,16 @@ class ClipTokenizer(Tokenizer[ConfigT]):
 
         return Clips(config.image_channels, tuple(config.clip_size))
 
-    def preview(self, layout: Layout) -> "Preview":
+    def preview(self, generator: "Generator[Any, Any]") -> "Preview":
         """See `Tokenizer.preview`."""
         from .decoding.previews import Frames
 
-        return Frames(self, layout)
+        return Frames(self, generator.layout)
 
     @property
     @abstractmethod
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) of the clips that it was trained on."""
-
-    @abstractmethod
-    def carry(self) -> Any:
-        """Make a fresh streaming state.
-
-        Returns:
-            What is handed from chunk to chunk of one clip; `encode_more` and `decode_more` change it.
-        """
-
-    @abstractmethod
-    def encode_more(self, clips: Tensor, carry: Any) -> Tensor:
-        """Encode the next frames of a clip.
-
-        Args:
-            clips: The frames [B, channels, T, H, W].
-            carry: The streaming state, which is changed.
-
-        Returns:
-            Their codes [B, t, h, w], equal to those of the whole clip.
-
-        Raises:
-            ValueError: The frames do not make whole codes.
-        """
-
-    @abstractmethod
-    def decode_more(self, codes: Tensor, carry: Any) -> Tensor:
-        """Decode the next codes of a clip.
-
-        Args:
-            codes: The codes [B, t, h, w].
-            carry: The streaming state, which is changed.
-
-        Returns:
-            Their frames [B, channels, T, H, W], equal to those of the whole clip.
-        """
-
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encode a clip chunk by chunk.
-
-        Args:
-            chunks: The chunks, each as in `encode_more`.
-
-        Returns:
-            The codes of each chunk, as soon as it came.
-        """
-        carry = self.carry()
-        return (self.encode_more(chunk, carry) for chunk in chunks)
-
-    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode codes chunk by chunk.
-
-        Args:
-            chunks: The chunks, each as in `decode_more`.
-
-        Returns:
-            The frames of each chunk, as soon as it came.
-        """
-        carry = self.carry()
-        return (self.decode_more(chunk, carry) for chunk in chunks)
 
 
 @dataclass(frozen=True)
@@ -485,6 +520,19 @@ class State:
         return self.entity >= self.entities
 
 
+@dataclass
+class OpenState(State):
+    """A generation whose rows end when they end: `data` [n, T] are the new tokens, zeros behind a row's end.
+
+    Attributes:
+        lengths_B: How many new tokens each row has, its end among them.
+        ended_B: Whether each row has ended.
+    """
+
+    lengths_B: Tensor
+    ended_B: Tensor
+
+
 StateT = TypeVar("StateT", bound=State)
 
 
@@ -493,13 +541,15 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
 
     `nextok_mm.decoding.decode` is that loop. `Sampling` is the config class of a method's sampling settings (steps,
     solver, guidance ...); `config.sampling` holds a checkpoint's recommended ones. `state` is the class of its states.
-    `open_ended`: rows end when they end, not where a `layout` ends; such a generator has none.
+    `open_ended`: rows end when they end, not where a `layout` ends; such a generator has none. `medium`: what its
+    tokens stand for by the text tokenizer beside its weights; None where that is a tokenizer's affair.
     """
 
     Sampling: ClassVar[type[Config]]
     state: ClassVar[type[State]]
     layout: Layout
     open_ended: ClassVar[bool] = False
+    medium: "ClassVar[Medium | None]" = None
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -514,6 +564,11 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
     @property
     def given(self) -> int:
         """How many of the first entities `start` has to be given by `keep`: none, but for models that only go on."""
+        return 0
+
+    @property
+    def longest_prompt(self) -> int:
+        """The largest number of tokens that a prompt may have, where `takes` names `tokens`; else none."""
         return 0
 
     @abstractmethod
@@ -558,6 +613,18 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
         Returns:
             The state with one more entity.
         """
+
+    def end(self, state: StateT, rows: Tensor) -> StateT:
+        """Let rows of an open-ended generation end here; nothing changes for the others.
+
+        Args:
+            state: What `start` or the last `step` returned.
+            rows: Numbers of the rows.
+
+        Returns:
+            The state without them under way.
+        """
+        raise NotImplementedError(f"a {self.kind} ends where its layout ends")
 
     @property
     @abstractmethod
@@ -677,3 +744,21 @@ def check_speaks(generator: Generator[Any, Any], tokenizer: Tokenizer[Any], toke
         compare("tokens", math.prod(theirs), math.prod(ours))
     if theirs != ours and not ordered:
         raise ValueError(f"tokenizer: {tokenizer_name} has a grid of {theirs}, accepted: the {ours} of {name}")
+
+
+def check_words(generator: Generator[Any, Any], words: "TextTokenizer", known: str, name: str) -> None:
+    """ValueError in one line where a text tokenizer isn't a generator's own.
+
+    known: the fingerprint of the one that it was trained with, "" where nobody has noted it. A table of embeddings may
+    have room to spare, but not half of it.
+    """
+    codes = generator.codes or 0
+    if known and words.fingerprint != known:
+        raise ValueError(
+            f"tokenizer: got the text tokenizer {words.fingerprint}, accepted: {known}, with which {name} was trained; "
+            "tokenizer=... (--tokenizer) takes another one all the same"
+        )
+    if not codes // 2 < words.size <= codes:
+        raise ValueError(
+            f"tokenizer: got a text tokenizer of {words.size} tokens, accepted: one of the {codes} tokens of {name}"
+        )

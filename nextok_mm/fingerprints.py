@@ -14,8 +14,11 @@ def fingerprint(model: Any) -> str:
     """16 hexadecimal digits that change with the kind, the config or any weight: says who made some tokens.
 
     Settings of sampling don't count: they change nothing about the tokens. Remembered until a weight is written to,
-    since it reads every weight.
+    since it reads every weight. A text tokenizer, which has no weights, says it itself.
     """
+    named = getattr(model, "fingerprint", None)
+    if isinstance(named, str):
+        return named
     weights = model.state_dict()
     fields = model.config.model_dump_json(exclude={"sampling"})
     state = (model.config, tuple((id(tensor), _version(tensor), tensor.dtype) for tensor in _tensors(model)))

@@ -8,6 +8,13 @@ from .config import shown
 from .weights import PARTS, first_line
 
 ZOO = Path(__file__).parent / "zoo"
+WORDS = ("tokenizer.json", "tokenizer.model", "bytes.json", "chat_template.jinja", "tokenizer_config.json")
+"""What belongs to a text tokenizer in a checkpoint's folder."""
+ENDS = "generation_config.json"
+"""Where published language models say how a text ends."""
+GGUF = ".gguf"
+UPDATES = ("adapter_config.json", "adapter_model.safetensors")
+"""Files of low-rank updates (lora.py), by peft's names."""
 
 
 def resolve(name: str | Path, revision: str | None = None, beside: str | Path | None = None) -> Path:
@@ -23,6 +30,8 @@ def resolve(name: str | Path, revision: str | None = None, beside: str | Path | 
     try:
         for folder in ([Path(beside) / text] if beside is not None else []) + [Path(text).expanduser()]:
             if folder.is_dir():
+                return folder
+            if folder.is_file() and folder.suffix == GGUF:
                 return folder
             if folder.is_file():
                 raise ValueError(f"checkpoint: {str(folder)!r} is a file, accepted: {_accepted()}")
@@ -95,6 +104,16 @@ def tokenizer_folder(card: Card, folder: str | Path) -> Path | None:
     raise ValueError(f"tokenizer: checkpoint {folder} names {shown(text)}, which isn't there; {other}")
 
 
+def base_folder(card: Card, folder: str | Path) -> Path:
+    """Where the base lies whose low-rank update a checkpoint in `folder` holds; ValueError where it isn't found."""
+    text, folder = card.base or "", Path(folder)
+    if not is_path(text) and (shipped(text) or "/" in text):
+        return ZOO / text if shipped(text) else _download(text, None)
+    if not text or not _is_folder(place(folder, text)):
+        raise ValueError(f"base: checkpoint {folder} stands on {shown(text)}, which isn't there")
+    return place(folder, text)
+
+
 def place(folder: Path, text: str) -> Path:
     """Where a path lies that a checkpoint in `folder` names, which need not be there yet."""
     return Path(os.path.realpath(folder / text))
@@ -122,7 +141,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = [CONFIG, README, *PARTS]
+        wanted = [CONFIG, README, *PARTS, *UPDATES, *WORDS, ENDS]
         inside = [f"*/{name}" for name in (CONFIG, *PARTS)]  # of the tokenizer that a pipeline's folder holds
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted + inside))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

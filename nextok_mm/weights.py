@@ -141,6 +141,18 @@ def found(folder: Path, digest: str) -> list[Path]:
     return [whole]
 
 
+def one(path: Path, digest: str) -> dict[str, Tensor]:
+    """The tensors of a weights file of another name, compared with its SHA-256; ValueError in one line where it is
+    missing, damaged, or holds what is no floating-point number."""
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path.parent}: no file {path.name}")
+    _compare(path, digest, CONFIG)
+    tensors = dict(_tensors(path))
+    for name, tensor in tensors.items():
+        _check_float(tensor.dtype, f"checkpoint {path}: weight {name!r}")
+    return tensors
+
+
 def _differs(index: Path, digest: str) -> bool:
     """Whether an index isn't the one that config.json names, or it names none."""
     return index.stat().st_size > MAX_INDEX_BYTES or sha256(index) != digest

@@ -7,8 +7,11 @@ import torch
 
 from nextok_mm import registry
 from nextok_mm.checkpoint import save_pretrained
+from nextok_mm.files import write_files
+from nextok_mm.media.words import Bytes
 
 CLASSES = ("shoe", "bag", "coat")
+BYTES = {"vocabulary": 258, "begin": 256, "ends": [257]}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `vae` (8 x 8 grey pictures, 4 x 4 tokens of 4 channels) and `xar`, which speaks through it;
     `flextok` (the same pictures, 8 ordered codes); `video` (5 grey frames of 8 x 8, 3 x 4 x 4 codes) and `clips`, a
-    next-block generator of those."""
+    next-block generator of those; `text`, a language model over bytes with a context of 64."""
     folder = tmp_path_factory.mktemp("tiny")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -37,8 +40,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(parameter, std=0.2)
         video = registry.build("tokenizer", "video_vq", {"size": "tiny"})
         clips = registry.build("generator", "next_block", {"size": "tiny"})
+        text = registry.build("generator", "language", {"size": "tiny", **BYTES})
+        for parameter in text.parameters():
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
     save_pretrained(video, folder / "video", name="tiny-video")
     save_pretrained(clips, folder / "clips", name="tiny-clips", tokenizer="../video", labels=CLASSES)
     save_pretrained(xar, folder / "xar", name="tiny-xar", tokenizer="../vae", labels=CLASSES)
     save_pretrained(flextok, folder / "flextok", name="tiny-flextok")
+    save_pretrained(text, folder / "text", name="tiny-text")
+    write_files(folder / "text", Bytes().files())
     return folder

@@ -20,9 +20,19 @@ FUNCTIONS: list[Callable[..., Any]] = [
     *(train.load, train.train, quality.evaluate),
 ]
 CLASSES: list[type] = [
-    *(pipeline.Pipeline, pipeline.Result, ladder.Ladder, media.Medium, media.Pictures, media.Clips, media.Saving),
+    *(
+        pipeline.Pipeline,
+        pipeline.Result,
+        ladder.Ladder,
+        media.Medium,
+        media.Pictures,
+        media.Clips,
+        media.Sounds,
+        media.Saving,
+    ),
     *(contracts.Tokens, contracts.Keep, contracts.State, contracts.Model),
-    *(contracts.Tokenizer, contracts.OrderedTokenizer, contracts.ClipTokenizer, contracts.Generator),
+    *(contracts.Tokenizer, contracts.OrderedTokenizer, contracts.StreamingTokenizer, contracts.ClipTokenizer),
+    contracts.Generator,
 ]
 
 
@@ -57,7 +67,7 @@ def test_a_docstring_is_whole(name: str) -> None:
     doc = method.__doc__ or ""
     first = inspect.cleandoc(doc).split("\n")[0]
     assert re.fullmatch(r"[A-Z].*\.", first), f"{first!r} is no sentence"
-    if name.startswith(("Pictures.", "Clips.")) or re.search("[Ss]ee `", first):
+    if name.startswith(("Pictures.", "Clips.", "Sounds.")) or re.search("[Ss]ee `", first):
         return  # the contract tells the rest; what differs from it is said in a sentence
     signature, found = inspect.signature(method), sections(doc)
     names = [parameter for parameter in signature.parameters if parameter not in ("self", "cls")]

@@ -80,12 +80,12 @@ def test_the_wheel_claims_three_names_and_carries_configs_and_demos():
     import tomllib
 
     wheel = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["packages"] == ["nextok_mm", "tokenizers_visual", "generators"]
+    assert wheel["packages"] == ["nextok_mm", "tokenizers_visual", "tokenizers_speech", "generators"]
     assert wheel["force-include"] == {name: f"nextok_mm/_bundled/{name}" for name in ("configs", "demos")}
     # The built wheel itself is used outside the checkout by .ci/run.
 
 
-@pytest.mark.parametrize("package", ["nextok_mm", "tokenizers_visual", "generators"])
+@pytest.mark.parametrize("package", ["nextok_mm", "tokenizers_visual", "tokenizers_speech", "generators"])
 def test_type_hints_are_there_for_users(package):
     assert (TOP / package / "py.typed").is_file()
 
@@ -103,6 +103,7 @@ def test_notice_names_every_checkpoint_and_family():
     notice = (TOP / "NOTICE").read_text()
     assert not [name for name in list_models() if name not in notice]
     sources = [*(TOP / "generators").glob("[a-z]*.py"), *(TOP / "tokenizers_visual").glob("[a-z]*.py")]
+    sources += (TOP / "tokenizers_speech").glob("[a-z]*.py")
     first = {path.stem: re.search(r"arXiv (\d{4}\.\d{5})", path.read_text()) for path in sources}
     assert not [name for name, found in first.items() if found and found[1] not in notice]
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .. import registry
 from ..building import without_weights
-from ..checkpoint import fingerprint, from_pretrained, save_pretrained
+from ..checkpoint import Card, fingerprint, from_pretrained, save_pretrained
 from ..contracts import check_speaks
 from ..files import check_out, write_files
+from ..media.words import words_of
 
 Converted = tuple[dict[str, Any], dict[str, Tensor]]
 """(fields of our config, our state dict)."""
@@ -58,7 +59,15 @@ class HoldingAdapter(Adapter, Protocol):
 
 @runtime_checkable
 class WordsAdapter(Adapter, Protocol):
-    """The adapter of models that are of no use without their text tokenizer."""
+    """The adapter of models that are of no use without their text tokenizer, and that `load` reads as they are."""
+
+    def recognizes(self, source: Path) -> bool:
+        """Whether a folder or file has the published form of this family."""
+        ...
+
+    def fields(self, source: Path) -> dict[str, Any]:
+        """The fields that `read` gives, before any weight is read."""
+        ...
 
     def files(self, source: Path) -> dict[str, bytes]:
         """What belongs beside the weights, by name; ValueError where it can't be read."""
@@ -103,23 +112,54 @@ def convert(
         model = _filled(family, fields, state, f"{kind} checkpoint {source}")
         about["stands on"] = Path(tokenizer).name
     beside = family.files(source) if isinstance(family, WordsAdapter) else {}
+    if beside:  # what can't be read is said before anything is written
+        meta |= {"tokenizer_fingerprint": words_of(beside, f"{kind} checkpoint {source}").fingerprint}
     save_pretrained(model, folder, name=folder.name, license=family.LICENCE, about=about, **meta)
     write_files(folder, beside)
     return None if holding is None else holding.note(fields)
 
 
+def published(source: Path) -> WordsAdapter | None:
+    """The family whose published form a folder or file has, of those that can be used without converting."""
+    families = (adapter(kind) for kind in kinds())
+    return next((family for family in families if isinstance(family, WordsAdapter) and family.recognizes(source)), None)
+
+
+def card_of(family: WordsAdapter, source: Path) -> Card:
+    """What would stand in the config.json of a published checkpoint; ValueError in one line as of its `read`."""
+    about = {"family": family.__name__.rpartition(".")[2], "form": "published"}  # type: ignore[attr-defined]
+    named = {"role": family.ROLE, "kind": family.KIND, "name": source.stem, "license": family.LICENCE, "about": about}
+    return Card.parse({**named, "fields": family.fields(source)}, where=f"checkpoint {source}: ")
+
+
+def opened(family: WordsAdapter, source: Path, dtype: torch.dtype | None = None) -> tuple[Any, Card]:
+    """A published checkpoint as a model in eval mode, without a folder of ours in between, and its card."""
+    card = card_of(family, source)
+    fields, state = family.read(source)
+    return _filled(family, fields, state, f"checkpoint {source}", dtype).eval(), card
+
+
 @torch.inference_mode(False)
-def _filled(family: Adapter, fields: Mapping[str, Any], state: dict[str, Tensor], where: str) -> Any:
+def _filled(
+    family: Adapter,
+    fields: Mapping[str, Any],
+    state: dict[str, Tensor],
+    where: str,
+    dtype: torch.dtype | None = None,
+) -> Any:
     """A model of these fields that takes over the tensors of `state`, which is empty afterwards: none is held twice.
 
-    Nothing is drawn for it first. ValueError in one line where the tensors don't fit.
+    Nothing is drawn for it first. dtype: of floating weights (None: as the model has them). ValueError in one line
+    where the tensors don't fit.
     """
     with without_weights((len(state), sum(tensor.numel() for tensor in state.values()))):
         model = registry.build(family.ROLE, family.KIND, fields)
     expected, used, weights = model.state_dict(), set[int](), dict[str, Tensor]()
     for name in list(state):
         tensor = state.pop(name)
-        tensor = tensor.to(expected[name].dtype) if name in expected else tensor
+        if name in expected:
+            own = expected[name]
+            tensor = tensor.to(dtype if dtype is not None and own.is_floating_point() else own.dtype)
         place = tensor.untyped_storage().data_ptr()
         weights[name] = tensor.clone() if place in used else tensor  # parts of one tensor, which no file can share
         used.add(place)
@@ -127,7 +167,7 @@ def _filled(family: Adapter, fields: Mapping[str, Any], state: dict[str, Tensor]
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())[:300]}") from None
-    return model
+    return model if dtype is None else model.to(dtype)  # buffers that no file holds
 
 
 def tensors(where: str, found: Any) -> dict[str, Tensor]:

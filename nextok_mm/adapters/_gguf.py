@@ -6,6 +6,7 @@ so the rows of Llama's queries and keys were reordered when the file was made, a
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def open_file(path: Path) -> Any:
         raise ValueError(f"llama checkpoint {path}: accepted: a folder in the hub's form, or a .gguf file")
     if not path.is_file():
         raise ValueError(f"llama checkpoint: no file {str(path)!r}")
+    state = path.stat()
+    return _opened(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1)  # reading its fields takes longer than all its weights, and a load asks three times
+def _opened(path: Path, changed: int, size: int) -> Any:
     try:
         from gguf import GGUFReader
     except ImportError:
@@ -53,8 +60,9 @@ def metadata(reader: Any) -> dict[str, Any]:
     return {name: field.contents() for name, field in reader.fields.items()}
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Our config fields, and the weights under the hub's names; ValueError for another architecture."""
+def read(path: Path, numbers: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Our config fields, and the weights under the hub's names (none without `numbers`); ValueError for another
+    architecture."""
     reader = open_file(path)
     found = {
         name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.to")
@@ -63,8 +71,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if kind not in ARCHITECTURES:
         raise ValueError(f"gguf {path}: architecture: got {kind!r:.80}, accepted: {', '.join(ARCHITECTURES)}")
     own = {name.removeprefix(f"{kind}."): value for name, value in found.items() if name.startswith(f"{kind}.")}
+    fields = _fields(kind, own, found, {_name(tensor.name, path): tensor for tensor in reader.tensors}, path)
+    if not numbers:
+        return fields, {}
     weights = {_name(tensor.name, path): _numbers(tensor, path) for tensor in reader.tensors}
-    fields = _fields(kind, own, found, weights, path)
     if kind == "llama":
         for name in weights:
             for part, heads in (("q_proj.weight", fields["heads"]), ("k_proj.weight", fields["kv_heads"])):
@@ -75,7 +85,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _fields(
-    kind: str, own: Mapping[str, Any], found: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path
+    kind: str, own: Mapping[str, Any], found: Mapping[str, Any], weights: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
     for name in ("expert_count", "attention.sliding_window", "rope.scaling.type"):
         if own.get(name) not in (None, 0, "none"):
@@ -84,9 +94,10 @@ def _fields(
     head_dim, theta = own.get("attention.key_length") or width // heads, own.get("rope.freq_base", 10000.0)
     if own.get("rope.dimension_count", head_dim) != head_dim:
         raise ValueError(f"gguf {path}: rope.dimension_count: got {own['rope.dimension_count']}, accepted: {head_dim}")
-    end = found.get("tokenizer.ggml.eos_token_id")
+    end, factors = found.get("tokenizer.ggml.eos_token_id"), weights.get("rope_freqs.weight")
+    factors = None if factors is None else _numbers(factors, path)
     return {
-        "vocabulary": len(weights["model.embed_tokens.weight"]),
+        "vocabulary": int(weights["model.embed_tokens.weight"].shape[-1]),
         "context": own["context_length"],
         "width": width,
         "heads": heads,
@@ -96,7 +107,7 @@ def _fields(
         "mlp_hidden": own["feed_forward_length"],
         "norm_eps": own["attention.layer_norm_rms_epsilon"],
         "rope_theta": theta,
-        "rope_scaling": _scaling(weights.get("rope_freqs.weight"), head_dim, theta, path),
+        "rope_scaling": _scaling(factors, head_dim, theta, path),
         "qkv_bias": "model.layers.0.self_attn.q_proj.bias" in weights,
         "qk_norm": "model.layers.0.self_attn.q_norm.weight" in weights,
         "tied": "lm_head.weight" not in weights,

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import read_weights
-from ..media.words import FILES, load_words
+from ..card import CONFIG, FORMAT
+from ..references import ENDS, GGUF, WORDS
+from ..weights import read_weights
 from . import _gguf, tensors
 
 LICENCE = "not stated (the published checkpoint's own)"
@@ -53,17 +54,67 @@ _JOINED = {
     "attention.qkv.bias": ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
     "mlp.gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
 }
+_PARTS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"} | {
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+}
+
+
+def layer(name: str) -> str | None:
+    """What a linear layer of ours, or a part of a joined one, is called; None: it isn't there by itself."""
+    if name == "head":
+        return "lm_head"
+    block, _, rest = name.removeprefix("backbone.blocks.").partition(".")
+    if not (name.startswith("backbone.blocks.") and block.isdecimal()):
+        return None
+    whole = {ours: theirs for theirs, ours in _LAYER.items()}.get(f"{rest}.weight", "").removesuffix(".weight")
+    joined, _, part = rest.rpartition(".")
+    found = whole or (_PARTS.get(part) if f"{joined}.weight" in _JOINED else None)
+    return f"model.layers.{block}.{found}" if found else None
+
+
+def recognizes(source: Path) -> bool:
+    """Whether a folder holds a model of this family in its published form, or a GGUF file; or is one."""
+    if source.is_file():
+        return source.suffix == GGUF
+    if not (source / CONFIG).is_file():
+        return any(source.glob(f"*{GGUF}"))
+    config = _json(source / CONFIG)
+    return config.get("format") != FORMAT and config.get("model_type") in TYPES
+
+
+def fields(source: Path) -> dict[str, Any]:
+    """Our config fields, before any weight is read; ValueError in one line as of `read`."""
+    return _read(_place(source), numbers=False)[0]
 
 
 def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config fields and weights of a hub folder or a GGUF file; ValueError in one line for anything else."""
+    return _read(_place(source), numbers=True)
+
+
+def _place(source: Path) -> Path:
+    """What is read: the folder, or the GGUF file that lies in it alone."""
+    if not source.is_dir() or any((source / name).exists() for name in (CONFIG, "model.safetensors")):
+        return source
+    found = sorted(source.glob(f"*{GGUF}"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(
+            f"llama checkpoint {source}: got {names}, accepted: one GGUF file in a folder, or its own name"
+        )
+    return found[0] if found else source
+
+
+def _read(source: Path, numbers: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     where = f"llama checkpoint {source}"
     try:
         if source.is_dir():
-            fields, weights = hub_fields(hub_config(source), where), hub_weights(source)
+            fields = hub_fields(hub_config(source), where)
+            weights = hub_weights(source) if numbers else {}
         else:
-            fields, weights = _gguf.read(source)
-        return fields, convert(weights, fields)
+            fields, weights = _gguf.read(source, numbers)
+        return fields, convert(weights, fields) if numbers else {}
     except KeyError as error:
         raise ValueError(f"{where}: no weight {error}, accepted: a published model of the Llama family") from None
     except (TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
@@ -72,17 +123,17 @@ def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def files(source: Path) -> dict[str, bytes]:
     """The text tokenizer of a hub folder or a GGUF file, as files that lie beside the weights."""
+    source = _place(source)
     if not source.is_dir():
         return _gguf.words(source)
-    load_words(source)  # what can't be read is said before anything is written
-    return {name: (source / name).read_bytes() for name in FILES if (source / name).is_file()}
+    return {name: (source / name).read_bytes() for name in WORDS if (source / name).is_file()}
 
 
 def hub_config(folder: Path) -> dict[str, Any]:
     """config.json of a hub folder, with what generation_config.json says of how a text ends."""
-    config = _json(folder / "config.json")
-    if (folder / "generation_config.json").is_file():
-        ends = _json(folder / "generation_config.json").get("eos_token_id")
+    config = _json(folder / CONFIG)
+    if (folder / ENDS).is_file():
+        ends = _json(folder / ENDS).get("eos_token_id")
         config |= {} if ends is None else {"eos_token_id": ends}
     return config
 
@@ -188,25 +239,26 @@ def hub_weights(folder: Path) -> dict[str, Tensor]:
     raise ValueError(f"{folder}: no model.safetensors, no model.safetensors.index.json")
 
 
-def convert(official: Mapping[str, Tensor], fields: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Our names and joined matrices; ValueError names a weight that isn't known."""
-    official = {key: value for key, value in official.items() if not key.endswith("rotary_emb.inv_freq")}
-    state = {ours: official[theirs] for theirs, ours in _PLAIN.items() if theirs in official}
+def convert(official: dict[str, Tensor], fields: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Our names and joined matrices; ValueError names a weight that isn't known.
+
+    Weights are taken out of `official` one by one, so that those that are joined aren't held twice.
+    """
+    for name in [name for name in official if name.endswith("rotary_emb.inv_freq")]:
+        del official[name]
+    state = {ours: official.pop(theirs) for theirs, ours in _PLAIN.items() if theirs in official}
     if fields["tied"]:
         state.pop("head.weight", None)
-    used = set(_PLAIN)
     for layer in range(fields["depth"]):
         before, after = f"model.layers.{layer}.", f"backbone.blocks.{layer}."
         for theirs, ours in _LAYER.items():
             if before + theirs in official:
-                state[after + ours] = official[before + theirs]
-                used.add(before + theirs)
+                state[after + ours] = official.pop(before + theirs)
         for ours, parts in _JOINED.items():
             if before + parts[0] in official:
-                state[after + ours] = torch.cat([official[before + part] for part in parts])
-                used |= {before + part for part in parts}
-    if unknown := official.keys() - used:
-        raise ValueError(f"weight {min(unknown)!r} isn't known, {len(unknown)} in all; accepted: those of a Llama")
+                state[after + ours] = torch.cat([official.pop(before + part) for part in parts])
+    if official:
+        raise ValueError(f"weight {min(official)!r} isn't known, {len(official)} in all; accepted: those of a Llama")
     return state
 
 

@@ -18,7 +18,7 @@ _ClickException = cast(type[Exception], typer.BadParameter.__mro__[2])
 """Of click, or of the copy of it inside newer typers."""
 
 app = typer.Typer(
-    help="Next-X generation of images and video: tokenizers, autoregressive generators, training and evaluation.",
+    help="Next-X generation of images, video and text: tokenizers, generators, training and evaluation.",
     epilog="Example: nextok generate xar-fashion --labels bag,sneaker --out bags.png",
     rich_markup_mode=None,  # else [demo] in a help text is taken for a style and dropped
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -104,6 +104,12 @@ Device = Annotated[
 ]
 Fps = Annotated[float, typer.Option(help="Frame rate of the saved clip, in frames per second.")]
 Batch = Annotated[int, typer.Option(help="How many pictures are computed at a time.")]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="A text before which an answer ends where it would write it; repeatable.")
+]
+TextFile = Annotated[
+    Path | None, typer.Option(help="A file that holds the text, in UTF-8; - reads standard input, as --text - does.")
+]
 Fitting = Annotated[
     str | None,
     typer.Option(

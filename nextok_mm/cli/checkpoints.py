@@ -80,7 +80,8 @@ def convert(
 ) -> None:
     """Convert a published checkpoint into one of ours.
 
-    KIND is one of: bae, elm, flextok, kl_vae, llama, next_block, video_vq, xar. Nothing in the source is run.
+    KIND is one of: bae, elm, flextok, kl_vae, llama, next_block, pocket_codec, pocket_tts, video_vq, xar. Nothing in
+    the source is run.
     """
     from .. import adapters
 
@@ -88,3 +89,18 @@ def convert(
     print(folder)
     if note:
         print(f"note: {note}", file=sys.stderr)
+
+
+@app.command(epilog="Example: nextok merge runs/smollm2-lora/final checkpoints/smollm2-tuned")
+def merge(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="The folder that the whole checkpoint is written to.")],
+    force: Force = False,
+) -> None:
+    """Merge a LoRA into its base.
+
+    The folder holds a whole checkpoint, which needs neither of them any more.
+    """
+    from ..checkpoint import merge
+
+    print(merge(name, folder, force=force))

@@ -1,11 +1,13 @@
 """Commands that make pictures and clips: drawn, decoded from codes, sent through a tokenizer, gone on with."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..console import reserve_stdout
 from .base import (
     Batch,
     Crop,
@@ -18,6 +20,8 @@ from .base import (
     PipelineName,
     Sets,
     Speaks,
+    Stop,
+    TextFile,
     app,
     bar,
     fitted,
@@ -25,25 +29,36 @@ from .base import (
     numbers,
     settings,
 )
+from .texts import STDOUT, prompts, written
 
 
 @app.command(epilog="Example: nextok generate xar-fashion --labels bag,sneaker --n 8 --out bags.png")
 def generate(
     name: GeneratorName,
-    out: Out = Path("out.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file to write. By default out.png, and for texts standard output, which is also written as -."
+        ),
+    ] = None,
     labels: Annotated[
         str, typer.Option(help="The classes to draw, by number or name, cycled over the samples: 7,3 or bag,sneaker.")
     ] = "",
     text: Annotated[
-        list[str] | None, typer.Option(help="A caption to draw; repeatable. Several are cycled over the samples.")
+        list[str] | None,
+        typer.Option(help="A caption to draw, or the beginning of a text; repeatable. Several are cycled."),
     ] = None,
-    n: Annotated[int, typer.Option(help="How many pictures or clips to draw.")] = 16,
+    text_file: TextFile = None,
+    stop: Stop = None,
+    n: Annotated[
+        int | None, typer.Option(help="How many samples to make. By default 16, and of texts one per beginning.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The seed. The same seed draws the same samples.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Solver steps per entity.")] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 means no guidance.")] = None,
     solver: Annotated[str | None, typer.Option(help="The solver: euler_maruyama, euler, heun or ab2.")] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Stop after this many tokens (tokenizers with ordered tokens).")
+        int | None, typer.Option(help="Stop after this many tokens (texts, and tokenizers with ordered tokens).")
     ] = None,
     setting: Sets = None,
     columns: Annotated[int | None, typer.Option(help="How many pictures are side by side.")] = None,
@@ -53,30 +68,40 @@ def generate(
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Draw pictures or clips, from class labels or captions.
+    """Draw pictures or clips, or go on with texts.
 
-    Pictures are saved as one .png, .jpg or .webp file, clips as .mp4, .gif, .webp or .png. The file keeps the settings
-    that it was made with.
+    Pictures and clips are drawn from class labels or captions. Pictures are saved as one .png, .jpg or .webp file,
+    clips as .mp4, .gif, .webp or .png, texts as .txt, .md or .jsonl. The file keeps the settings that it was made
+    with, where its format has room for them. On standard output a text appears word by word, and nothing else does.
     """
     from ..files import refuse_existing
     from ..media import Saving
     from ..pipeline import load
-    from ..pipeline.conditions import listed
-    from ..pipeline.core import MAX_ROWS
+    from ..pipeline.conditions import count, listed
     from ..pipeline.inputs import whole
 
-    refuse_existing(out, force)
+    if out is not None and str(out) != STDOUT:
+        refuse_existing(out, force)
     pipeline = load(name, tokenizer, device)
+    out = out or Path(pipeline.medium.out)
+    data = str(out) == STDOUT
     pipeline.medium.check_out(out, force, Saving(columns, None, fps))
-    pipeline.medium.check_sheet(whole("n", n, 1, MAX_ROWS), columns and whole("columns", columns, 1, MAX_ROWS))
+    texts = prompts(text, text_file)
+    n = count(pipeline.generator, n, texts, 16)
+    pipeline.medium.check_sheet(n, columns and whole("columns", columns, 1))
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     named = {flag: value for flag, value in flags.items() if value is not None}
-    sampling = settings(pipeline.generator, setting) | named
-    with bar("entity") as show:
-        result = pipeline.generate(listed(labels), n, seed, text=text, batch=batch, progress=show, **sampling)
-    path = result.save(out, force, columns, fps=fps)
+    options: dict[str, Any] = {"text": texts, "stop": stop} | settings(pipeline.generator, setting) | named
+    if data:
+        reserve_stdout()
+        result = written(pipeline.stream(listed(labels), n, seed, **options))
+    else:
+        with bar("entity") as show:
+            result = pipeline.generate(listed(labels), n, seed, batch=batch, progress=show, **options)
+        result.save(out, force, columns, fps=fps)
     made, took = pipeline.medium.words(n), sum(result.seconds.values())
-    print(f"{path}: {made}, seed {seed}, {result.calls} network calls per batch, {took:.1f} s, {result.backend}")
+    said = f"{made}, seed {seed}, {result.calls} network calls per batch, {took:.1f} s, {result.backend}"
+    print(said if data else f"{out}: {said}", file=sys.stderr if data else sys.stdout)
 
 
 @app.command(epilog="Example: nextok decode flextok-fashion --codes 12,7,900 --out codes.png")

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 
 from ..contracts import Batch
-from ..media.words import Bytes, TextTokenizer, load_words
+from ..media.words import Bytes, TextTokenizer, decoded, load_words
 from .image_folder import listed
 from .source import Source, SourceConfig
 
@@ -121,7 +121,7 @@ def read(path: Path, field: str = "text") -> Iterator[tuple[str, str]]:
 
 
 def _whole(file: Path, field: str) -> Iterator[str]:
-    yield _decoded(file.read_bytes(), str(file))
+    yield decoded(file.read_bytes(), f"data.path: {file}")
 
 
 def _lines(file: Path, field: str) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _lines(file: Path, field: str) -> Iterator[str]:
                 continue
             where = f"{file}, line {number}"
             try:
-                row = json.loads(_decoded(line, where))
+                row = json.loads(decoded(line, f"data.path: {where}"))
             except (json.JSONDecodeError, RecursionError) as error:
                 raise ValueError(f"data.path: {where}: not JSON: {' '.join(str(error).split())[:120]}") from None
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
@@ -156,10 +156,3 @@ def _rows(file: Path, field: str) -> Iterator[str]:
             yield from (str(text) for text in group.column(0).to_pylist() if text is not None)
     except (ArrowException, OSError) as error:
         raise ValueError(f"data.path: {file}: damaged, or no parquet ({' '.join(str(error).split())[:120]})") from None
-
-
-def _decoded(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"data.path: {where}: not UTF-8 (byte {error.start}), accepted: UTF-8 text") from None

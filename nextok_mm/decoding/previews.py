@@ -1,38 +1,69 @@
-"""A generation under way as samples: how each kind of tokenizer shows what is there already.
+"""A generation under way as samples: how each kind of tokenizer shows what is there already (texts: texts.py).
 
 Shapes: n samples, N tokens, C channels, T frames, H W rows and columns.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contracts import ClipTokenizer, State, Tokenizer, Tokens
+from ..fingerprints import fingerprint
 from ..inference import inference
 from ..sequence.layout import Layout
 
 
-class Preview:
-    """All tokens decoded, unfinished ones as zeros."""
+class Preview(ABC):
+    """What reads the states of one generation as they come."""
 
-    def __init__(self, tokenizer: Tokenizer[Any], layout: Layout):
-        self.tokenizer, self.layout = tokenizer, layout
+    watches = False
+    """Whether every state has to be decoded, since what is there may end a sample."""
+
+    def until(self, stop: Sequence[str]) -> None:
+        """Let samples end where one of these texts appears; ValueError where samples are no texts."""
+        if stop:
+            raise ValueError(f"stop: got {list(stop)!r:.80}, accepted: none, since samples of this model are no texts")
 
     def due(self, entity: int) -> bool:
         """Whether a partial sample is worth its decoding after this entity."""
         return True
 
+    @abstractmethod
+    def decode(self, state: State) -> Any:
+        """What is there of the samples, in their medium, on the CPU."""
+
+    def stopped(self) -> list[int]:
+        """The rows that have ended since the last time because of what `decode` found in them."""
+        return []
+
+    @abstractmethod
+    def tokens(self, state: State) -> Tokens:
+        """The tokens of finished samples."""
+
+
+class Decoded(Preview):
+    """All tokens decoded, unfinished ones as zeros."""
+
+    def __init__(self, tokenizer: Tokenizer[Any], layout: Layout):
+        self.tokenizer, self.layout = tokenizer, layout
+
     def decode(self, state: State) -> Tensor:
-        """What is there of the samples, in the tokenizer's medium, on the CPU."""
+        """See `Preview.decode`."""
         return self._decoded(state.data)
+
+    def tokens(self, state: State) -> Tokens:
+        """See `Preview.tokens`."""
+        return Tokens(state.data.cpu(), tuple(self.layout.grid), fingerprint(self.tokenizer))
 
     def _decoded(self, data: Tensor) -> Tensor:
         with inference(self.tokenizer):
             return self.tokenizer.decode(Tokens(data, tuple(self.layout.grid))).cpu()
 
 
-class Prefixes(Preview):
+class Prefixes(Decoded):
     """Of ordered tokens, those that are finished: an unfinished one is none, not code 0."""
 
     def due(self, entity: int) -> bool:
@@ -44,7 +75,7 @@ class Prefixes(Preview):
         return self._decoded(state.data[:, : self.layout.span(state.entity - 1)[1]])
 
 
-class Frames(Preview):
+class Frames(Decoded):
     """The frames of clips, decoded once each, as soon as all of their codes are there."""
 
     tokenizer: ClipTokenizer[Any]

@@ -14,12 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..checkpoint import read_weights
 from ..config import Config
 from ..contracts import Generator, State
 from ..files import write_whole
 from ..rng import Rng
 from ..sequence.cache import KVCache
+from ..weights import read_weights
 
 S = TypeVar("S", bound=State)
 

@@ -3,8 +3,10 @@
 from .clips import Clips
 from .medium import Fit, Medium, Saving
 from .pictures import Pictures
+from .sounds import Sounds
+from .words import Words
 
 VISUAL: tuple[type[Medium], ...] = (Pictures, Clips)
 """The media that `images` of a batch may be."""
 
-__all__ = ["VISUAL", "Clips", "Fit", "Medium", "Pictures", "Saving"]
+__all__ = ["VISUAL", "Clips", "Fit", "Medium", "Pictures", "Saving", "Sounds", "Words"]

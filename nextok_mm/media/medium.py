@@ -1,18 +1,21 @@
 """A medium: what a tokenizer takes in and gives back, as one object with the tokenizer's channels and size.
 
-Whoever handles what comes in or goes out asks the medium: what its tensors are, how a file becomes one, under which
-names it is saved, how it is shown. So a new medium is one file, and nothing else asks which medium it is.
+Whoever handles what comes in or goes out asks the medium: what its samples are, how a file becomes one, under which
+names it is saved, how it is shown. So a new medium is one file, and nothing else asks which medium it is. The samples
+of most media are one tensor, and can be shown as pictures; those of text are a list, and what can't be done with them
+is refused here, in one line.
 
 Shapes: B samples; what follows is the medium's own.
 """
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -42,11 +45,14 @@ class Medium(ABC):
     Attributes:
         name: The word for one sample in messages.
         plural: The word for several samples.
+        field: The name that a `Result` has for its samples.
+        out: The file that a command writes where it is told none; "-" is standard output.
         endings: Endings of the files that samples are saved under.
         temporal: Whether samples go on in time, so that they can be predicted from their beginning. Then the first
             number of `size` is the length in time, and `read` takes a third argument `frames`: how much of a file to
             read instead.
-        axes: Names of the axes of one sample, for messages.
+        low: The least number of a sample; the greatest is 1.
+        axes: Names of the axes of one sample, for messages; like what follows, of media whose samples are tensors.
         rank: Number of axes of a batch, one more than those of a sample.
         channels: Length of the first axis.
         size: Lengths of the other axes, in the samples that a tokenizer was trained on, to which files are brought.
@@ -54,8 +60,11 @@ class Medium(ABC):
 
     name: ClassVar[str]
     plural: ClassVar[str]
+    field: ClassVar[str] = "images"
+    out: ClassVar[str] = "out.png"
     endings: ClassVar[tuple[str, ...]]
     temporal: ClassVar[bool] = False
+    low: ClassVar[float] = 0.0
     axes: ClassVar[tuple[str, ...]]
     rank: ClassVar[int]
     channels: int
@@ -73,7 +82,7 @@ class Medium(ABC):
         return f"{n} {self.name if n == 1 else self.plural}"
 
     @abstractmethod
-    def take(self, given: Any, fit: Fit = "exact") -> Tensor:
+    def take(self, given: Any, fit: Fit = "exact") -> Any:
         """Bring samples, in any form that people have them in, into the form that the tokenizer reads.
 
         Args:
@@ -82,14 +91,14 @@ class Medium(ABC):
                 of it between white borders.
 
         Returns:
-            A tensor [B, ...] in the medium's channels.
+            The samples: a tensor [B, ...] in the medium's channels, or a list of texts.
 
         Raises:
             ValueError: What was given is none of those forms, or of other channels or values.
         """
 
     @abstractmethod
-    def read(self, path: str | Path, fit: Fit = "exact") -> Tensor:
+    def read(self, path: str | Path, fit: Fit = "exact") -> Any:
         """Read one sample from a file, which nobody trusts.
 
         Args:
@@ -104,7 +113,6 @@ class Medium(ABC):
             ValueError: The file is missing, damaged, too large, or of no format that is read.
         """
 
-    @abstractmethod
     def changed(self, path: str | Path, fit: Fit) -> str:
         """Say in words what `read` does to a file of another aspect.
 
@@ -115,17 +123,52 @@ class Medium(ABC):
         Returns:
             The words; empty where nothing is changed.
         """
+        return ""
 
     @abstractmethod
-    def empty(self, n: int) -> Tensor:
+    def empty(self, n: int) -> Any:
         """Make samples of which nothing is there yet.
 
         Args:
             n: Number of samples.
 
         Returns:
-            A tensor [n, ...] with an axis of length 0.
+            A tensor [n, ...] with an axis of length 0, or n empty texts.
         """
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Put the samples of several batches into one.
+
+        Args:
+            parts: The samples of each batch.
+
+        Returns:
+            All samples.
+        """
+        return torch.cat(list(parts))
+
+    def added(self, before: Any, now: Any) -> Any:
+        """Say what is new in samples that grow.
+
+        Args:
+            before: The samples of an earlier partial result.
+            now: Those of a later one.
+
+        Returns:
+            What is new in each sample; None for a medium whose samples don't grow at their end.
+        """
+        return None
+
+    def extent(self, data: Any) -> str:
+        """Say how large samples are.
+
+        Args:
+            data: The samples.
+
+        Returns:
+            Such as `1 x 32 x 32`.
+        """
+        return " x ".join(map(str, data.shape[1:]))
 
     @abstractmethod
     def check_out(self, path: str | Path, force: bool = False, how: Saving | None = None) -> None:
@@ -140,7 +183,6 @@ class Medium(ABC):
             ValueError: `save` would not accept them.
         """
 
-    @abstractmethod
     def check_sheet(self, n: int, columns: int | None = None) -> None:
         """Refuse, before the work is done, a sheet of samples that is too large.
 
@@ -151,11 +193,12 @@ class Medium(ABC):
         Raises:
             ValueError: The sheet would have more pixels than are accepted.
         """
+        return
 
     @abstractmethod
     def save(
         self,
-        data: Tensor,
+        data: Any,
         path: str | Path,
         settings: Mapping[str, Any] | None = None,
         force: bool = False,
@@ -177,8 +220,7 @@ class Medium(ABC):
             ValueError: The file exists and `force` is not set, or its ending is none of `endings`.
         """
 
-    @abstractmethod
-    def tiles(self, data: Tensor) -> tuple[Tensor, int | None]:
+    def tiles(self, data: Any) -> tuple[Tensor, int | None]:
         """Cut samples into pictures.
 
         Args:
@@ -186,10 +228,13 @@ class Medium(ABC):
 
         Returns:
             Pictures [m, C, H, W], and how many of them make a row; None leaves that open.
-        """
 
-    @abstractmethod
-    def stills(self, data: Tensor) -> list[Image.Image]:
+        Raises:
+            ValueError: The samples can't be shown as pictures; so do `stills` and `sheet`.
+        """
+        raise self._unseen()
+
+    def stills(self, data: Any) -> list[Image.Image]:
         """Show each sample as a picture.
 
         Args:
@@ -198,9 +243,9 @@ class Medium(ABC):
         Returns:
             One picture per sample.
         """
+        raise self._unseen()
 
-    @abstractmethod
-    def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+    def sheet(self, data: Any, columns: int | None = None, zoom: int | None = None) -> Image.Image:
         """Show all samples in one picture.
 
         Args:
@@ -211,15 +256,30 @@ class Medium(ABC):
         Returns:
             The picture.
         """
+        raise self._unseen()
 
-    def shown(self, data: Tensor) -> Mapping[str, bytes]:
+    def _unseen(self) -> ValueError:
+        return ValueError(f"picture: got {self.plural}, accepted: what can be shown as pictures")
+
+    def printed(self, data: Any) -> str:
+        """Prepare the samples for a terminal.
+
+        Args:
+            data: The samples.
+
+        Returns:
+            The text to print; empty where the samples are no text.
+        """
+        return ""
+
+    def shown(self, data: Any) -> Mapping[str, bytes | str]:
         """Prepare the samples for a notebook.
 
         Args:
             data: The samples [B, ...].
 
         Returns:
-            What the notebook shows: bytes by MIME type.
+            What the notebook shows by MIME type: bytes, or text where it is HTML.
         """
         return {"image/png": png(self.sheet(data))}
 

@@ -1,4 +1,4 @@
-"""Words: text to tokens and back, by a checkpoint's own tokenizer files, or byte by byte.
+"""Words: the medium, and text to tokens and back, by a checkpoint's own tokenizer files, or byte by byte.
 
 | files                | read by                    | families                            |
 |----------------------|----------------------------|-------------------------------------|
@@ -6,24 +6,139 @@
 | tokenizer.model      | the `sentencepiece` package| Llama 2, Vicuna                     |
 | bytes.json           | nothing: 256 bytes and ends| our own small models                |
 
-A user's text never becomes a special token, whatever it says; only a chat template's own words do.
+A user's text never becomes a special token, whatever it says; only a chat template's own words do. Text that comes in
+is UTF-8, or refused; a file of it is read whole, and nothing of it is cut off.
 """
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..config import shown
+from ..files import check_name, in_line, write_whole
+from ..references import WORDS as FILES
 from .chat_template import MAX_TEMPLATE, render
+from .medium import Fit, Medium, Saving
 
+if TYPE_CHECKING:
+    from ..contracts import Generator
+    from ..decoding.texts import Texts
+
+STDOUT = "-"
+ENDINGS = (".txt", ".md", ".jsonl")
+BETWEEN = "\n\n"
+"""What stands between several texts in one file or on a terminal; a .jsonl has a line for each instead."""
 MAX_FILE = 64 << 20
 MAX_TEXT = 16 << 20
 BYTES = "bytes.json"
 TEMPLATE = "chat_template.jinja"
-FILES = ("tokenizer.json", "tokenizer.model", BYTES, TEMPLATE, "tokenizer_config.json")
-"""What belongs to a text tokenizer in a checkpoint's folder."""
+MAIN = ("tokenizer.json", "tokenizer.model", BYTES)
+SLACK = 16
+"""Tokens by which a text's beginning may have more than the whole text has there."""
 _CONTENT = range(0xE000, 0xF8FF)  # letters of no script: one that no message holds marks where a word is cut
+
+
+@dataclass(frozen=True)
+class Words(Medium):
+    """Texts: a list of strings, each as long as it is."""
+
+    name: ClassVar[str] = "text"
+    plural: ClassVar[str] = "texts"
+    field: ClassVar[str] = "texts"
+    out: ClassVar[str] = STDOUT
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
+
+    def take(self, given: Any, fit: Fit = "exact") -> list[str]:
+        """See `Medium.take`. A string is a text, a `Path` a file of it; each needs a letter at least."""
+        parts = list(given) if isinstance(given, list | tuple) else [given]
+        if not parts:
+            raise ValueError("text: got none in the list, accepted: at least one")
+        return [self._one(part, fit) for part in parts]
+
+    def _one(self, given: Any, fit: Fit) -> str:
+        text = self.read(given, fit)[0] if isinstance(given, Path) else _checked(given)
+        if not text:
+            raise ValueError("text: got an empty text, accepted: one letter or more")
+        return text
+
+    def read(self, path: str | Path, fit: Fit = "exact") -> list[str]:
+        """A file of UTF-8 text, as it stands (without a mark of its byte order)."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"text: no file {str(path)!r}")
+        if path.stat().st_size > MAX_TEXT:
+            raise ValueError(f"text {in_line(path)}: {path.stat().st_size} bytes, at most {MAX_TEXT} accepted")
+        try:
+            return [decoded(path.read_bytes(), f"text {in_line(path)}")]
+        except OSError as error:
+            raise ValueError(f"text {in_line(path)}: {error.strerror or error}") from None
+
+    def empty(self, n: int) -> list[str]:
+        """Texts of no letters."""
+        return [""] * n
+
+    def join(self, parts: Sequence[Any]) -> list[str]:
+        """One list of all."""
+        return [text for part in parts for text in part]
+
+    def added(self, before: Any, now: Any) -> list[str]:
+        """The letters at the end of each."""
+        return [text[len(earlier) :] for earlier, text in zip(before, now)]
+
+    def extent(self, data: Any) -> str:
+        """How many letters each has."""
+        sizes = sorted({len(text) for text in data}) or [0]
+        return f"{' to '.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))} letters"
+
+    def check_out(self, path: str | Path, force: bool = False, how: Saving | None = None) -> None:
+        """The name, and that nothing is in the way; "-" is standard output."""
+        if str(path) != STDOUT:
+            check_name(path, self.endings, force)
+
+    def save(
+        self,
+        data: Any,
+        path: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        force: bool = False,
+        how: Saving | None = None,
+    ) -> Path:
+        """As UTF-8: texts as they are, with an empty line between them; in a .jsonl a line per text, with settings."""
+        if Path(path).suffix.lower() == ".jsonl":
+            rows = [{"text": text, **_of_row(settings or {}, row, len(data))} for row, text in enumerate(data)]
+            content = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        else:
+            check_name(path, self.endings, force)
+            content = self.printed(data)
+        return write_whole(path, lambda file: file.write(content.encode()), force)
+
+    def printed(self, data: Any) -> str:
+        """The texts, with an empty line between them."""
+        return BETWEEN.join(data)
+
+    def shown(self, data: Any) -> Mapping[str, bytes | str]:
+        """As plain text: what a model writes is no HTML and no Markdown of ours."""
+        return {"text/plain": self.printed(data)}
+
+
+def _of_row(settings: Mapping[str, Any], row: int, rows: int) -> dict[str, Any]:
+    """The settings of one of several texts: of lists with a value for each, its own."""
+    return {
+        name: value[row] if isinstance(value, list) and len(value) == rows else value
+        for name, value in settings.items()
+    }
+
+
+def decoded(data: bytes, where: str) -> str:
+    """Bytes as text; ValueError in one line where they are no UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 (byte {error.start}), accepted: UTF-8 text") from None
 
 
 class TextTokenizer(ABC):
@@ -32,6 +147,43 @@ class TextTokenizer(ABC):
 
     template: str | None = None
     special: Mapping[str, str] = {}
+    medium = Words()
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the tokenizer's files: says who made some tokens."""
+        digest = hashlib.sha256(json.dumps(dict(self.special), sort_keys=True).encode())
+        for name, content in sorted(self.files().items()):
+            if name in MAIN:  # a chat template says how a conversation is written down, and nothing about tokens
+                digest.update(f"{name} {len(content)} ".encode() + content)
+        return digest.hexdigest()[:16]
+
+    def preview(self, generator: "Generator[Any, Any]") -> "Texts":
+        """What reads the texts of a generation under way; see `contracts.Tokenizer.preview`."""
+        from ..decoding.texts import Texts
+
+        return Texts(self)
+
+    def prompt(self, text: str, most: int) -> list[int]:
+        """The tokens of a text of at most `most` tokens.
+
+        ValueError in one line for a longer one, which says how much of it fits; what is far too long is refused without
+        being read to its end.
+        """
+        part = _checked(text)[: 8 * most]
+        while True:
+            tokens = self.encode(part)
+            if len(tokens) <= most and len(part) == len(text):
+                return tokens
+            if len(tokens) > most + SLACK or len(part) == len(text):
+                break
+            part = text[: 2 * len(part)]
+        count = f"{len(tokens)}" if len(part) == len(text) else f"more than {most + SLACK}"
+        fits = len(self.decode(tokens[:most]))
+        raise ValueError(
+            f"text: got {len(text)} letters, {count} tokens, accepted: at most {most} tokens, "
+            f"such as the first {fits} letters of it (nothing is cut off unasked)"
+        )
 
     @property
     def end(self) -> int | None:
@@ -142,8 +294,10 @@ class Pretrained(TextTokenizer):
     """A tokenizer.json, read by the `tokenizers` package."""
 
     def __init__(self, data: str, special: Mapping[str, str] | None = None, template: str | None = None):
-        from tokenizers import Tokenizer
-
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise ValueError("tokenizer.json needs a package: pip install 'nextok_mm[language]'") from None
         try:
             self._users, self._own = Tokenizer.from_str(data), Tokenizer.from_str(data)
         except Exception as error:  # the package raises plain exceptions
@@ -152,7 +306,7 @@ class Pretrained(TextTokenizer):
             tokenizer.no_truncation()
             tokenizer.no_padding()
         self._users.encode_special_tokens = True
-        self.special, self.template = dict(special or {}), template
+        self.special, self.template, self._data = dict(special or {}), template, data
 
     @property
     def size(self) -> int:
@@ -177,7 +331,7 @@ class Pretrained(TextTokenizer):
 
     def files(self) -> dict[str, bytes]:
         """tokenizer.json, and what stands beside it."""
-        return {"tokenizer.json": self._own.to_str().encode(), **super().files()}
+        return {"tokenizer.json": self._data.encode(), **super().files()}
 
 
 class SentencePiece(TextTokenizer):
@@ -232,20 +386,29 @@ class SentencePiece(TextTokenizer):
 
 def load_words(folder: Path) -> TextTokenizer:
     """The text tokenizer that lies in a checkpoint's folder; ValueError in one line where there is none."""
-    config = json.loads(_read(folder / "tokenizer_config.json") or b"{}")
+    found = {name: _read(folder / name, MAX_TEMPLATE if name == TEMPLATE else MAX_FILE) for name in FILES}
+    return words_of({name: data for name, data in found.items() if data is not None}, f"checkpoint {folder}")
+
+
+def words_of(files: Mapping[str, bytes], where: str) -> TextTokenizer:
+    """The text tokenizer that these files hold; ValueError in one line, which begins with `where`, if there is none."""
+    try:
+        config = json.loads(files.get("tokenizer_config.json") or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: tokenizer_config.json: not JSON: {' '.join(str(error).split())[:120]}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{where}: tokenizer_config.json: an object is accepted, got {type(config).__name__}")
     special = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     special = {name: text for name, text in special.items() if text}
-    named = _read(folder / TEMPLATE, MAX_TEMPLATE)
+    named = files.get(TEMPLATE)
     template = named.decode("utf8", errors="replace") if named else _template(config.get("chat_template"))
-    if (folder / BYTES).is_file():
+    if BYTES in files:
         return Bytes()
-    if (data := _read(folder / "tokenizer.json")) is not None:
+    if (data := files.get("tokenizer.json")) is not None:
         return Pretrained(data.decode("utf8", errors="replace"), special, template)
-    if (data := _read(folder / "tokenizer.model")) is not None:
+    if (data := files.get("tokenizer.model")) is not None:
         return SentencePiece(data, special, template)
-    raise ValueError(
-        f"checkpoint {folder}: no text tokenizer, accepted: tokenizer.json or tokenizer.model beside the weights"
-    )
+    raise ValueError(f"{where}: no text tokenizer, accepted: tokenizer.json or tokenizer.model beside the weights")
 
 
 def _read(path: Path, most: int = MAX_FILE) -> bytes | None:
@@ -273,7 +436,7 @@ def _template(found: Any) -> str | None:
 def _checked(text: str) -> str:
     """The text; ValueError in one line for what is none, is too long, or holds half a letter."""
     if not isinstance(text, str):
-        raise ValueError(f"text: got {type(text).__name__}, accepted: text")
+        raise ValueError(f"text: got {shown(text)}, accepted: text")
     if len(text) > MAX_TEXT:
         raise ValueError(f"text: got {len(text)} letters, accepted: at most {MAX_TEXT}")
     try:

@@ -1,4 +1,5 @@
-"""What a user asks a generator for, as what it reads: class labels by number or name, or captions, taken in turn."""
+"""What a user asks a generator for, as what it reads: class labels by number or name, captions or prompts, taken in
+turn."""
 
 import difflib
 import operator
@@ -9,19 +10,42 @@ import torch
 from torch import Tensor
 
 from ..contracts import Generator
+from ..media.words import TextTokenizer, Words
+from .inputs import whole
 
 NAMES = 10  # of classes, in a message
+MAX_ROWS = 1_000_000
+"""Samples of one call: more are made in several, with seeds of their own."""
+
+
+def count(generator: Generator | None, n: Any, text: Any, others: int = 1) -> int:
+    """How many samples are asked for: n, or where it is None one per prompt of a model that reads prompts, and
+    `others` of any other model."""
+    if n is None:
+        n = max(1, 0 if text is None else len(each(text))) if generator and "tokens" in generator.takes else others
+    return whole("n", n, 1, MAX_ROWS)
 
 
 def read(
-    generator: Generator | None, names: Sequence[str], model: str, n: int, given: Mapping[str, Any]
+    generator: Generator | None,
+    names: Sequence[str],
+    model: str,
+    n: int,
+    given: Mapping[str, Any],
+    text_tokenizer: TextTokenizer | None = None,
 ) -> dict[str, Any]:
-    """The condition of n samples, by name, as the generator reads it: `labels` [n], `text` of n captions.
+    """The condition of n samples, by name, as the generator reads it: `labels` [n], `text` of n captions, `tokens` of n
+    prompts.
 
-    names: of the classes; model: its name, in messages; given: what was asked for by name, None for nothing. ValueError
-    in one line for what this generator doesn't take.
+    names: of the classes; model: its name, in messages; given: what was asked for by name, None for nothing;
+    text_tokenizer: what reads prompts. ValueError in one line for what this generator doesn't take.
     """
     takes = () if generator is None else generator.takes
+    if generator is not None and text_tokenizer is not None and "tokens" in takes:
+        if given.get("labels") is not None:
+            raise ValueError(f"labels: got {given['labels']!r}, accepted: text, {model} reads prompts")
+        found = prompts(text_tokenizer, given.get("text"), n, generator.longest_prompt)
+        return {} if found is None else {"tokens": found}
     words = {"labels": "class labels", "text": "captions"}
     for name, value in given.items():
         if value is not None and name not in takes and not (name == "labels" and "text" not in takes):
@@ -60,6 +84,24 @@ def captions(given: Any, n: int) -> list[str] | None:
         if not isinstance(caption, str) or not caption.strip():
             raise ValueError(f"text: got {caption!r}, accepted: a caption of at least one word, or a list of them")
     return [wanted[i % len(wanted)] for i in range(n)]
+
+
+def prompts(words: TextTokenizer, given: Any, n: int, most: int) -> list[list[int]] | None:
+    """The tokens of n prompts of at most `most` tokens, one or several given taken in turn.
+
+    ValueError in one line where one is no text, is empty, or doesn't fit."""
+    if given is None:
+        return None
+    read = [words.prompt(text, most) for text in Words().take(given)]
+    return [read[row % len(read)] for row in range(n)]
+
+
+def asked(condition: Mapping[str, Any], text: Any, rows: range) -> dict[str, list[Any]]:
+    """What these rows were asked for, as a result tells it: prompts as texts."""
+    if "tokens" in condition:
+        texts = Words().take(text)
+        return {"text": [texts[row % len(texts)] for row in rows]}
+    return {name: part.tolist() if isinstance(part, Tensor) else list(part) for name, part in condition.items()}
 
 
 def listed(text: str | None) -> list[str] | None:

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from .. import borrowed, registry
-from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve, tokenizer_folder
-from ..contracts import Generator, Keep, OrderedTokenizer, Tokenizer, Tokens, check_speaks
-from ..decoding import decode
+from ..checkpoint import Card, fingerprint, from_pretrained, read_card, read_words, resolve, tokenizer_folder
+from ..contracts import Generator, Keep, OrderedTokenizer, Tokenizer, Tokens, check_speaks, check_words
 from ..inference import inference
 from ..media import Fit, Medium
+from ..media.words import TextTokenizer
 from ..rng import Rng, mix
 from ..weights import MAX_SHARD_SIZE
 from . import conditions, inputs, ladder
 from . import folder as folders
+from .conditions import MAX_ROWS
 from .result import Result, joined
+from .streaming import Run, results, stops
 
 BATCH = 64
-MAX_ROWS = 1_000_000
-"""Samples of one call: more are made in several, with seeds of their own."""
 Progress = Callable[[int, int], None]
 
 
@@ -38,8 +38,9 @@ class Pipeline:
     """A tokenizer together with a generator of its tokens, or a tokenizer by itself; `load` makes one.
 
     Attributes:
-        tokenizer: The tokenizer; None for a generator whose tokenizer is not known.
+        tokenizer: The tokenizer; None for a generator whose tokenizer is not known, and for a language model.
         generator: The generator; None for a tokenizer by itself.
+        words: The text tokenizer of a language model, with which it reads prompts and writes texts; else None.
         card: The description of the checkpoint: name, class labels, license, figures.
 
     Example:
@@ -50,9 +51,14 @@ class Pipeline:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer | None, generator: Generator | None, card: Card, tokenizer_card: Card | None = None
+        self,
+        tokenizer: Tokenizer | None,
+        generator: Generator | None,
+        card: Card,
+        tokenizer_card: Card | None = None,
+        words: TextTokenizer | None = None,
     ):
-        self.tokenizer, self.generator, self.card = tokenizer, generator, card
+        self.tokenizer, self.generator, self.card, self.words = tokenizer, generator, card, words
         self.tokenizer_card = card if card.role == "tokenizer" else tokenizer_card
 
     def to(self, device: str | torch.device) -> "Pipeline":
@@ -89,15 +95,19 @@ class Pipeline:
     @property
     def medium(self) -> Medium:
         """The kind of content that goes in and comes out; ValueError where a generator has no tokenizer."""
-        return self._tokenizer().medium
+        return self._voice().medium
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """What this checkpoint can do: the names of the methods that work."""
+        makes = self.generator is not None and (self.tokenizer or self.words) is not None
+        writes = makes and self.tokenizer is None
         able = {
-            "generate": self.generator is not None and self.tokenizer is not None,
-            "stream": self.generator is not None and self.tokenizer is not None,
-            "predict": self.generator is not None and self.tokenizer is not None and self.medium.temporal,
+            "generate": makes,
+            "stream": makes,
+            "chat": writes and self.words is not None and self.words.template is not None,
+            "score": writes,
+            "predict": makes and self.medium.temporal,
             "tokenize": self.tokenizer is not None,
             "detokenize": self.tokenizer is not None,
             "reconstruct": self.tokenizer is not None,
@@ -185,30 +195,33 @@ class Pipeline:
         Raises:
             ValueError: A value is not one that this generator takes.
         """
-        return conditions.read(self.generator, self.card.labels or (), self.card.name, n, given)
+        return conditions.read(self.generator, self.card.labels or (), self.card.name, n, given, self.words)
 
     def generate(
         self,
         labels: Sequence[int | str] | int | str | None = None,
-        n: int = 1,
+        n: int | None = None,
         seed: int = 0,
         *,
         text: Sequence[str] | str | None = None,
+        stop: Sequence[str] | str | None = None,
         keep: Keep | None = None,
         batch: int = BATCH,
         progress: Progress | None = None,
         **sampling: Any,
     ) -> Result:
-        """Generate n samples, such as pictures.
+        """Generate n samples, such as pictures or texts.
 
         Sample i depends on (seed, i) and its condition alone, so it is the same in any batch and on any device.
 
         Args:
             labels: Classes by number or name; one for all, or several that are cycled. None cycles through all classes,
                 and "none" gives no condition.
-            n: Number of samples.
+            n: Number of samples; None makes one, and of a language model one per prompt.
             seed: Seed of the run.
-            text: Captions, for a generator that reads them; one for all, or several that are cycled.
+            text: Captions or prompts, for a generator that reads them; one for all, or several that are cycled. A
+                `Path` is a file of a prompt.
+            stop: Texts at which a text ends, before the first of them; none where the samples are no texts.
             keep: Known tokens, which stay as they are (in-painting, continuation).
             batch: Number of samples that are generated at a time.
             progress: A function (done, all) that is called after each entity, counted over all batches.
@@ -230,8 +243,8 @@ class Pipeline:
             'out.png'
         """
         parts = []
-        n, batch = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("batch", batch, 1, MAX_ROWS)
-        seed = inputs.whole("seed", seed)
+        n, batch = conditions.count(self.generator, n, text), inputs.whole("batch", batch, 1, MAX_ROWS)
+        seed, options = inputs.whole("seed", seed), {"text": text, "stop": stop, "keep": keep, "decode_all": False}
         for first in range(0, n, batch):
             size = min(batch, n - first)
 
@@ -241,7 +254,7 @@ class Pipeline:
 
             last = None
             rows = range(first, first + size)
-            for last in self.stream(labels, n, seed, text=text, keep=keep, rows=rows, decode_all=False, **sampling):
+            for last in self.stream(labels, n, seed, rows=rows, **options, **sampling):
                 count(last.done, last.entities)
             assert last is not None
             parts.append(last)
@@ -250,10 +263,11 @@ class Pipeline:
     def stream(
         self,
         labels: Sequence[int | str] | int | str | None = None,
-        n: int = 1,
+        n: int | None = None,
         seed: int = 0,
         *,
         text: Sequence[str] | str | None = None,
+        stop: Sequence[str] | str | None = None,
         keep: Keep | None = None,
         rows: range | None = None,
         decode_all: bool = True,
@@ -262,10 +276,11 @@ class Pipeline:
         """Generate the samples of `generate` in one batch, and hand them out after every entity.
 
         This serves previews, progress and early stopping. With ordered tokens, pictures are decoded after 1, 2, 4, 8
-        ... tokens: decoding costs more than generating a token, and one more token among many changes little.
+        ... tokens: decoding costs more than generating a token, and one more token among many changes little. Texts
+        grow by whole letters, and what has been handed out of one stays.
 
         Args:
-            labels, n, seed, text, keep, sampling: As in `generate`.
+            labels, n, seed, text, stop, keep, sampling: As in `generate`.
             rows: Which of the n samples to generate; None generates all of them.
             decode_all: Decode every state; False decodes the last one alone.
 
@@ -275,8 +290,8 @@ class Pipeline:
         Raises:
             ValueError: As in `generate`; raised when the first result is asked for.
         """
-        generator, tokenizer = self._parts()
-        n, seed = inputs.whole("n", n, 1, MAX_ROWS), inputs.whole("seed", seed)
+        generator, voice = self._parts()
+        n, seed = conditions.count(generator, n, text), inputs.whole("seed", seed)
         rows = range(n) if rows is None else rows
         if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
             raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
@@ -284,37 +299,19 @@ class Pipeline:
         mine = {
             name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
         }
+        preview = voice.preview(generator)
+        preview.until(stops(stop))
         started = time.perf_counter()
         known = _rows_of(keep, rows, n)
         if known is not None:
-            self._check_source(tokenizer, known.source)
+            self._check_source(voice, known.source)
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, known)
-        seconds = {"generate": 0.0, "decode": 0.0}
-        preview, data = tokenizer.preview(generator.layout), tokenizer.medium.empty(len(rows))
-        asked = {name: part.tolist() if isinstance(part, Tensor) else list(part) for name, part in mine.items()}
-        for state in decode(generator, begun_state):
-            begun = time.perf_counter()
-            seconds["generate"] += begun - started
-            if state.done or (decode_all and preview.due(state.entity)):
-                data = preview.decode(state)
-            seconds["decode"] += time.perf_counter() - begun
-            yield Result(
-                data=data,
-                medium=tokenizer.medium,
-                name=self.card.name,
-                seed=seed,
-                condition=asked,
-                tokens=Tokens(state.data.cpu(), tuple(generator.layout.grid), fingerprint(tokenizer))
-                if state.done
-                else None,
-                sampling=settings.model_dump(mode="json"),
-                calls=getattr(state, "calls", 0),
-                seconds=dict(seconds),
-                backend=generator.backend,
-                done=state.entity,
-                entities=state.entities,
-            )
-            started = time.perf_counter()  # time that the caller spends between results is not counted
+        asked = conditions.asked(mine, text, rows)
+        sampled = settings.model_dump(mode="json") | ({"stop": stops(stop)} if stop else {})
+        yield from results(
+            Run(generator, voice.medium, preview, self.card.name, seed, asked, sampled, started, decode_all=decode_all),
+            begun_state,
+        )
 
     def tokenize(self, images: Any, fit: Fit = "exact") -> Tokens:
         """Encode samples to tokens.
@@ -454,7 +451,7 @@ class Pipeline:
 
         return predict(self, clips, frames, seed, labels, **sampling)
 
-    def _check_source(self, tokenizer: Tokenizer, source: str) -> None:
+    def _check_source(self, tokenizer: "Tokenizer | TextTokenizer", source: str) -> None:
         """ValueError for tokens that say that another tokenizer made them."""
         own = fingerprint(tokenizer) if source else ""
         if source != own:
@@ -485,6 +482,8 @@ class Pipeline:
         return self.medium.read(path, fit)
 
     def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None and self.words is not None:
+            raise ValueError(f"tokenizer: {self.card.name} writes texts, accepted: {', '.join(self.tasks)}")
         if self.tokenizer is None:
             raise ValueError(
                 f"tokenizer: {self.card.name} names none; load it with tokenizer=FOLDER (--tokenizer), "
@@ -492,10 +491,14 @@ class Pipeline:
             )
         return inputs.check_pictures(self.tokenizer, self.card.name)
 
-    def _parts(self) -> tuple[Generator, Tokenizer]:
+    def _voice(self) -> "Tokenizer | TextTokenizer":
+        """What the generator's tokens stand for: a tokenizer, or without any the text tokenizer."""
+        return self._tokenizer() if self.tokenizer is not None or self.words is None else self.words
+
+    def _parts(self) -> "tuple[Generator, Tokenizer | TextTokenizer]":
         if self.generator is None:
             raise ValueError(f"generate: {self.card.name} is a tokenizer, accepted: a generator")
-        return self.generator, self._tokenizer()
+        return self.generator, self._voice()
 
 
 def load(
@@ -509,8 +512,10 @@ def load(
     """Load a checkpoint as a pipeline.
 
     Args:
-        name: Name of a shipped model (see `list_models`), a checkpoint folder, or a hub id (owner/name).
-        tokenizer: A tokenizer that replaces the one that a generator's checkpoint names.
+        name: Name of a shipped model (see `list_models`), a checkpoint folder, or a hub id (owner/name); of a language
+            model also a folder in transformers' form, a GGUF file, or a folder with one.
+        tokenizer: A tokenizer that replaces the one that a generator's checkpoint names; of a language model the
+            folder of a text tokenizer.
         device: The device to run on; None takes a GPU where there is one, and the CPU elsewhere.
         revision: Branch, tag or commit of a hub id.
         dtype: Number format of the generator: "float32", "bfloat16" or "float16". A tokenizer stays in float32: in
@@ -538,12 +543,12 @@ def load(
         raise ValueError(f"load: {card.name} is a judge, accepted: a generator or a tokenizer (judges: nextok eval)")
     kind, target = folders.precision(card, dtype), _device(device)
     model, card = from_pretrained(folder, dtype=kind)
-    if card.role == "generator" and model.open_ended:
-        raise ValueError(
-            f"load: {card.name} is a language model; its README.md shows how it is used, no pipeline does yet"
-        )
     if card.role == "tokenizer":
         return Pipeline(model, None, card).to(target)
+    if model.medium is not None:
+        words = read_words(folder if tokenizer is None else resolve(tokenizer))
+        check_words(model, words, "" if tokenizer is not None else card.tokenizer_fingerprint, card.name)
+        return Pipeline(None, model, card, words=words).to(target)
     place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
     speaks, speaks_card = (None, None) if place is None else from_pretrained(place, role="tokenizer")
     if speaks is not None:
@@ -558,9 +563,13 @@ def load(
 
 
 def medium_of(name: str | Path) -> Medium | None:
-    """What a tokenizer works on, or a generator that speaks through one; loads no weights. None for neither."""
+    """What a checkpoint takes in and gives back, where it is no judge; loads no weights. None where nobody knows."""
     folder = resolve(name)
     card = read_card(folder)
+    if card.role == "generator":
+        own: Any = registry.get("generator", card.kind)
+        if own.medium is not None:
+            return own.medium
     if card.role == "generator" and (place := tokenizer_folder(card, folder)) is not None:
         card = read_card(place)
     if card.role != "tokenizer":
@@ -596,7 +605,7 @@ def _names(model: Any) -> set[str]:
     """What may be said to a model: its settings' names, and the arguments of a pipeline's methods for its role."""
     arguments = ("seed", "batch", "progress")
     if isinstance(model, Generator):
-        arguments += ("labels", "text", "n")
+        arguments += ("labels", "text", "n", "stop")
     return {*arguments, *getattr(getattr(model, "Sampling", None), "model_fields", ())}
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoint import CONFIG, INDEX, README, WEIGHTS, Card, fingerprint, read_card, save_pretrained
-from ..files import sync
+from ..files import sync, write_files
+from ..references import WORDS
 from ..weights import MAX_SHARD_SIZE, SHARD, first_line, usable
 
 if TYPE_CHECKING:
@@ -87,7 +88,11 @@ def _write(pipeline: "Pipeline", made: Path, dtype: torch.dtype | None, most: in
             not each.is_floating_point() or each.dtype == torch.float32 for each in tokenizer.state_dict().values()
         )
         meta |= {"tokenizer_fingerprint": fingerprint(tokenizer)} if plain else {}  # else it is read, as `load` will
+    elif pipeline.words is not None:
+        meta["tokenizer_fingerprint"] = fingerprint(pipeline.words)
     save_pretrained(generator, made, dtype=dtype, **meta)
+    if pipeline.words is not None:
+        write_files(made, pipeline.words.files())
 
 
 def foreign(folder: Path) -> str | None:
@@ -109,7 +114,7 @@ def foreign(folder: Path) -> str | None:
         if path.is_dir() and name in (INSIDE, inside):
             if (other := foreign(path)) is not None:
                 return other
-        elif path.is_dir() or not (name in (CONFIG, README, WEIGHTS, INDEX) or SHARD.fullmatch(name)):
+        elif path.is_dir() or not (name in (CONFIG, README, WEIGHTS, INDEX, *WORDS) or SHARD.fullmatch(name)):
             return f"{name!r}, which is no part of a checkpoint"
     return None
 

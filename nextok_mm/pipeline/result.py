@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -25,9 +26,10 @@ class Result:
     """Samples, and how they came about.
 
     Attributes:
-        data: The samples [n, ...] on the CPU, as `medium` has them: pictures [n, C, H, W] in [0, 1], or clips
-            [n, C, T, H, W], those T frames that are final.
+        data: The samples on the CPU, as `medium` has them: pictures [n, C, H, W] in [0, 1], clips [n, C, T, H, W],
+            those T frames that are final, or a list of n texts.
         medium: The kind of content that the samples are.
+        added: What `Pipeline.stream` has added to each text since the partial result before; None for other media.
         name: Name of the checkpoint.
         seed: Seed of the run.
         condition: What the samples were asked for, by name: a list with one value per sample.
@@ -41,7 +43,7 @@ class Result:
         entities: Number of entities of a whole sample.
     """
 
-    data: Tensor
+    data: Any
     medium: Medium
     name: str
     seed: int = 0
@@ -54,10 +56,23 @@ class Result:
     backend: str = ""
     done: int = 0
     entities: int = 0
+    added: Any = None
 
     @property
     def images(self) -> Tensor:
-        """`data`, by the name that it has for pictures and clips."""
+        """`data`, by the name that it has for pictures and clips; AttributeError for texts."""
+        return self._named("images")
+
+    @property
+    def texts(self) -> list[str]:
+        """`data`, by the name that it has for texts; AttributeError for anything else."""
+        return self._named("texts")
+
+    def _named(self, field: str) -> Any:
+        if self.medium.field != field:
+            raise AttributeError(
+                f"{field}: this is a result of {self.medium.plural}, which are in .{self.medium.field}"
+            )
         return self.data
 
     @property
@@ -67,7 +82,7 @@ class Result:
 
     @property
     def text(self) -> list[str] | None:
-        """The caption that each sample was asked for, where any were."""
+        """The caption or the prompt that each sample was asked for, where any were."""
         return self.condition.get("text")
 
     def settings(self) -> dict[str, Any]:
@@ -84,11 +99,11 @@ class Result:
         """How many samples there are."""
         return len(self.data)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Any:
         """One sample."""
         return self.data[index]
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         """The samples, one after another."""
         return iter(self.data)
 
@@ -96,8 +111,12 @@ class Result:
         """One line: what it is, and how it was made."""
         asked = "".join(f", {name}={_short(values)}" for name, values in self.condition.items())
         partial = f", {self.done} of {self.entities} entities" if self.done < self.entities else ""
-        shape = " x ".join(map(str, self.data.shape[1:]))
-        return f"<Result: {self.medium.words(len(self))} of {shape} by {self.name}, seed {self.seed}{asked}{partial}>"
+        size = self.medium.extent(self.data)
+        return f"<Result: {self.medium.words(len(self))} of {size} by {self.name}, seed {self.seed}{asked}{partial}>"
+
+    def __str__(self) -> str:
+        """Texts as they are, with an empty line between several; of anything else, the line of `repr`."""
+        return self.medium.printed(self.data) or repr(self)
 
     def pil(self) -> list[Image.Image]:
         """Turn the samples into Pillow pictures.
@@ -134,7 +153,7 @@ class Result:
 
         Args:
             path: Name of the file, whose ending decides the format: .png, .jpg or .webp for pictures; .mp4, .gif, .webp
-                or .png for clips.
+                or .png for clips; .txt, .md or .jsonl for texts.
             force: Replace an existing file.
             columns: Number of samples side by side; None makes about a square.
             zoom: Factor by which pixels are enlarged; None makes small samples visible.
@@ -149,9 +168,9 @@ class Result:
         how = Saving(*inputs.sides(columns, zoom), fps)
         return self.medium.save(self.data, path, self.settings(), force, how)
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> Any:
         """Notebooks show the samples."""
-        return self.medium.shown(self.data)["image/png"]
+        return self.medium.shown(self.data).get("image/png")
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Notebooks show the samples; clips move."""
@@ -165,11 +184,20 @@ def joined(parts: list[R]) -> R:
     tokens = [part.tokens for part in parts if part.tokens is not None]
     return replace(
         first,
-        data=torch.cat([part.data for part in parts]),
+        data=first.medium.join([part.data for part in parts]),
         condition={name: [value for part in parts for value in part.condition[name]] for name in names},
         seconds={name: sum(part.seconds[name] for part in parts) for name in first.seconds},
-        tokens=replace(tokens[0], data=torch.cat([each.data for each in tokens])) if tokens else None,
+        tokens=_joined_tokens(tokens) if tokens else None,
     )
+
+
+def _joined_tokens(parts: list[Tokens]) -> Tokens:
+    """Tokens of batches as one; behind those of shorter texts stands -1."""
+    longest = max(part.data.shape[1] for part in parts)
+    if all(part.data.shape[1] == longest for part in parts):
+        return replace(parts[0], data=torch.cat([part.data for part in parts]))
+    rows = [F.pad(part.data, (0, longest - part.data.shape[1]), value=-1) for part in parts]
+    return replace(parts[0], data=torch.cat(rows), grid=(longest,))
 
 
 def _short(values: list[Any]) -> str:

@@ -121,6 +121,10 @@ class GatedMLP(nn.Module):
         self.gate_up = nn.Linear(width, 2 * hidden, bias)
         self.out = nn.Linear(hidden, width, bias)
 
+    def parts(self) -> dict[str, dict[str, int]]:
+        """The layers that are several side by side, and the outputs of each part by its name."""
+        return {"gate_up": dict.fromkeys(("gate", "up"), self.out.in_features)}
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -182,6 +186,11 @@ class Attention(nn.Module):
         norm = config.head_dim, config.norm, config.norm_affine, config.norm_eps
         self.q_norm = Norm(*norm) if config.qk_norm else None
         self.k_norm = Norm(*norm) if config.qk_norm else None
+
+    def parts(self) -> dict[str, dict[str, int]]:
+        """The layers that are several side by side, and the outputs of each part by its name."""
+        shared = self.kv_heads * self.head_dim
+        return {"qkv": {"q": self.heads * self.head_dim, "k": shared, "v": shared}}
 
     def forward(
         self,

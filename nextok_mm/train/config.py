@@ -16,8 +16,9 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from .. import data, registry
 from ..checkpoint import read_card, resolve
-from ..config import Config, ModelConfig, override, read_yaml
+from ..config import Config, ModelConfig, override, read_yaml, shown
 from ..data import SourceConfig
+from ..lora import Lora
 
 
 class ModelSpec(Config):
@@ -110,6 +111,11 @@ class Train(Config):
         default=False, description="Compute activations again in the backward pass, to save memory."
     )
     cpu: bool = Field(default=False, description="Stay on the CPU even where there is a GPU.")
+    lora: Lora | None = Field(
+        default=None,
+        description="Train low-rank updates of some layers alone, and leave the weights of init as they are (LoRA); "
+        "null trains the model itself.",
+    )
     workers: int = Field(
         default=0,
         ge=0,
@@ -194,6 +200,7 @@ class TrainConfig(Config):
     def parse(cls, fields: Mapping[str, Any], where: str = "") -> "TrainConfig":
         """Validate plain data; `model` and `data` are read by the classes that their kinds name."""
         fields = dict(fields)
+        fields |= _of_base(fields)
         for group in ("model", "data", "train"):
             if not isinstance(fields.get(group), Mapping):
                 raise ValueError(f"{group}: got {fields.get(group)!r}, accepted: a group of fields")
@@ -207,6 +214,8 @@ class TrainConfig(Config):
             raise ValueError(
                 f"train.batch: got {self.train.batch}, accepted: a multiple of train.accumulate {self.train.accumulate}"
             )
+        if self.train.lora is not None and not isinstance(self.init, str):
+            raise ValueError(f"init: got {self.init!r}, accepted: the checkpoint that train.lora leaves as it is")
         return self
 
     def plain(self) -> dict[str, Any]:
@@ -277,6 +286,24 @@ def _parts(init: Any) -> dict[str, Any]:
     if not isinstance(init, Mapping):
         return {}
     return {str(part): dict(read_card(resolve(str(name))).fields) for part, name in init.items()}
+
+
+def _of_base(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`model` of a training of low-rank updates: the fields of its base, but for those that are given."""
+    train, init, model = (fields.get(name) for name in ("train", "init", "model"))
+    if not (isinstance(train, Mapping) and train.get("lora") is not None and isinstance(init, str)):
+        return {}
+    card, given = read_card(resolve(init)), model or {}
+    if card.base is not None:
+        raise ValueError(f"init: {init} is a LoRA by itself, accepted: a whole checkpoint (nextok merge makes one)")
+    if not isinstance(given, Mapping):
+        return {}
+    own = {**card.fields, "role": card.role, "kind": card.kind}
+    free = {"size", "sampling", *registry.get(card.role, card.kind).training_only}
+    for name, value in given.items():
+        if name in own and own[name] != value and name not in free and not name.endswith("dropout"):
+            raise ValueError(f"model.{name}: got {shown(value)}, accepted: {shown(own[name])}, as {init} has it")
+    return {"model": {**own, **given}}
 
 
 def _model(group: Mapping[str, Any]) -> dict[str, Any]:

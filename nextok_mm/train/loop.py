@@ -23,7 +23,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import registry
+from .. import lora, registry
 from ..checkpoint import fingerprint, from_pretrained, save_pretrained
 from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
@@ -137,7 +137,7 @@ class Run:
         self.main, self.world = accelerator.is_main_process, accelerator.num_processes
         self.micro = config.train.batch // config.train.accumulate // self.world
         self.source = config.data.open()
-        self.model = _build(config)
+        self.model, self.base = _build(config)
         self.tokenizer = _tokenizer(config, self.source, self.model, accelerator.device)
         check_data(config, self.model, self.source, self.tokenizer)
         self.data = identity(self.source) if self.main else ""
@@ -216,12 +216,15 @@ class Run:
                 total, parts = self.objective(batch, seeds)
                 accelerator.backward(total)
             losses.append({"loss": total.detach(), **parts})
+        if self.step == 0 and config.train.lora is not None:
+            lora.check_reached(self.model)
         norm = whole(accelerator.clip_grad_norm_(self.parameters, config.optim.clip or float("inf")))
         numbers, stopping = self._gather(losses, norm)
         self._check(numbers, batches)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.after_step(Rng([mix(config.train.seed, "after", self.step)]))
+        if config.train.lora is None:  # what a model updates by itself is its base's, which stays as it is
+            self.model.after_step(Rng([mix(config.train.seed, "after", self.step)]))
         if self.ema is not None:
             self.ema.update()
         self.step += 1
@@ -275,10 +278,10 @@ class Run:
 
     def _save(self) -> None:
         """Write a snapshot: gathered from every process, written by the first."""
-        tensors = {"weights": gather(self.model.state_dict(), self.main)}
+        tensors = {"weights": gather(self._stored(), self.main)}
         tensors["optimizer"] = snapshots.pack_optimizer(self.optimizer, self.names, self.main)
         facts: dict[str, Any] = {"sums": self.sums, "summed": self.summed, "rows": len(self.source)}
-        facts["data"] = self.data
+        facts["data"], facts["base"] = self.data, self.base
         if self.ema is not None:
             tensors["ema"], facts["ema_updates"] = gather(self.ema.means, self.main), self.ema.updates
         if self.main:
@@ -287,6 +290,14 @@ class Run:
             snapshots.write(self.folder.snapshots, self.step, tensors, facts, self.config.train.keep)
         self.accelerator.wait_for_everyone()
 
+    def _stored(self) -> dict[str, Tensor]:
+        """What a snapshot holds of the model: all of it, but for a base that stays as it is."""
+        state = self.model.state_dict()
+        if self.config.train.lora is None:
+            return state
+        trained = {name for parameter, name in self.names.items() if parameter.requires_grad}
+        return {name: tensor for name, tensor in state.items() if name in trained}
+
     def _resume(self) -> None:
         """Take up the newest whole snapshot, if there is one."""
         found = snapshots.newest(self.folder.snapshots)
@@ -294,8 +305,9 @@ class Run:
             return
         self.step, tensors, facts = found
         self._check_same_data(facts)
-        own = self.model.state_dict()
-        self.model.load_state_dict({name: spread(tensor, own[name]) for name, tensor in tensors["weights"].items()})
+        own = self._stored()
+        taken = {name: spread(tensor, own[name]) for name, tensor in tensors["weights"].items()}
+        self.model.load_state_dict(taken, strict=self.config.train.lora is None)
         snapshots.unpack_optimizer(self.optimizer, self.names, tensors["optimizer"])
         if self.ema is not None:
             self.ema.updates = facts["ema_updates"]
@@ -308,6 +320,11 @@ class Run:
     def _check_same_data(self, facts: dict[str, Any]) -> None:
         """ValueError where the data has another number of rows than before, which puts all of them in another order;
         a warning where rows differ (another version of a decoder is enough). Older snapshots say neither."""
+        if facts.get("base", self.base) != self.base:
+            raise ValueError(
+                f"init: {self.config.init} is {self.base}, accepted: {facts['base']}, which the run in "
+                f"{self.folder.path} began with; another train.out, or train.overwrite=true, begins anew"
+            )
         rows = len(self.source)
         if facts.get("rows", rows) != rows:
             raise ValueError(
@@ -345,6 +362,8 @@ class Run:
         if not keep:
             return self.model
         model = registry.get(spec.role, spec.kind)(spec.fields)
+        if self.config.train.lora is not None:
+            lora.put_on(model, self.config.train.lora)
         model.load_state_dict(weights)
         return model.to(self.accelerator.device).train(self.model.training)
 
@@ -368,9 +387,15 @@ class Run:
         if self.tokenizer is not None:
             meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)
+        # a language model is of no use without them
+        words = self.source.words.files() if isinstance(self.source, Text) else {}
+        if config.train.lora is not None:
+            base = str(config.init), self.base
+            lora.save(model, self.folder.final, config.train.lora, *base, dtype=dtype, words=words, **meta)
+            return
         save_pretrained(model, self.folder.final, dtype=dtype, without=model.training_only, **meta)
-        if isinstance(self.source, Text):  # a language model is of no use without them
-            write_files(self.folder.final, self.source.words.files())
+        if words:
+            write_files(self.folder.final, words)
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -417,13 +442,16 @@ def _warnings(config: TrainConfig, device: torch.device) -> Iterator[str]:
             yield words
 
 
-def _build(config: TrainConfig) -> Model:
-    """The model with fresh weights, or with those of `init` where they fit."""
-    spec = config.model
+def _build(config: TrainConfig) -> tuple[Model, str]:
+    """The model with fresh weights, or with those of `init` where they fit; and the fingerprint of its base, which is
+    empty where it is trained itself."""
+    spec, base = config.model, ""
     torch.manual_seed(mix(config.train.seed, "weights"))
     model = registry.get(spec.role, spec.kind)(spec.fields)
     if isinstance(config.init, str):
-        _begin_from(model, from_pretrained(config.init, role=spec.role)[0], config.init)
+        other = from_pretrained(config.init, role=spec.role)[0]
+        base = "" if config.train.lora is None else fingerprint(other)
+        _begin_from(model, other, config.init)
     for part, name in config.init.items() if isinstance(config.init, dict) else ():
         inner = getattr(model, part, None)
         if not isinstance(inner, nn.Module):
@@ -431,7 +459,10 @@ def _build(config: TrainConfig) -> Model:
         _begin_from(inner, from_pretrained(name)[0], name)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing()
-    return model
+    if config.train.lora is not None:
+        torch.manual_seed(mix(config.train.seed, "lora"))
+        lora.put_on(model, config.train.lora)
+    return model, base
 
 
 def _begin_from(model: nn.Module, other: nn.Module, name: str) -> None:

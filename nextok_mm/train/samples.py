@@ -39,7 +39,8 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
             return
     finally:
         model.train(training)
-    tiles, columns = (tokenizer or model).medium.tiles(made.cpu().clamp(0, 1))
+    medium = (tokenizer or model).medium
+    tiles, columns = medium.tiles(made.cpu().clamp(medium.low, 1))
     name = f"step-{step:08d}.png"
     write_whole(folder / name, lambda file: save_image(tiles, file, format="png", nrow=columns or 8), force=True)
 

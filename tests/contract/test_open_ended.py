@@ -1,6 +1,7 @@
 """What every registered generator keeps whose rows end when they end."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,15 @@ PROMPTS = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=9), min_siz
 
 def run(model, prompts, seeds, **sampling):
     chosen = model.Sampling.parse({**model.config.sampling.model_dump(), "tokens": 12, **sampling})
-    *_, last = decode(model, model.start({"tokens": prompts}, Rng(seeds), chosen))
-    return [last.data[row, : last.lengths_B[row]].tolist() for row in range(len(prompts))]
+    last: Any = list(decode(model, model.start({"tokens": prompts}, Rng(seeds), chosen)))[-1]
+    return [last.data[row, : last.lengths_B[row]] for row in range(len(prompts))]
+
+
+def same(some, others, rounding=1e-9):
+    """Codes to the bit, latents but for rounding."""
+    for one, other in zip(some, others, strict=True):
+        within = rounding if one.is_floating_point() else 0
+        torch.testing.assert_close(one, other, rtol=within, atol=within)
 
 
 def test_a_row_is_the_same_alone_whatever_its_neighbours_are(open_ended):
@@ -31,17 +39,19 @@ def test_a_row_is_the_same_alone_whatever_its_neighbours_are(open_ended):
     @given(PROMPTS, st.integers(0, 1 << 40))
     def check(prompts, seed):
         seeds = [seed + row for row in range(len(prompts))]
-        assert run(model, prompts, seeds) == [run(model, [p], [s])[0] for p, s in zip(prompts, seeds)]
+        same(run(model, prompts, seeds), [run(model, [p], [s])[0] for p, s in zip(prompts, seeds)])
 
     check()
 
 
 def test_the_room_of_a_row_is_its_own(open_ended):
     """A neighbour that nearly fills the context takes nothing from the others."""
-    context = open_ended.config.context
+    context = getattr(open_ended.config, "context", None)
+    if context is None:
+        pytest.skip("a row may be of any length")
     prompts, greedy = [[5], [6] * (context - 2)], {"temperature": 0, "tokens": 20}
     both = run(open_ended, prompts, [0, 1], **greedy)
-    assert both[0] == run(open_ended, prompts[:1], [0], **greedy)[0] and len(both[1]) <= 2
+    assert torch.equal(both[0], run(open_ended, prompts[:1], [0], **greedy)[0]) and len(both[1]) <= 2
 
 
 def test_every_step_adds_to_what_is_there(open_ended):
@@ -53,11 +63,12 @@ def test_every_step_adds_to_what_is_there(open_ended):
 
 
 def test_a_state_is_tensors_and_numbers(open_ended, tmp_path):
-    state = open_ended.start({"tokens": [[5], [6, 7]]}, Rng([1, 2]), open_ended.Sampling(tokens=9))
+    chosen = open_ended.Sampling.parse({**open_ended.config.sampling.model_dump(), "tokens": 9})
+    state = open_ended.start({"tokens": [[5], [6, 7]]}, Rng([1, 2]), chosen)
     state = open_ended.step(state)
     path = save_state(state, tmp_path / "state.safetensors")
     ends = [list(decode(open_ended, each))[-1].data for each in (copied(state), load_state(open_ended, path), state)]
-    assert torch.equal(ends[0], ends[1]) and torch.equal(ends[1], ends[2])
+    same(ends[:2], ends[1:], rounding=1e-5)
 
 
 def test_nothing_leaks_from_later_tokens(open_ended):
@@ -66,17 +77,19 @@ def test_nothing_leaks_from_later_tokens(open_ended):
         before = open_ended.predict(batch, Rng([1, 2]))
         for place in range(batch["tokens"].shape[1]):
             tokens = batch["tokens"].clone()
-            tokens[:, place] = (tokens[:, place] + 1) % open_ended.codes
-            after = open_ended.predict({"tokens": tokens}, Rng([1, 2]))
+            tokens[:, place] = tokens[:, place] + 1
+            tokens = tokens if open_ended.codes is None else tokens % open_ended.codes
+            after = open_ended.predict({**batch, "tokens": tokens}, Rng([1, 2]))
             assert torch.equal(after[:, :place], before[:, :place])
             assert not torch.equal(after[:, place:], before[:, place:])
 
 
 def test_what_it_does_not_take_is_refused(open_ended):
-    with pytest.raises(ValueError, match="labels: got a condition, accepted: tokens"):
+    with pytest.raises(ValueError, match="labels: got a condition, accepted: .*tokens"):
         open_ended.start({"labels": torch.tensor([1])}, Rng([0]))
     with pytest.raises(ValueError, match="keep: got known tokens"):
         open_ended.start(None, Rng([0]), None, Keep(torch.zeros(1, 4).long(), torch.ones(4).bool()))
-    for wrong in (torch.rand(2, 5), torch.zeros(2, 1).long(), torch.full((2, 5), open_ended.codes)):
+    wrongs = [torch.rand(2, 5), torch.zeros(2, 1).long(), torch.full((2, 5), open_ended.codes or 0)]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="tokens: got"):
             open_ended.loss({"tokens": wrong}, Rng([0, 1]))

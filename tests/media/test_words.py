@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nextok_mm.media import Words
 from nextok_mm.media.chat_template import TemplateError, render
-from nextok_mm.media.words import BYTES, Bytes, Pretrained, SentencePiece, load_words
+from nextok_mm.media.words import BYTES, MAX_TEXT, Bytes, Pretrained, SentencePiece, load_words
 
 tokenizers = pytest.importorskip("tokenizers")
 CORPUS = ["the cat sat on the mat", "naïve café — “quotes” 🦆 日本語", "def f(x): return x ** 2", "12345"] * 3
@@ -161,3 +162,103 @@ def test_sentencepiece_models_are_read(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"tokenizer\.model: damaged"):
         load_words(tmp_path)
+
+
+def test_texts_are_taken_and_read(tmp_path):
+    words, file = Words(), tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbfna\xc3\xafve\r\n")
+    assert words.take("a") == ["a"] and words.take(["a", file]) == ["a", "na\u00efve\r\n"]
+    assert words.take(str(file)) == [str(file)]  # a string is a text, whatever it says
+    assert words.empty(2) == ["", ""] and words.join([["a"], ["b", "c"]]) == ["a", "b", "c"]
+    assert words.words(1) == "1 text" and words.extent(["ab", "c", ""]) == "0 to 2 letters"
+    assert words.added(["a", ""], ["ab", "c"]) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no file"),
+        (b"ab\xff", r"not UTF-8 \(byte 2\), accepted: UTF-8 text"),
+        (b"ab\xc3", r"not UTF-8 \(byte 2\)"),
+        ("caf\u00e9".encode("utf16"), "not UTF-8"),
+        (b"", "an empty text, accepted: one letter or more"),
+    ],
+)
+def test_a_file_that_is_no_text_is_one_line(content, message, tmp_path):
+    file = tmp_path / "a\nb.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        Words().take(file)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="no file"):
+        Words().read(tmp_path)
+
+
+def test_a_file_too_large_is_refused_by_its_size(tmp_path):
+    with (tmp_path / "a.txt").open("wb") as file:
+        file.truncate(MAX_TEXT + 1)
+    with pytest.raises(ValueError, match=f"{MAX_TEXT + 1} bytes, at most {MAX_TEXT} accepted"):
+        Words().read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("bad", [[], [""], 5, [b"a"], None, ["a", "\udcff"]])
+def test_what_is_no_text_is_not_taken(bad):
+    with pytest.raises(ValueError, match="text: got"):
+        Words().take(bad)
+
+
+def test_texts_are_saved_as_they_are_or_a_line_each(tmp_path):
+    words, texts = Words(), ["a\r\nb\u2028", "\U0001f986"]
+    assert words.read(words.save(texts[:1], tmp_path / "a.txt")) == texts[:1]
+    assert words.read(words.save(texts, tmp_path / "b.md"))[0] == words.printed(texts) == "\n\n".join(texts)
+    settings = {"nextok.text": ["one", "two"], "nextok.seed": 3}
+    rows = words.save(texts, tmp_path / "c.jsonl", settings).read_bytes().split(b"\n")
+    assert json.loads(rows[1]) == {"text": texts[1], "nextok.text": "two", "nextok.seed": 3} and rows[2:] == [b""]
+    for name, message in (("a.txt", "exists"), ("a.png", "ends with .txt, .md, .jsonl"), ("a", "ends with")):
+        with pytest.raises(ValueError, match=message):
+            words.check_out(tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            words.save(texts, tmp_path / name)
+    words.check_out("-")
+    assert words.shown(texts) == {"text/plain": "\n\n".join(texts)}
+    for seen in (words.tiles, words.stills, words.sheet):
+        with pytest.raises(ValueError, match="got texts, accepted: what can be shown as pictures"):
+            seen(texts)
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(min_size=1, max_size=80), most=st.integers(1, 90))
+def test_a_prompt_fits_or_is_refused_whole(trained, text, most):
+    for words in (Bytes(), Pretrained(trained)):
+        tokens = words.encode(text)
+        if len(tokens) <= most:
+            assert words.prompt(text, most) == tokens
+        else:
+            with pytest.raises(ValueError, match=f"accepted: at most {most} tokens, such as the first [0-9]+ letters"):
+                words.prompt(text, most)
+
+
+def test_ten_megabytes_are_refused_at_once(words):
+    text, started = "the cat sat on the mat, " * 420_000, time.monotonic()
+    with pytest.raises(ValueError, match="got 10080000 letters, more than .* tokens, accepted: at most 8191 tokens"):
+        words.prompt(text, 8191)
+    assert time.monotonic() - started < 3
+
+
+def test_a_fingerprint_is_of_the_tokens_alone(trained, tmp_path):
+    words = Pretrained(trained, {"eos_token": "<|end|>"}, CHAT)
+    for name, data in words.files().items():
+        (tmp_path / name).write_bytes(data)
+    assert load_words(tmp_path).fingerprint == words.fingerprint != Pretrained(trained).fingerprint
+    assert Pretrained(trained, {"eos_token": "<|end|>"}).fingerprint == words.fingerprint
+    assert Bytes().fingerprint != words.fingerprint
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "[" * 99999, '"a"'])
+def test_a_damaged_config_is_one_line(trained, config, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(trained)
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: (not JSON|an object is accepted)") as refused:
+        load_words(tmp_path)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,95 @@
+"""Taking tokens into a cache where a sequence has no fixed end: rows of different lengths end at the same slot.
+
+Every row's past lies at the end of the common cache. The empty slots before it are seen by nobody, and a row's
+positions count from its own first token, so a row is what it is alone.
+
+Shapes: R rows, N new tokens, D width, K slots.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backbone import Backbone
+from .cache import KVCache
+from .masks import causal, continued
+
+
+def take_in(backbone: Backbone, x_RND: Tensor, cache: KVCache, empty_R: Tensor | None = None) -> Tensor:
+    """Run new tokens, each of which sees itself and what came before it; their keys and values join the cache.
+
+    Args:
+        backbone: A backbone without a table of positions.
+        x_RND: The new tokens, embedded.
+        cache: What the rows have read so far; its window is that of the attention.
+        empty_R: Slots of the cache that hold nothing before a row's first token; None where there are none.
+
+    Returns:
+        Hidden states [R, N, D].
+    """
+    count, device = x_RND.shape[1], x_RND.device
+    cache.make_room(count)
+    start, window = cache.length, cache.window
+    slots = torch.arange(start, start + count, device=device) + cache.dropped
+    mask = causal(count) if start == 0 and window is None else continued(start, [1] * count, window)
+    places, empty_RK = slots[:, None], None
+    if empty_R is not None and bool((empty_R > 0).any()):
+        places = (slots - empty_R[:, None])[..., None]
+        if bool((empty_R > cache.dropped).any()):
+            held = torch.arange(start + count, device=device) + cache.dropped
+            empty_RK = held < empty_R[:, None]
+    states = backbone(x_RND, mask, cache=cache, hidden_BK=empty_RK, places_NX=places)
+    cache.commit(count)
+    return states
+
+
+def read_prefixes(
+    backbone: Backbone,
+    prefixes: Sequence[Tensor],
+    cache: KVCache,
+    past: KVCache | None = None,
+    past_empty: Sequence[int] = (),
+) -> tuple[Tensor, Tensor]:
+    """Take a prefix of each row into an empty cache, equally long ones together.
+
+    Args:
+        backbone: A backbone without a table of positions.
+        prefixes: What each row reads, embedded, [N, D] of any lengths.
+        cache: An empty cache of as many rows, to be filled.
+        past: What each row has read before its prefix; None is nothing.
+        past_empty: Slots of `past` that hold nothing before each row's first token.
+
+    Returns:
+        The hidden state of each row's last token, [R, D] (zeros where the prefix is empty), and how many slots are
+        empty before each row's first token, [R].
+    """
+    heard = [0 if past is None else past.length - empty for empty in past_empty or [0 for _ in prefixes]]
+    kinds = [(before, len(prefix)) for before, prefix in zip(heard, prefixes)]
+    longest = max(map(sum, kinds))
+    cache.commit(longest)
+    last_RD = prefixes[0].new_zeros(len(prefixes), backbone.config.width)
+    for before, length in sorted(set(kinds)):
+        rows = [row for row, kind in enumerate(kinds) if kind == (before, length)]
+        rows_R = torch.tensor(rows, device=last_RD.device)
+        own = cache if len(rows) == len(prefixes) else cache.like(len(rows), max(before + length, 1))
+        own.rollback(0)
+        if past is not None and before:
+            own.commit(before)
+            head = past.select(rows_R)
+            head.shift(before - head.length)
+            own.place(torch.arange(len(rows)), head)
+        if length:
+            states = take_in(backbone, torch.stack([prefixes[row] for row in rows]), own)
+            last_RD[rows_R] = states[:, -1].to(last_RD.dtype)
+        if own is not cache:
+            cache.place(rows_R, own)
+    return last_RD, torch.tensor([longest - sum(kind) for kind in kinds], device=last_RD.device)
+
+
+def padded(rows: Sequence[Tensor], value: float = 0.0, least: int = 0) -> Tensor:
+    """Rows [N, ...] of any lengths -> [R, longest, ...], filled up behind, to at least so many places."""
+    longest = max(least, *(len(row) for row in rows))
+    tail = [0, 0] * (rows[0].dim() - 1)
+    return torch.stack([F.pad(row, (*tail, 0, longest - len(row)), value=value) for row in rows])
