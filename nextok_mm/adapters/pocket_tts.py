@@ -51,7 +51,7 @@ _LAYER = {
 }
 _RESIDUAL = {"in_ln": "norm", "mlp.0": "up", "mlp.2": "out"}
 _TIME = {"mlp.0": "up", "mlp.2": "out"}
-_SAMPLING = {"steps": 1, "temperature": 0.7, "stop": -4.0}
+_SAMPLING = {"steps": 1, "temperature": 0.7, "stop_logit": -4.0}
 
 
 def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -37,7 +37,9 @@ def test_a_converted_folder_speaks(official, tmp_path):
     convert("pocket_tts", tmp_path / "published", tmp_path / "mine")
     model, card = from_pretrained(tmp_path / "mine")
     assert card.kind == "flow_omni" and "cc-by-4.0" in card.license
-    spoken = list(decode(model, model.start({"tokens": [[3, 4]]}, Rng([0]), model.Sampling(stop=9, tokens=3))))[-1]
+    spoken = list(decode(model, model.start({"tokens": [[3, 4]]}, Rng([0]), model.Sampling(stop_logit=9, tokens=3))))[
+        -1
+    ]
     assert spoken.data.shape == (1, 3, 8) and spoken.data.isfinite().all()
     assert torch.equal(model.scale, official["flow_lm.emb_std"])
 
@@ -84,5 +86,5 @@ def test_its_text_tokenizer_comes_along(tmp_path):
     pipeline = nx.load(tmp_path / "mine")
     asked = pipeline.condition(1, text="the cat\nsat")
     assert pipeline.words.decode(asked["tokens"][0][0]) == "The cat sat." and asked["after"] == [[3]]
-    spoken = pipeline.generate(text="The cat sat on the mat.", tokens=3)
+    spoken = pipeline.generate(text="The cat sat on the mat.", tokens=3, stop_logit=100)
     assert spoken.data.shape == (1, 1, 3 * 160)
