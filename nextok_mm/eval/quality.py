@@ -20,10 +20,10 @@ from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
 from ..data import Source
 from ..features.pictures import LITE0, load_features
-from ..media import VISUAL, Clips, Medium, Pictures
+from ..media import VISUAL, Clips, Medium, Pictures, Sounds
 from ..pipeline import ladder, load, medium_of, settings_of
 from ..pipeline.inputs import whole
-from . import captions, clips, metrics, samples
+from . import captions, clips, metrics, samples, speech
 from .cache import remembered
 
 JUDGES = ("fashion-judge", LITE0)
@@ -114,7 +114,9 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
         "judge": evaluate_judge,
     }
     medium, run = medium_of(name), kinds[card.role]
-    if medium is not None and not isinstance(medium, VISUAL):
+    if card.role == "generator" and medium is not None and medium.name == Sounds.name:
+        run = speech.evaluate
+    elif medium is not None and not isinstance(medium, VISUAL):
         known = " or ".join(each.plural for each in VISUAL)
         raise ValueError(f"eval: got {name}, a {card.role} of {medium.plural}, accepted: models of {known}")
     clip = medium is not None and medium.name == Clips.name

@@ -29,7 +29,6 @@ from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
 from ..data.latents import Latents
 from ..data.source import Positions, Stream, identity, read
-from ..data.text import Text
 from ..files import write_files
 from ..machine import precision_advice
 from ..rng import Rng, mix
@@ -387,7 +386,7 @@ class Run:
             meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)
         # a language model is of no use without them
-        words = self.source.words.files() if isinstance(self.source, Text) else {}
+        words = {} if self.source.words is None else self.source.words.files()
         if config.train.lora is not None:
             base = str(config.init), self.base
             lora.save(model, self.folder.final, config.train.lora, *base, dtype=dtype, words=words, **meta)
