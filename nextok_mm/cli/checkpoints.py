@@ -34,13 +34,25 @@ def info(name: Name) -> None:
 
     Its size, license, tokenizer, labels, settings, training and figures are printed, one per line.
     """
-    from ..checkpoint import from_pretrained, resolve
+    from ..checkpoint import from_pretrained, read_card, resolve
     from ..config import described
+    from ..pipeline import load
 
     folder = resolve(name)
-    model, card = from_pretrained(folder)
+    pipeline, words = None, None
+    if read_card(folder).role == "judge":
+        model, card = from_pretrained(folder)
+    else:
+        pipeline = load(folder, device="cpu")
+        model, card, words = pipeline.generator or pipeline.tokenizer, pipeline.card, pipeline.words
     weights = sum(parameter.numel() for parameter in model.parameters())
     rows: dict[str, Any] = {"name": card.name, "role": card.role, "kind": card.kind, "parameters": f"{weights:,}"}
+    if pipeline is not None:
+        made = f" {pipeline.medium.plural}" if {"generate", "reconstruct"} & {*pipeline.tasks} else ""
+        rows |= {"tasks": f"{', '.join(pipeline.tasks)} (of{made})" if made else ", ".join(pipeline.tasks)}
+    if words is not None:
+        chat = "with" if words.template is not None else "without"
+        rows |= {"text tokenizer": f"{words.size:,} tokens, {chat} a chat template, {words.fingerprint}"}
     rows |= {"license": card.license or "not stated", "tokenizer": card.tokenizer, "folder": str(folder)}
     rows |= {"labels": ", ".join(f"{i} {label}" for i, label in enumerate(card.labels or ()))}
     rows |= {f"about.{key}": value for key, value in card.about.items()}
