@@ -62,10 +62,7 @@ class Text(Source):
     def __init__(self, config: Config):
         self.config = config
         self.words = Bytes() if config.words == "bytes" else load_words(Path(config.words).expanduser())
-        documents = (
-            text for name, text in read(Path(config.path).expanduser(), config.field) if self._mine(name, text)
-        )
-        parts = [torch.tensor(ends(self.words, text), dtype=torch.int32) for text in documents]
+        parts = [torch.tensor(ends(self.words, text), dtype=torch.int32) for text in documents(config)]
         self.tokens = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32)
         self.documents = len(parts)
         if len(self) < 1:
@@ -73,14 +70,6 @@ class Text(Source):
                 f"data.path {config.path}: {len(self.tokens)} tokens in {len(parts)} documents of the split "
                 f"{config.split}, accepted: {config.length} or more (data.length)"
             )
-
-    def _mine(self, name: str, text: str) -> bool:
-        """Whether a document belongs to this split."""
-        if not self.config.held_out:
-            return True
-        digest = hashlib.blake2b(f"{name}\0{text}".encode("utf8", "replace"), digest_size=8).digest()
-        held_out = int.from_bytes(digest, "little") % self.config.held_out == 0
-        return held_out == (self.config.split == "test")
 
     def __len__(self) -> int:
         return len(self.tokens) // self.config.length
@@ -96,6 +85,22 @@ def ends(words: TextTokenizer, text: str) -> list[int]:
     tokens = words.encode(text)
     last = words.end
     return tokens if last is None else [*tokens, last]
+
+
+def documents(config: Config) -> Iterator[str]:
+    """The documents of a split, one after another; ValueError as of `read`."""
+    for name, text in read(Path(config.path).expanduser(), config.field):
+        if _is_of(config, name, text):
+            yield text
+
+
+def _is_of(config: Config, name: str, text: str) -> bool:
+    """Whether a document belongs to the split."""
+    if not config.held_out:
+        return True
+    digest = hashlib.blake2b(f"{name}\0{text}".encode("utf8", "replace"), digest_size=8).digest()
+    held_out = int.from_bytes(digest, "little") % config.held_out == 0
+    return held_out == (config.split == "test")
 
 
 def read(path: Path, field: str = "text") -> Iterator[tuple[str, str]]:
