@@ -15,7 +15,6 @@ Sources: Flow-Omni (arXiv 2412.04917); CALM (2509.06926) and the Pocket TTS it b
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from nextok_mm import contracts
 from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_numbers, taken
 from nextok_mm.flow.jumps import residual
+from nextok_mm.flow.times import bounded_noise
 from nextok_mm.heads.flow import FlowMLP
 from nextok_mm.inference import inferring
 from nextok_mm.registry import register
@@ -37,25 +37,25 @@ from nextok_mm.sequence.reading import padded, read_prefixes, take_in
 from ._alignment import Alignment
 from ._flow_omni_config import FlowOmniConfig, Sampling
 from ._noised import Noised
+from ._pieces import pieces_of
 
 ROOM = 256  # slots that a cache has beyond its prefix to begin with; it grows
 
 
 @dataclass
-class State(contracts.State):
-    """Speech under way. data: latents as the tokenizer has them, [B, N, C], zeros behind a row's end; entity: how many
-    steps were made. Before the first step it is what was read so far, and may be given as a `voice`.
+class State(contracts.OpenState):
+    """Speech under way. data: latents as the tokenizer has them, [B, N, C]; entity: how many steps were made. Before
+    the first step it is what was read so far, and may be given as a `voice`.
 
-    most_B: how many latents a row may have; lengths_B: how many it has; ended_B: whether it has ended; stopped_B:
-    whether it ended by itself, not because it had `most_B`; stops_BN: logits of the stop head; rows_R: which rows are
-    still in the batch; last_RC: the latent that the next step reads; left_R: latents to be made from the stop on, -1
-    before it; after_R: how many these are; empty_Q, and the cache's rows: Q is R, or with guidance 2 R, the rows
-    without text behind the others; told_QTD: what each step is told, durations_BP: of the phonemes, where it has these.
+    most_B: how many latents a row may have; stopped_B: whether it ended by itself, not because it had `most_B`;
+    stops_BN: logits of the stop head; rows_R: which rows are still in the batch; last_RC: the latent that the next step
+    reads; left_R: latents to be made from the stop on, -1 before it; after_R: how many these are; empty_Q, and the
+    cache's rows: Q is R, or with guidance 2 R, the rows without text behind the others; told_QTD: what each step is
+    told, durations_BP: of the phonemes, where it has these; queue: the pieces of its text that each row still has to
+    speak, [after, *ids] each; voices: what it goes back to for them, mute_B: how many slots of that are empty.
     """
 
     most_B: Tensor
-    lengths_B: Tensor
-    ended_B: Tensor
     stopped_B: Tensor
     stops_BN: Tensor
     rows_R: Tensor
@@ -65,6 +65,9 @@ class State(contracts.State):
     empty_Q: Tensor
     told_QTD: Tensor | None
     durations_BP: Tensor | None
+    queue: list[list[list[int]]]
+    voices: KVCache
+    mute_B: Tensor
     cache: KVCache
     rng: Rng
     sampling: Sampling
@@ -215,8 +218,9 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         x_BSD = torch.cat([*(part for part, _ in before), x_BND], dim=1)
         there_BS = torch.cat([*(seen for _, seen in before), there], dim=1)
         order_BS = (~there_BS).to(torch.uint8).argsort(dim=1, stable=True)
-        total, window, width = x_BSD.shape[1], self.config.window, x_BSD.shape[2]
-        mask = causal(total) if window is None else continued(0, [1] * total, window)
+        total, width = x_BSD.shape[1:]
+        window = self.config.window or total
+        mask = causal(total) if total <= window else continued(0, [1] * total, window)
         places = torch.arange(total, device=x_BSD.device)[:, None]
         states_BSD = self.backbone(x_BSD.gather(1, order_BS[..., None].expand(-1, -1, width)), mask, places_NX=places)
         back_BN = order_BS.argsort(dim=1)[:, total - x_BND.shape[1] :]
@@ -244,33 +248,25 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
     def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
         """Begin len(rng) rows of speech; condition, each part of it by choice:
 
-        `tokens`: the text of each row as ids; `voice`: latents [V, C] of a recording as the codec's encoder gives them,
-        one for all or one per row, or the State of a start with nothing but a voice, which costs nothing to read;
-        `durations`: units of each phoneme; `after`: latents from the stop on, per row.
+        `tokens`: the text of each row as ids, or as a list of such pieces, which the row speaks one after another, each
+        as if it began with it; `voice`: latents [V, C] of a recording as the codec's encoder gives them, one for all or
+        one per row, or the State of a start with nothing but a voice, which costs nothing to read; `durations`: units
+        of each phoneme; `after`: latents from the stop on, per row or piece.
         ValueError in one line for what doesn't fit.
         """
         settings: Sampling = sampling or self.config.sampling
         given, rows, device = taken(condition, *self.takes), len(rng), self.device
         if keep is not None:
             raise ValueError("keep: got known tokens, accepted: none, what is known of speech is its voice")
-        texts = self._texts(given.get("tokens"), rows)
-        voices = self._voices(given.get("voice"), rows)
-        guided = 2 if settings.cfg != 1.0 else 1
+        pieces = pieces_of(given.get("tokens"), given.get("after"), rows, settings.after, self.config.vocabulary)
+        voices, mute_B = self._voices(given.get("voice"), rows)
         told_QTD = durations_BP = None
-        most = [settings.tokens] * rows
-        prefixes = [self.latents.weight.new_empty(0, self.config.width)] * (rows * guided)
         if self.alignment is not None:
+            texts = [torch.tensor([token for _, *ids in row for token in ids], device=device) for row in pieces]
             told_QTD, durations_BP, most = self._told(texts, given.get("durations"), settings)
-        elif self.table is not None:
-            prefixes[:rows] = [self.table(text) for text in texts]
-            rate = self.config.rate
-            slowest = [(len(text) / settings.pace + 2) * rate if len(text) else math.inf for text in texts]
-            most = [math.ceil(min(settings.tokens, each)) for each in slowest]
-        longest = max(len(x) + (v.length if v else 0) for x, v in zip(prefixes, voices * guided))
-        room = longest + min(ROOM, max(most))
-        cache = self.backbone.cache(rows * guided, room, like=self.latents.weight, window=self.config.window)
-        _, empty_Q = read_prefixes(self.backbone, prefixes, cache, voices * guided)
-        return State(
+        else:
+            most = [min(settings.tokens, sum(self._longest(piece, settings) for piece in row)) for row in pieces]
+        state = State(
             data=self.shift.new_zeros(rows, 0, self.config.channels),
             entity=0,
             entities=max(most),
@@ -280,16 +276,60 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             stopped_B=torch.zeros(rows, dtype=torch.bool, device=device),
             stops_BN=self.shift.new_zeros(rows, 0),
             rows_R=torch.arange(rows, device=device),
-            last_RC=self.begin.detach().expand(rows, -1).clone(),
-            left_R=torch.full((rows,), -1, device=device),
-            after_R=self._after(given.get("after"), rows, settings),
-            empty_Q=empty_Q,
+            last_RC=self.begin.detach().repeat(rows, 1),
+            left_R=torch.zeros(rows, dtype=torch.long, device=device),
+            after_R=torch.zeros(rows, dtype=torch.long, device=device),
+            empty_Q=mute_B,
             told_QTD=told_QTD,
             durations_BP=durations_BP,
-            cache=cache,
+            queue=pieces,
+            voices=voices,
+            mute_B=mute_B,
+            cache=voices,
             rng=rng,
             sampling=settings,
         )
+        return self._begin(state, list(range(rows)))
+
+    def _begin(self, state: State, places: list[int]) -> State:
+        """Let these of the rows under way begin the next piece of their text, behind their voice."""
+        if not places:
+            return state
+        settings, guided = state.sampling, 2 if state.sampling.cfg != 1.0 else 1
+        rows = [int(state.rows_R[place]) for place in places]
+        pieces = [state.queue[row][0] for row in rows]
+        state.queue = [queue[1:] if row in rows else queue for row, queue in enumerate(state.queue)]
+        nothing = self.latents.weight.new_empty(0, self.config.width)
+        ids = [torch.tensor(piece[1:], dtype=torch.long, device=self.device) for piece in pieces]
+        prefixes = [nothing if self.table is None else self.table(each) for each in ids]
+        prefixes += [nothing] * len(rows) * (guided - 1)
+        chosen_Q, mute = torch.tensor(rows * guided, device=self.device), state.mute_B.tolist()
+        room = state.voices.length + max(map(len, prefixes)) + min(ROOM, state.entities)
+        own = self.backbone.cache(len(chosen_Q), room, like=self.latents.weight, window=self.config.window)
+        past = state.voices.select(chosen_Q)
+        _, empty_Q = read_prefixes(self.backbone, prefixes, own, past, [mute[row] for row in chosen_Q.tolist()])
+        count = len(state.rows_R)
+        if len(places) == count:
+            state.cache, state.empty_Q = own, empty_Q
+        else:  # the others go on where they are; all rows end at the same slot
+            places_Q = torch.tensor([place + count * half for half in range(guided) for place in places])
+            spare = int(state.empty_Q.min()) - state.cache.dropped
+            more = max(own.length - (state.cache.length - spare), 0) - spare
+            state.cache.shift(more)
+            state.empty_Q = state.empty_Q + more
+            state.cache.place(places_Q, own)
+            state.empty_Q[places_Q] = empty_Q + state.cache.length - own.length + state.cache.dropped
+        for place, row, piece in zip(places, rows, pieces):
+            state.last_RC[place], state.left_R[place], state.after_R[place] = self.begin.detach(), -1, piece[0]
+            if self.alignment is None:
+                least = int(state.lengths_B[row]) + self._longest(piece, settings)
+                state.most_B[row] = min(least, settings.tokens)
+        return state
+
+    def _longest(self, piece: list[int], settings: Sampling) -> int:
+        """How many latents a piece of text may have at the slowest pace."""
+        ids, rate = len(piece) - 1, self.config.rate
+        return math.ceil(min((ids / settings.pace + 2) * rate, settings.tokens)) if ids else settings.tokens
 
     def step(self, state: State) -> State:
         """One more latent of every row that has not ended."""
@@ -302,7 +342,8 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         hidden_QD = take_in(self.backbone, x_QD[:, None], state.cache, state.empty_Q)[:, 0]
         state.calls += 1
         logits_R = self._stops(hidden_QD[: len(rows_R)])
-        noise_RC = self._noise(state.rng.of(rows_R.tolist()), settings)
+        rng, like = state.rng.of(rows_R.tolist()), self.latents.weight
+        noise_RC = bounded_noise(rng, self.config.channels, settings.temperature, settings.clamp, like)
         jumps = self.config.distill > 0
         state.last_RC = self.head.sample(hidden_QD, noise_RC, settings.steps, jumps, settings.cfg)
         column_B1C = state.data.new_zeros(len(state.data), 1, state.data.shape[2])
@@ -318,7 +359,14 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         full_R = state.lengths_B[rows_R] >= state.most_B[rows_R]
         by_itself_R = full_R if state.durations_BP is not None else state.left_R == 0
         state.stopped_B[rows_R] = by_itself_R
-        return self.end(state, rows_R[full_R | by_itself_R])
+        over_R = full_R | by_itself_R
+        on = [row for row in rows_R[over_R].tolist() if state.queue[row] and state.lengths_B[row] < settings.tokens]
+        state = self.end(
+            state, torch.tensor([row for row in rows_R[over_R].tolist() if row not in on], dtype=torch.long)
+        )
+        return (
+            self._begin(state, [place for place, row in enumerate(state.rows_R.tolist()) if row in on]) if on else state
+        )
 
     def end(self, state: State, rows: Tensor) -> State:
         """Let rows end here: they leave the batch, and nothing changes for the others."""
@@ -338,17 +386,6 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         if self.stop is None:
             return hidden_RD.new_full((len(hidden_RD),), -math.inf)
         return self.stop(hidden_RD).squeeze(-1)
-
-    def _noise(self, rng: Rng, settings: Sampling) -> Tensor:
-        """What the rows' next latents are drawn from, [R, C]."""
-        channels, like = self.config.channels, self.latents.weight
-        deviation = settings.temperature**0.5
-        if settings.clamp is None or not deviation:
-            return rng.normal(channels, like=like) * deviation
-        bound = math.erf(settings.clamp / deviation / math.sqrt(2))  # a uniform number within is a normal one within
-        within = (2 * rng.uniform(channels) - 1) * bound
-        drawn = torch.erfinv(within.clamp(-1 + 1e-7, 1 - 1e-7)) * math.sqrt(2) * deviation
-        return drawn.clamp(-settings.clamp, settings.clamp).to(like)
 
     def _told(self, texts: list[Tensor], given: Any, settings: Sampling) -> tuple[Tensor, Tensor, list[int]]:
         """What the steps of each row are told (with guidance those without text behind), durations, and lengths."""
@@ -374,41 +411,33 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         told_QTD = torch.cat((told_BTD, none.expand_as(told_BTD))) if settings.cfg != 1.0 else told_BTD
         return told_QTD, durations_BP, [max(each, 1) for each in most]
 
-    def _texts(self, given: Any, rows: int) -> list[Tensor]:
-        """The ids of each row, [P] on the model's device; none where no text is given."""
-        if given is None:
-            return [torch.empty(0, dtype=torch.long, device=self.device)] * rows
-        if isinstance(given, str) or not isinstance(given, Sequence | Tensor) or len(given) != rows:
-            raise ValueError(f"text: got {type(given).__name__}, accepted: the tokens of {rows} texts")
-        texts = [torch.as_tensor(text, device=self.device) for text in given]
-        for text in texts:
-            if text.dim() != 1 or not len(text):
-                raise ValueError(f"text: got a text of shape {tuple(text.shape)}, accepted: one or more tokens")
-            check_numbers("text", text, self.config.vocabulary, "vocabulary")
-        return [text.long() for text in texts]
-
-    def _voices(self, given: Any, rows: int) -> list[KVCache | None]:
-        """What each row has heard of its voice, a cache of one row; one voice for all is read once."""
-        if given is None:
-            return [None] * rows
+    def _voices(self, given: Any, rows: int) -> tuple[KVCache, Tensor]:
+        """What each row has heard of its voice, and how many slots are empty before that; one for all is read once."""
         if isinstance(given, State) or (isinstance(given, Tensor) and given.dim() < 3):
             given = [given]
-        each: list[Any] = list(given)
-        if len(each) not in (1, rows):
+        each: list[Any] = [] if given is None else list(given)
+        if given is not None and len(each) not in (1, rows):
             raise ValueError(f"voice: got {len(each)} voices, accepted: one, or one for each of {rows} texts")
-        heard: list[KVCache | None] = [self._heard(voice) for voice in each]
-        return heard * rows if len(heard) == 1 else heard
+        heard = [self._heard(voice) for voice in each]
+        longest = max((voice.length for voice in heard), default=0)
+        cache = self.backbone.cache(rows, longest, like=self.latents.weight, window=self.config.window)
+        cache.commit(longest)
+        for row, voice in enumerate(heard * rows if len(heard) == 1 else heard):
+            cache.place(torch.tensor([row]), voice)
+        lengths = [voice.length for voice in heard] or [0]
+        mute = [longest - length for length in (lengths * rows if len(lengths) == 1 else lengths)]
+        return cache, torch.tensor(mute, device=self.device)
 
     def _heard(self, voice: Any) -> KVCache:
-        """A cache that has read a voice, or that of a State that has."""
+        """A cache of one row that has read a voice, or that of a State that has."""
         if isinstance(voice, State):
             shape = self.backbone.cache(1, 0, like=self.latents.weight).keys.shape
-            keys = voice.cache.keys.shape
+            keys = voice.voices.keys.shape
             if voice.entity or len(voice.data) != 1 or (*keys[:3], keys[4]) != (*shape[:3], shape[4]):
                 raise ValueError(
                     "voice: got a state that speaks or is another model's, accepted: one that heard a voice"
                 )
-            return voice.cache
+            return voice.voices
         voice_VC = torch.as_tensor(voice, device=self.device, dtype=self.latents.weight.dtype)
         channels = self.config.channels
         if voice_VC.dim() != 2 or voice_VC.shape[1] != channels or not len(voice_VC) or not voice_VC.isfinite().all():
@@ -418,17 +447,6 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         cache = self.backbone.cache(1, len(x_VD), like=self.latents.weight, window=self.config.window)
         read_prefixes(self.backbone, [x_VD], cache)
         return cache
-
-    def _after(self, given: Any, rows: int, settings: Sampling) -> Tensor:
-        """Latents to be made from the stop on, of each row."""
-        if given is None:
-            return torch.full((rows,), settings.after, device=self.device)
-        after_B = torch.as_tensor(given, device=self.device)
-        if after_B.shape != (rows,) or after_B.is_floating_point() or bool((after_B < 1).any()):
-            raise ValueError(
-                f"after: got {given!r:.80}, accepted: a whole number of at least 1 for each of {rows} texts"
-            )
-        return after_B.long()
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Random latents of several lengths, with text, and what else the form has."""

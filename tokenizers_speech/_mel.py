@@ -26,19 +26,24 @@ from nextok_mm.config import ModelConfig
 class MelSettings(ModelConfig):
     """How a sound becomes frames, and frames become tokens. All of it goes into the fingerprint."""
 
-    rate: int = Field(24_000, ge=1000, le=192_000, description="Sample rate of the sounds (samples per second).")
+    rate: int = Field(
+        default=24_000, ge=1000, le=192_000, description="Sample rate of the sounds (samples per second)."
+    )
     sound_channels: Literal[1] = Field(default=1, description="Number of channels of a sound.")
     sound_size: int = Field(
-        24_000, ge=1, le=1 << 24, description="Length of the training sounds, in samples; other lengths can be encoded."
+        default=24_000,
+        ge=1,
+        le=1 << 24,
+        description="Length of the training sounds, in samples; other lengths can be encoded.",
     )
-    hop: int = Field(300, ge=1, le=1 << 14, description="Number of samples from one frame to the next.")
-    window: int = Field(1200, ge=2, le=1 << 15, description="Number of samples that one frame is made of.")
-    bands: int = Field(80, ge=1, le=512, description="Number of mel bands.")
-    low: float = Field(40.0, ge=0, description="Lower end of the lowest band (Hz).")
-    high: float = Field(11_000.0, gt=0, description="Upper end of the highest band (Hz).")
-    floor: float = Field(1e-4, gt=0, le=1, description="Least magnitude of a band, below which all is silence.")
-    frames: int = Field(4, ge=1, le=64, description="Number of frames per token.")
-    latent_channels: int = Field(32, ge=1, le=1 << 14, description="Number of channels of a token.")
+    hop: int = Field(default=300, ge=1, le=1 << 14, description="Number of samples from one frame to the next.")
+    window: int = Field(default=1200, ge=2, le=1 << 15, description="Number of samples that one frame is made of.")
+    bands: int = Field(default=80, ge=1, le=512, description="Number of mel bands.")
+    low: float = Field(default=40.0, ge=0, description="Lower end of the lowest band (Hz).")
+    high: float = Field(default=11_000.0, gt=0, description="Upper end of the highest band (Hz).")
+    floor: float = Field(default=1e-4, gt=0, le=1, description="Least magnitude of a band, below which all is silence.")
+    frames: int = Field(default=4, ge=1, le=64, description="Number of frames per token.")
+    latent_channels: int = Field(default=32, ge=1, le=1 << 14, description="Number of channels of a token.")
 
     @model_validator(mode="after")
     def _fits(self) -> "MelSettings":
@@ -68,9 +73,11 @@ class MelFront(nn.Module):
         super().__init__()
         self.config, numbers = config, config.frames * config.bands
         self.register_buffer("hann", torch.hann_window(config.window), persistent=False)
-        filters = mel_filters(config)
-        self.register_buffer("filters_MK", torch.from_numpy(filters).float(), persistent=False)
-        self.register_buffer("inverse_KM", torch.from_numpy(np.linalg.pinv(filters)).float(), persistent=False)
+        filters = mel_filters(config.rate, config.window, config.bands, config.low, config.high)
+        self.register_buffer("filters_MK", torch.from_numpy(filters.astype(np.float32)), persistent=False)
+        self.register_buffer(
+            "inverse_KM", torch.from_numpy(np.linalg.pinv(filters).astype(np.float32)), persistent=False
+        )
         self.mean = nn.Parameter(torch.full((config.bands,), 0.5 * math.log(config.floor)))
         self.down = nn.Linear(numbers, config.latent_channels)
         self.up = nn.Linear(config.latent_channels, numbers)
@@ -142,11 +149,11 @@ class MelFront(nn.Module):
         return float(kept.sum() / variance.clamp(min=0).sum())
 
 
-def mel_filters(config: MelSettings) -> np.ndarray:
+def mel_filters(rate: int, window: int, bands: int, low: float, high: float) -> np.ndarray:
     """[M, K] triangles of height 1 that are equally wide on the mel scale, in double precision."""
-    low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (config.low, config.high))
-    points = 700 * (10 ** (np.linspace(low, high, config.bands + 2) / 2595) - 1)
-    hertz = np.arange(config.window // 2 + 1) * config.rate / config.window
+    first, last = (2595 * math.log10(1 + hertz / 700) for hertz in (low, high))
+    points = 700 * (10 ** (np.linspace(first, last, bands + 2) / 2595) - 1)
+    hertz = np.arange(window // 2 + 1) * rate / window
     left, middle, right = points[:-2, None], points[1:-1, None], points[2:, None]
     triangles = np.minimum((hertz - left) / (middle - left), (right - hertz) / (right - middle)).clip(0)
     # A band narrower than a frequency's distance to the next would be empty: it takes the nearest frequency.

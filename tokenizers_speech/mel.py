@@ -40,7 +40,7 @@ class MelConfig(MelSettings):
         ),
         "speech": dict(),
     }
-    steps: int = Field(32, ge=0, le=1 << 12, description="Number of Griffin and Lim's iterations in decoding.")
+    steps: int = Field(default=32, ge=0, le=1 << 12, description="Number of Griffin and Lim's iterations in decoding.")
 
 
 @dataclass

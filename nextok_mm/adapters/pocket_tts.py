@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import read_weights
-from . import described, numbered, tensors
+from . import described, numbered, plain_names, tensors
 
 ROLE, KIND = "generator", "flow_omni"
 LICENCE = "cc-by-4.0 (the published checkpoint's own)"
@@ -56,7 +56,7 @@ _SAMPLING = {"steps": 1, "temperature": 0.7, "stop": -4.0}
 def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config fields and weights of a published file, or of the folder that holds it as its only .safetensors file."""
     path = weights_file(source)
-    found = tensors(f"Pocket TTS checkpoint {path}", read_weights(path))
+    found = plain_names(tensors(f"Pocket TTS checkpoint {path}", read_weights(path)))
     return convert(found, described(path))
 
 

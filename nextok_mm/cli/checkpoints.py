@@ -100,7 +100,8 @@ def convert(
 ) -> None:
     """Convert a published checkpoint into one of ours.
 
-    KIND is one of: bae, elm, flextok, kl_vae, llama, next_block, video_vq, xar. Nothing in the source is run.
+    KIND is one of: bae, elm, flextok, kl_vae, llama, next_block, pocket_codec, pocket_tts, video_vq, xar. Nothing in
+    the source is run.
     """
     from .. import adapters
 

@@ -22,6 +22,7 @@ KINDS = {
     "latents": "what `nextok cache` made of one of the others (folder)",
     "moving": "clips of two items of Fashion-MNIST that move (split, frames, rows)",
     "speech": "sound files of a folder, with their text where it has any (path, size; rate, crop, rows)",
+    "speech_latents": "sentences that a tokenizer of sounds encoded, with phonemes and their lengths (path; length)",
     "tensors": "a .safetensors file of images, tokens and labels (path)",
     "text": "text files of a folder: .txt, .md, .jsonl, .parquet (path; words, length, field, held_out)",
 }

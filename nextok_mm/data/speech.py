@@ -40,13 +40,13 @@ class Config(SourceConfig):
     )
     path: str = Field(min_length=1, description="Folder of the sound files.")
     size: int = Field(gt=0, le=1 << 24, description="Number of samples that sounds are cut or lengthened to.")
-    rate: int = Field(24_000, ge=1000, le=192_000, description="Sample rate that sounds are brought to (Hz).")
+    rate: int = Field(default=24_000, ge=1000, le=192_000, description="Sample rate that sounds are brought to (Hz).")
     channels: Literal[1, 2] = Field(default=1, description="Number of channels that sounds are brought to.")
     crop: Literal["beginning", "random"] = Field(
         default="beginning",
         description="Which part of a longer sound is taken in training: its beginning, or a random part.",
     )
-    rows: int | None = Field(None, gt=0, description="Number of files, the first ones by name; null takes all.")
+    rows: int | None = Field(default=None, gt=0, description="Number of files, the first ones by name; null takes all.")
 
     def open(self) -> "Speech":
         """The list of files; none is opened yet."""

@@ -87,6 +87,19 @@ class KVCache:
             mine[:, rows, :, : self.length - other.length] = 0
             mine[:, rows, :, self.length - other.length : self.length] = theirs[:, :, :, : other.length]
 
+    def shift(self, slots: int) -> None:
+        """Move all tokens to later slots, with zeros in front that nobody sees; or forget so many of the first ones."""
+        held = self.length + slots
+        assert held >= 0, (slots, self.length)
+        if held > self.capacity:
+            self._grow(held)
+        for store in (self.keys, self.values):
+            first = max(-slots, 0)
+            moved = store[:, :, :, first : self.length].clone()
+            store[:, :, :, : max(slots, 0)] = 0
+            store[:, :, :, max(slots, 0) : held] = moved
+        self.length = held
+
     def tensors(self) -> dict[str, Tensor]:
         """What has to be stored to go on: the committed keys and values."""
         return {"keys": self.keys[:, :, :, : self.length], "values": self.values[:, :, :, : self.length]}

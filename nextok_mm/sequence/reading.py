@@ -46,7 +46,11 @@ def take_in(backbone: Backbone, x_RND: Tensor, cache: KVCache, empty_R: Tensor |
 
 
 def read_prefixes(
-    backbone: Backbone, prefixes: Sequence[Tensor], cache: KVCache, past: Sequence[KVCache | None] = ()
+    backbone: Backbone,
+    prefixes: Sequence[Tensor],
+    cache: KVCache,
+    past: KVCache | None = None,
+    past_empty: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Take a prefix of each row into an empty cache, equally long ones together.
 
@@ -54,33 +58,34 @@ def read_prefixes(
         backbone: A backbone without a table of positions.
         prefixes: What each row reads, embedded, [N, D] of any lengths.
         cache: An empty cache of as many rows, to be filled.
-        past: What each row has read before its prefix, a cache of one row (None: nothing), which rows may share; ()
-            is nothing for all of them.
+        past: What each row has read before its prefix; None is nothing.
+        past_empty: Slots of `past` that hold nothing before each row's first token.
 
     Returns:
         The hidden state of each row's last token, [R, D] (zeros where the prefix is empty), and how many slots are
         empty before each row's first token, [R].
     """
-    past = past or [None for _ in prefixes]
-    lengths = [len(prefix) + (head.length if head else 0) for prefix, head in zip(prefixes, past)]
-    longest = max(lengths)
+    heard = [0 if past is None else past.length - empty for empty in past_empty or [0 for _ in prefixes]]
+    kinds = [(before, len(prefix)) for before, prefix in zip(heard, prefixes)]
+    longest = max(map(sum, kinds))
     cache.commit(longest)
     last_RD = prefixes[0].new_zeros(len(prefixes), backbone.config.width)
-    kinds = [(id(head), len(prefix)) for prefix, head in zip(prefixes, past)]
-    for kind in sorted(set(kinds), key=kinds.index):
-        rows = [row for row, other in enumerate(kinds) if other == kind]
-        head, rows_R = past[rows[0]], torch.tensor(rows, device=last_RD.device)
-        own = cache if len(rows) == len(prefixes) else cache.like(len(rows), max(lengths[rows[0]], 1))
+    for before, length in sorted(set(kinds)):
+        rows = [row for row, kind in enumerate(kinds) if kind == (before, length)]
+        rows_R = torch.tensor(rows, device=last_RD.device)
+        own = cache if len(rows) == len(prefixes) else cache.like(len(rows), max(before + length, 1))
         own.rollback(0)
-        if head is not None:
-            own.commit(head.length)
-            own.place(torch.arange(len(rows)), head.select(torch.zeros(len(rows), dtype=torch.long)))
-        if kind[1]:
+        if past is not None and before:
+            own.commit(before)
+            head = past.select(rows_R)
+            head.shift(before - head.length)
+            own.place(torch.arange(len(rows)), head)
+        if length:
             states = take_in(backbone, torch.stack([prefixes[row] for row in rows]), own)
             last_RD[rows_R] = states[:, -1].to(last_RD.dtype)
         if own is not cache:
             cache.place(rows_R, own)
-    return last_RD, torch.tensor([longest - length for length in lengths], device=last_RD.device)
+    return last_RD, torch.tensor([longest - sum(kind) for kind in kinds], device=last_RD.device)
 
 
 def padded(rows: Sequence[Tensor], value: float = 0.0, least: int = 0) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 
 from nextok_mm.flow import PATHS, SOLVERS, sample_times, solve, time_grid
 from nextok_mm.flow.guidance import GROWTH, Guidance, Projected, guide, guide_halves
+from nextok_mm.flow.times import bounded_noise
 from nextok_mm.rng import Rng
 
 
@@ -170,3 +171,12 @@ def test_halves_are_guided_as_two_predictions_are():
     conditional, unconditional = torch.randn(2, 3, 4)
     both = torch.cat((conditional, unconditional))
     assert torch.equal(guide_halves(both, 3.0), guide(conditional, unconditional, 3.0))
+
+
+def test_temperature_and_clamp_bound_the_noise():
+    like = torch.empty(0)
+    bounded = bounded_noise(Rng(range(4000)), 4, 0.81, 0.5, like)
+    expected = torch.nn.init.trunc_normal_(torch.empty(200_000), std=0.9, a=-0.5, b=0.5)
+    assert bounded.abs().max() <= 0.5 and abs(bounded.std() - expected.std()) < 0.01
+    assert not bounded_noise(Rng([0]), 4, 0.0, 0.5, like).any()
+    assert abs(bounded_noise(Rng(range(4000)), 4, 0.25, None, like).std() - 0.5) < 0.02

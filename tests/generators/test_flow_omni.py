@@ -102,14 +102,32 @@ def test_a_step_is_told_its_phonemes_and_the_next():
         assert differs.tolist() == [phoneme in here for here in sees]
 
 
-def test_temperature_and_clamp_bound_the_noise():
-    model = made("tiny")
-    settings = model.Sampling(temperature=0.81, clamp=0.5)
-    noise = torch.cat([model._noise(Rng(range(4000)), settings)])
-    expected = torch.nn.init.trunc_normal_(torch.empty(200_000), std=0.9, a=-0.5, b=0.5)
-    assert noise.abs().max() <= 0.5 and abs(noise.std() - expected.std()) < 0.01
-    assert not model._noise(Rng([0]), model.Sampling(temperature=0)).any()
-    assert abs(model._noise(Rng(range(4000)), model.Sampling(temperature=0.25)).std() - 0.5) < 0.02
+def test_a_long_text_is_spoken_piece_by_piece():
+    """Each as if its row began with it, whatever the neighbors do, and without keeping what came before."""
+    model = made("tiny").double()
+    voice, settings = torch.randn(3, 4).double(), model.Sampling(stop=0.3, pace=0.7, steps=2)
+    texts = [[[5, 6], [7, 8, 9], [3]], [8, 9], [[1, 2, 3, 4], [5]]]
+
+    def run(texts, seeds, after=None):
+        start = model.start({"tokens": texts, "voice": voice, "after": after}, Rng(seeds), settings)
+        return list(decode(model, start))[-1]
+
+    together = run(texts, [0, 1, 2])
+    for row, text in enumerate(texts):
+        torch.testing.assert_close(rows(together)[row], rows(run([text], [row]))[0])
+    rng, parts = Rng([0]), []
+    for piece in texts[0]:
+        *_, last = decode(model, model.start({"tokens": [piece], "voice": voice}, rng, settings))
+        parts.append(last.data[0])
+    torch.testing.assert_close(rows(together)[0], torch.cat(parts))
+    alone = run(texts[:1], [0])
+    assert alone.cache.length < 4 + 3 + 1 + max(map(len, parts))
+    more = run(texts[:1], [0], [[1, 3, 1]])
+    assert more.lengths_B[0] >= alone.lengths_B[0] and together.stopped_B.all()
+    few = list(decode(model, model.start({"tokens": texts[:1]}, Rng([0]), model.Sampling(stop=99, tokens=2, pace=9))))[
+        -1
+    ]
+    assert few.lengths_B.tolist() == [2] and not few.stopped_B.any()
 
 
 def test_a_rows_loss_does_not_depend_on_what_fills_it_up():
@@ -162,6 +180,9 @@ def test_jumps_are_learned_as_a_later_stage():
         ({"tokens": [[1]], "voice": torch.zeros(0, 4)}, r"voice: got shape \(0, 4\)"),
         ({"tokens": [[1]], "voice": torch.zeros(2, 3, 4)}, "voice: got 2 voices"),
         ({"tokens": [[1]], "after": [0]}, "after: got"),
+        ({"tokens": [[1]], "after": [1, 2]}, "after: got 2 numbers"),
+        ({"tokens": [[[1], [2]]], "after": [[1]]}, "after: got"),
+        ({"tokens": [[[1], []]]}, "text: got a text of shape"),
         ({"durations": [[1]]}, "durations: got a condition"),
     ],
 )

@@ -8,10 +8,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from generators.flow_omni import FlowOmni, Sampling
+from nextok_mm.adapters import pocket_codec
 from nextok_mm.adapters.pocket_tts import read
 from nextok_mm.decoding import decode
 from nextok_mm.decoding.states import load_state, save_state
 from nextok_mm.rng import Rng
+from tokenizers_speech.speech_vae import SpeechVAE
 
 
 class Recorded(Rng):
@@ -79,6 +81,19 @@ def test_a_voice_that_was_kept_in_a_file_is_the_same(pocket_pair, tmp_path):
     for _ in range(2):  # speaking with it leaves it as it was
         latents, _, _ = speak(model, io, about, kept)
         assert relative(latents, io["latents_BSC"]) < 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@torch.no_grad()
+def test_from_a_recording_to_sound(pocket_pair, size):
+    """The codec's encoder, the voice, the text, the latents and the decoder in one chain, streamed or whole."""
+    model, io, about = load(pocket_pair)
+    fields, state = pocket_codec.read(pocket_pair[0])
+    codec = SpeechVAE(SpeechVAE.Config.parse(fields)).eval()
+    codec.load_state_dict(state)
+    latents, _, _ = speak(model, io, about, codec.encode(io["voice_B1S"]).data)
+    spoken = (latents * model.scale + model.shift).split(size, dim=1)
+    assert relative(torch.cat(list(codec.decode_stream(spoken)), dim=2), io["audio_B1S"]) < 1e-4
 
 
 @pytest.mark.parametrize("cfg", [1.0, 2.0])

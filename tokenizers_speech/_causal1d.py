@@ -1,0 +1,114 @@
+"""Causal convolutions of sounds: no output sees a later sample, and chunks one after another equal the whole.
+
+A `Carry` hands on what each layer still needs: a convolution its last inputs, a transposed one what its outputs reach
+over into the next chunk. So a stream of any length passes in constant memory.
+
+Shapes: B batch, D width, T samples or frames.
+Sources: SEANet (arXiv 2009.02095) in the causal form of SoundStream (2107.03312), section III, and Mimi (2410.00037).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextok_mm.sequence.cache import KVCache
+
+
+@dataclass
+class Carry:
+    """What a pass over a long sound hands on from chunk to chunk, by layer."""
+
+    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+    caches: dict[nn.Module, KVCache] = field(default_factory=dict)
+    held: Tensor | None = None
+    """What a decoder has made and can't give yet."""
+
+
+class CausalConv1d(nn.Module):
+    """A convolution whose last input is that of its output; before the first there are zeros, or the first repeated."""
+
+    def __init__(
+        self,
+        width: int,
+        out: int,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        before: Literal["zeros", "first"] = "zeros",
+    ):
+        super().__init__()
+        self.conv = nn.Conv1d(width, out, kernel, stride, dilation=dilation, groups=groups, bias=bias)
+        self.reach, self.before = (kernel - 1) * dilation + 1 - stride, before
+
+    def forward(self, x_BDT: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T] -> [B, out, T / stride]; with `carry` T is what follows the last call's."""
+        if self.reach > 0:
+            past = None if carry is None else carry.inputs.get(self)
+            if past is None:
+                repeated = x_BDT[:, :, :1] if self.before == "first" else x_BDT.new_zeros(1, 1, 1)
+                past = repeated.expand(len(x_BDT), x_BDT.shape[1], self.reach)
+            x_BDT = torch.cat((past, x_BDT), dim=2)
+            if carry is not None:
+                carry.inputs[self] = x_BDT[:, :, x_BDT.shape[2] - self.reach :]
+        return self.conv(x_BDT)
+
+
+class CausalTranspose1d(nn.Module):
+    """A transposed convolution that begins with its input: one frame makes `stride` samples, and a tail over the next.
+
+    The tail is carried; the bias is added once.
+    """
+
+    def __init__(self, width: int, out: int, kernel: int, stride: int, groups: int = 1, bias: bool = True):
+        super().__init__()
+        self.conv = nn.ConvTranspose1d(width, out, kernel, stride, groups=groups, bias=bias)
+        self.tail = kernel - stride
+
+    def forward(self, x_BDT: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T] -> [B, out, T * stride]."""
+        conv = self.conv
+        y = F.conv_transpose1d(x_BDT, conv.weight, None, conv.stride, groups=conv.groups)
+        made, tail = y[:, :, : y.shape[2] - self.tail], y[:, :, y.shape[2] - self.tail :]
+        if carry is not None and self.tail > 0:
+            past = carry.inputs.get(self)
+            if past is not None:  # it may reach over more than this chunk
+                y = torch.cat((y[:, :, : self.tail] + past, y[:, :, self.tail :]), dim=2)
+                made, tail = y[:, :, : y.shape[2] - self.tail], y[:, :, y.shape[2] - self.tail :]
+            carry.inputs[self] = tail
+        return made if conv.bias is None else made + conv.bias[:, None]
+
+
+class Residual(nn.Module):
+    """x + two convolutions behind ELUs, the first dilated and the second of one sample, over a narrower width."""
+
+    def __init__(self, width: int, narrow: int, kernel: int, dilation: int):
+        super().__init__()
+        self.spread = CausalConv1d(width, narrow, kernel, dilation=dilation)
+        self.mix = CausalConv1d(narrow, width, 1)
+
+    def forward(self, x_BDT: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T] -> the same shape."""
+        return x_BDT + self.mix(F.elu(self.spread(F.elu(x_BDT), carry)), carry)
+
+
+class Elu(nn.Module):
+    """The activation, with a place for a carry."""
+
+    def forward(self, x_BDT: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T] -> the same shape."""
+        return F.elu(x_BDT)
+
+
+class Stack(nn.ModuleList):
+    """Layers one after another, all of which take the carry."""
+
+    def forward(self, x_BDT: Tensor, carry: Carry | None = None) -> Tensor:
+        """[B, D, T] -> [B, out, T']."""
+        for layer in self:
+            x_BDT = layer(x_BDT, carry)
+        return x_BDT
