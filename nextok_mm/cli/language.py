@@ -36,7 +36,7 @@ def chat(
 
     reserve_stdout()
     pipeline = load(name, tokenizer, device)
-    sampling = settings(pipeline.generator, setting) | ({} if tokens is None else {"tokens": tokens})
+    sampling: dict[str, Any] = settings(pipeline.generator, setting) | ({} if tokens is None else {"tokens": tokens})
     conversation, asks = Chat(pipeline, system, seed=seed, stop=stop, **sampling), sys.stdin.isatty()
     if asks:
         print(f"{pipeline.card.name}: Ctrl-C stops an answer, Ctrl-D ends the conversation.", file=sys.stderr)

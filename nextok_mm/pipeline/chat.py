@@ -31,12 +31,6 @@ class Chat:
     Attributes:
         messages: What has been said, each a `role` and a `content`. A list of your own may be put in its place.
         state: The model's state (`decoding.states.save_state` keeps it in a file); None before the first answer.
-
-    Example:
-        >>> import nextok_mm as nx
-        >>> chat = nx.Chat(nx.load("smollm2"), system="You answer briefly.")  # doctest: +SKIP
-        >>> chat.say("What is a lighthouse?", temperature=0).texts  # doctest: +SKIP
-        ['A lighthouse is a tower with a bright light.']
     """
 
     def __init__(
@@ -93,7 +87,7 @@ class Chat:
         Raises:
             ValueError: As of `say`.
         """
-        return self.answer([*self.messages, {"role": "user", "content": text}])
+        yield from self.answer([*self.messages, {"role": "user", "content": text}])
 
     def answer(self, messages: Sequence[Message]) -> Iterator[Result]:
         """Let the model answer a whole conversation, of which it reads what differs from this one.
