@@ -9,7 +9,7 @@ This is the whole public API; everything else is imported from its room.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .contracts import Keep, Tokens
+    from .contracts import Known, Tokens
     from .pipeline import Pipeline, Result, load
     from .pipeline.chat import Chat
     from .pipeline.ladder import Ladder
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
-    **dict.fromkeys(("Keep", "Tokens"), "contracts"),
+    **dict.fromkeys(("Known", "Tokens"), "contracts"),
     **dict.fromkeys(("Pipeline", "Result", "load"), "pipeline"),
     "Chat": "pipeline.chat",
     "Ladder": "pipeline.ladder",
@@ -25,7 +25,7 @@ _HOMES = {
 }
 __all__ = [
     "Chat",
-    "Keep",
+    "Known",
     "Ladder",
     "Pipeline",
     "Result",

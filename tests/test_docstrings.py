@@ -32,7 +32,7 @@ CLASSES: list[type] = [
         media.Saving,
     ),
     *(chat.Chat, scores.Scores),
-    *(contracts.Tokens, contracts.Keep, contracts.State, contracts.OpenState, contracts.Model),
+    *(contracts.Tokens, contracts.Known, contracts.State, contracts.OpenState, contracts.Model),
     *(contracts.Tokenizer, contracts.OrderedTokenizer, contracts.StreamingTokenizer, contracts.ClipTokenizer),
     contracts.Generator,
 ]

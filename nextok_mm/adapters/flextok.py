@@ -25,7 +25,7 @@ from ..checkpoint import from_pretrained, read_card, resolve
 from . import kl_vae, plain_names
 
 ROLE, KIND = "tokenizer", "flextok"
-LICENCE = "Apple ML Research Model License: research only (EPFL-VILAB/flextok_*)"
+LICENSE = "Apple ML Research Model License: research only (EPFL-VILAB/flextok_*)"
 HOLDS_TOKENIZER = True
 """A tokenizer given to `read` becomes a part of the model, its `vae`."""
 MAX_DESCRIPTION = 1 << 20
@@ -246,18 +246,18 @@ class _Half:
 
     def _MaskedNestedDropout(self, prefix: str, fields: Mapping[str, Any]) -> None:
         mode = fields.get("size_sampling_mode")
-        self.fields["keep"] = mode if mode in ("pow2", "uniform_pow2") else "uniform"  # of training alone
+        self.fields["nested_dropout"] = mode if mode in ("pow2", "uniform_pow2") else "uniform"  # of training alone
         self.state["mask_token"] = self._take(f"{prefix}dropout_mask_token")
         self.order.append("dropout")
 
     def _LearnedNullCond(self, prefix: str, fields: Mapping[str, Any]) -> None:
         self.fields["null"] = "single" if fields.get("replace_with_single_token") else "token"
-        self.fields["drop"] = fields.get("dropout_prob", 0.0)
+        self.fields["condition_dropout"] = fields.get("dropout_prob", 0.0)
         self.state["null_token"] = self._take(f"{prefix}nullcond")
         self.order.append("null")
 
     def _ZeroNullCond(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self.fields["null"], self.fields["drop"] = "zero", fields.get("dropout_prob", 0.0)
+        self.fields["null"], self.fields["condition_dropout"] = "zero", fields.get("dropout_prob", 0.0)
         self.order.append("null")
 
     def _TimestepEmbedder(self, prefix: str, fields: Mapping[str, Any]) -> None:
@@ -350,7 +350,11 @@ def _together(encoder: _Half, decoder: _Half, regularizer: Mapping[str, Any]) ->
         "condition": tuple(decoder.order),
         "head_ada": decoder.fields["head_ada"],
     }
-    fields |= {name: decoder.fields[name] for name in ("null", "drop", "keep", "time_scale") if name in decoder.fields}
+    fields |= {
+        name: decoder.fields[name]
+        for name in ("null", "condition_dropout", "nested_dropout", "time_scale")
+        if name in decoder.fields
+    }
     for name, half in (("encoder", encoder), ("decoder", decoder)):
         fields[name] = {key: half.fields[key] for key in ("width", "heads", "depth", "mask", "ada")}
     state = {"registers": registers, "mask_token": decoder.state["mask_token"]}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..rng import Rng
 
 
-def hidden_after(done: int, passes: int, hidden: int) -> int:
+def masked_after(done: int, passes: int, hidden: int) -> int:
     """How many of `hidden` codes stay hidden after `done` of the passes: a cosine, 0 at the end."""
     return math.floor(hidden * math.cos(math.pi / 2 * done / passes)) if done < passes else 0
 
@@ -31,7 +31,7 @@ def confidence(logits_BNGV: Tensor, codes_BNG: Tensor, noise: float, rng: Rng) -
     return (shares - noise * (-uniform.log()).log()).mean(-1)
 
 
-def least_sure(confidence_BN: Tensor, hidden_BN: Tensor, count_B: Tensor) -> Tensor:
+def least_sure(confidence_BN: Tensor, masked_BN: Tensor, count_B: Tensor) -> Tensor:
     """bool [B, N]: the `count` least sure of the hidden positions of each row."""
-    rank = confidence_BN.masked_fill(~hidden_BN, float("inf")).argsort(dim=1, stable=True).argsort(dim=1)
-    return (rank < count_B[:, None]) & hidden_BN
+    rank = confidence_BN.masked_fill(~masked_BN, float("inf")).argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < count_B[:, None]) & masked_BN
