@@ -2,7 +2,7 @@
 
 The sequence is a prefix (the class, or a caption and a start token) and the codes in raster order, or coarse to fine.
 A code out of a large vocabulary is split into groups of a small one. The tokenizer may be any with codes: binary (BAE),
-FlexTok, VQ. Autoregressive: causal, every position predicts the next code. Masked: two-way, hidden codes are predicted.
+FlexTok, VQ. Autoregressive: causal, every position predicts the next code. Masked: two-way, masked codes are predicted.
 
 Shapes: B batch, N codes of a picture, G groups of a code, V vocabulary of a group, P tokens of the prefix, Q tokens of
 a pass, D width, W width of text embeddings, R rows of a pass (B conditional ones, then, for guidance, B without).
@@ -34,7 +34,7 @@ from nextok_mm.contracts import (
     taken,
 )
 from nextok_mm.decoding.logits import Drawing, draw
-from nextok_mm.decoding.masked import confidence, masked_after, least_sure, train_mask
+from nextok_mm.decoding.masked import confidence, least_sure, masked_after, train_mask
 from nextok_mm.features.text import Text, TextEncoder, load_text
 from nextok_mm.flow.guidance import Guidance, Schedule, guide_halves
 from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, group_vocabulary, join, split
@@ -102,7 +102,8 @@ class ELMConfig(ModelConfig):
         default=2,
         ge=1,
         le=64,
-        description="Number of groups into which a code is split; the vocabulary of a group is num_codes ** (1 / groups).",
+        description="Number of groups into which a code is split; the vocabulary of a group is "
+        "num_codes ** (1 / groups).",
     )
     classes: int = Field(
         default=1000,
@@ -175,7 +176,7 @@ class ELMConfig(ModelConfig):
 
 @dataclass
 class State(contracts.State):
-    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes `known` gave, and of a masked
+    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes are known, and of a masked
     model what it is sure of; drawing: of each place, which rows draw its code; prefix, cond: of the R rows; calls:
     network calls so far."""
 
@@ -304,7 +305,7 @@ class ELM(Generator[ELMConfig, State]):
     def logits(
         self, codes_BNG: Tensor, prefix_BPD: Tensor, cond_B1D: Tensor, masked_BN: Tensor | None = None
     ) -> Tensor:
-        """Logits [B, N, G, V] of every position at once. hidden: which codes a masked model doesn't see."""
+        """Logits [B, N, G, V] of every position at once. masked_BN: which codes a masked model doesn't see."""
         places = codes_BNG.shape[1]
         if masked_BN is not None:
             seen = torch.where(masked_BN[..., None], self.vocabulary, codes_BNG)
@@ -434,7 +435,7 @@ class ELM(Generator[ELMConfig, State]):
         return logits
 
     def _unmask(self, state: State) -> State:
-        """Guess every hidden code, and the surest stay."""
+        """Guess every masked code; the surest guesses stay."""
         s, masked_BN = state.sampling, ~state.known_BN
         guided = len(state.prefix_RPD) // len(masked_BN)
         state.calls += 1

@@ -170,7 +170,7 @@ class NextBlockConfig(ModelConfig):
 @dataclass
 class State(contracts.State):
     """Clips under way. ids_BM: the input as far as it is known (`NextBlock.places` says where a code lies in it), one
-    block longer than is ever fed; condition: embedded, None without one; hidden: padding; calls: network calls so far.
+    block longer than is ever fed; condition: embedded, None without one; calls: network calls so far.
     """
 
     ids_BM: Tensor
@@ -354,12 +354,12 @@ class NextBlock(Generator[NextBlockConfig, State]):
                 f"known: got none of the first block {self.config.block}, accepted: its codes; {self.kind} with start "
                 "'given' goes on from known frames"
             )
-        embedded, hidden, guided = None, None, settings.cfg != 1.0 and condition is not None
+        embedded, padding, guided = None, None, settings.cfg != 1.0 and condition is not None
         if condition_BP is not None and without_B is not None:
             embedded = self._embed_condition(condition_BP, without_B)
-            hidden = None if condition is None else self._padding(condition_BP)  # no condition has no padding
+            padding = None if condition is None else self._padding(condition_BP)  # no condition has no padding
             if guided:
-                hidden = None if hidden is None else hidden.repeat(2, 1)
+                padding = None if padding is None else padding.repeat(2, 1)
                 embedded = torch.cat((embedded, self._embed_condition(condition_BP, torch.ones_like(without_B))))
         codes = torch.zeros(rows, layout.tokens, dtype=torch.long, device=self.device)
         both, room = rows * (2 if guided else 1), self.config.length
@@ -370,7 +370,7 @@ class NextBlock(Generator[NextBlockConfig, State]):
             total=layout.entities,
             ids_BM=self.ids(codes, condition_BP),
             condition_RPD=embedded,
-            padding_RL=hidden,
+            padding_RL=padding,
             rng=rng,
             sampling=settings,
             known=held,

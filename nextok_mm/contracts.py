@@ -695,8 +695,8 @@ def check_labels(batch: Batch, classes: int, *ids: int) -> None:
 
 
 def check_tokens(tokens: Tensor | None, shape: Sequence[int], num_codes: int | None) -> None:
-    """ValueError in one line where the tokens of a training batch aren't [B, *shape]: whole numbers below `num_codes`, or
-    latents, which are floating point, where there are none."""
+    """ValueError in one line where the tokens of a training batch aren't [B, *shape]: whole numbers below
+    `num_codes`, or latents, which are floating point, where it is None."""
     if tokens is None:
         raise ValueError("data: got no tokens, accepted: tokens, or images beside a `tokenizer` that encodes them")
     if tuple(tokens.shape[1:]) != tuple(shape) or tokens.is_floating_point() != (num_codes is None):

@@ -39,7 +39,7 @@ def test_arrays_lists_and_tokens(give):
     assert mask.dtype == torch.bool
     assert data.tolist() == [[1, 2, 3]] and mask.tolist() == [[True, False, True]]
     reversed_view = Known(np.arange(3)[None, ::-1], [1, 0, 1])  # type: ignore[arg-type]
-    assert reversed_view.data.tolist() == [[2, 1, 0]] and reversed_view.known().tolist() == [True, False, True]
+    assert reversed_view.data.tolist() == [[2, 1, 0]] and reversed_view.bool_mask().tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("mask", [[0.3, 1.0, 0.0], [1.0, 0.0, 1.0], [0, 1, 2], [-1, 0, 1]], ids=str)

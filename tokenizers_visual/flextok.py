@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nextok_mm.checkpoint import fingerprint
 from nextok_mm.contracts import Batch, Loss, OrderedTokenizer, Tokens, check_tokens
+from nextok_mm.contracts import dropped as dropped_rows
 from nextok_mm.flow.guidance import Projected, guide
 from nextok_mm.flow.paths import PATHS
 from nextok_mm.flow.solvers import solve, time_grid
@@ -203,9 +204,7 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
         quants, codes = self.fsq(numbers)
         quants = self._disturbed(quants, numbers, rng)
         num_tokens = self._draw_num_tokens(rng).to(latents.device)
-        dropped = (rng.uniform() < self.config.condition_dropout).to(
-            latents.device
-        )  # in fp32: in bf16 some of them are 1
+        dropped = dropped_rows(rng, self.config.condition_dropout, latents.device)
         times = sample_times("logit_normal", rng, 1, self.config.time_mean)[:, 0].to(latents)
         noise = rng.normal(*latents.shape[1:], like=latents)
         path = PATHS["linear"]

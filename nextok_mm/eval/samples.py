@@ -80,8 +80,8 @@ def reconstructed(
 ) -> Pictures:
     """The first n pictures of a source, there and back through a tokenizer.
 
-    num_tokens, seed, sampling: where the tokens have an order, how many leading ones count, and how they are decoded; every
-    picture has noise of its own.
+    num_tokens, seed, sampling: where the tokens have an order, how many leading ones count, and how they are decoded;
+    every picture has noise of its own.
     """
     first = 0
     for images, labels in real(source, n, batch):

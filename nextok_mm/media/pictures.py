@@ -118,7 +118,7 @@ class Pictures(Medium):
         return [to_pil(image) for image in data]
 
     def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
-        """See `sheet`."""
+        """See the function `sheet`."""
         return sheet(data, columns, zoom)
 
 

@@ -305,7 +305,7 @@ class Pipeline:
         started = time.perf_counter()
         held = _rows_of(known, rows, n)
         if held is not None:
-            self._check_source(voice, known.source)
+            self._check_source(voice, held.source)
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, held)
         asked = conditions.asked(mine, text, rows)
         sampled = settings.model_dump(mode="json") | ({"stop": stops(stop)} if stop else {})
@@ -645,7 +645,7 @@ def _names(model: Any) -> set[str]:
     """What may be said to a model: its settings' names, and the arguments of a pipeline's methods for its role."""
     arguments = ("seed", "batch", "progress")
     if isinstance(model, Generator):
-        arguments += ("labels", "text", "n", "stop")
+        arguments += ("labels", "text", "n", "stop", "known")
     return {*arguments, *getattr(getattr(model, "Sampling", None), "model_fields", ())}
 
 

@@ -39,7 +39,7 @@ class Result:
         calls: Number of network calls per batch.
         seconds: Seconds spent, by part.
         backend: The attention backend that ran.
-        finished: Number of finished entities, or passes, which is below `total` in a partial result of `Pipeline.stream`.
+        finished: Number of finished entities, or passes; below `total` in a partial result of `Pipeline.stream`.
         total: Number of entities, or of a masked model's passes, of a whole sample.
     """
 

@@ -60,8 +60,8 @@ def results(run: Run, first: State) -> Iterator[Result]:
             calls=getattr(state, "calls", 0),
             seconds=dict(seconds),
             backend=generator.backend,
-            done=state.finished,
-            entities=state.finished if state.done else state.total,  # texts end before they need to
+            finished=state.finished,
+            total=state.finished if state.done else state.total,  # texts end before they need to
         )
         shown, started = data, time.perf_counter()
 

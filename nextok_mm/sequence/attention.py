@@ -64,7 +64,7 @@ def attention(
         k_BHKA, v_BHKA = (x[:, :, : mask.keys].repeat_interleave(group, dim=1) for x in (k_BHKA, v_BHKA))
     if padding_BK is not None:
         if backend not in ("auto", "sdpa"):
-            raise ValueError(f"attention: got {backend!r} with hidden keys, accepted: auto, sdpa")
+            raise ValueError(f"attention: got {backend!r} with padding, accepted: auto, sdpa")
         seen = _dense(mask, str(q_BHQA.device)) & ~padding_BK[:, None, None, : mask.keys]
         k, v = k_BHKA[:, :, : mask.keys], v_BHKA[:, :, : mask.keys]
         return F.scaled_dot_product_attention(q_BHQA, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)

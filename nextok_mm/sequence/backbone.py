@@ -125,8 +125,9 @@ class Backbone(nn.Module):
 
         sizes: tokens of each entity in this pass; cond_BED: their conditions, or `modulations` as made by that method;
         tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before;
-        taps: what comes out of the blocks that it has as keys is put there; padding_BK: keys of the sequence so far that
-        nobody of a row sees; places: where these tokens are, [N, axes] or [B, N, axes], for a backbone without a table.
+        taps: what comes out of the blocks that it has as keys is put there; padding_BK: keys of the sequence so far
+        that nobody of a row sees; places: where these tokens are, [N, axes] or [B, N, axes], for a backbone without
+        a table.
         """
         rope = self._rotation(places_NX) if places_NX is not None and self.config.rope else self.rope
         rope = rope[tokens] if places_NX is None and rope is not None else rope

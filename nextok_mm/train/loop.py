@@ -357,7 +357,7 @@ class Run:
             yield self._copy(gather_here=self.main) if is_spread(self.model) else self.model
 
     def _copy(self, gather_here: bool) -> Model:
-        """A whole model with the weights of one that is spread over processes (without them where not `gather_here`)."""
+        """A whole model with the weights of one that is spread over processes; without them where not `gather_here`."""
         weights, spec = gather(self.model.state_dict(), gather_here), self.config.model
         if not gather_here:
             return self.model

@@ -21,7 +21,7 @@ def whole(tensor: Any) -> Tensor:
 
 
 def gather(tensors: Mapping[str, Tensor], gather_here: bool) -> dict[str, Tensor]:
-    """All of them in one piece on the CPU, as a safetensors file takes them; empty in a process that doesn't `gather_here`."""
+    """All of them in one piece on the CPU, as a safetensors file takes them; empty where not `gather_here`."""
     kept = {}
     for name, tensor in tensors.items():
         piece = whole(tensor.detach())

@@ -74,7 +74,7 @@ def steps(folder: Path) -> list[int]:
 def pack_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[Any, str], gather_here: bool = True
 ) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors in one piece: `weight.name/exp_avg`. See `shards.gather` for `gather_here`."""
+    """An optimizer's state as named tensors in one piece: `weight.name/exp_avg`. `gather_here`: see `shards.gather`."""
     packed = {}
     for parameter, state in optimizer.state.items():
         packed |= {f"{names[parameter]}/{key}": torch.as_tensor(value) for key, value in state.items()}

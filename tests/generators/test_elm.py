@@ -8,7 +8,7 @@ from generators.elm import ELM, Sampling
 from nextok_mm import registry
 from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
-from nextok_mm.decoding.masked import masked_after, least_sure, train_mask
+from nextok_mm.decoding.masked import least_sure, masked_after, train_mask
 from nextok_mm.rng import Rng
 from tests.contract.test_models import check_on_a_fake_gpu
 from tests.contract.test_rows import KNOWN, check_rows, masks
@@ -182,7 +182,9 @@ def test_published_sizes():
     }
     for (size, groups, bits), millions in expected.items():
         with torch.device("meta"):
-            model = registry.build("generator", "elm", {"size": size, "groups": groups, "codes": 2 ** (groups * bits)})
+            model = registry.build(
+                "generator", "elm", {"size": size, "groups": groups, "num_codes": 2 ** (groups * bits)}
+            )
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.001)
 
 

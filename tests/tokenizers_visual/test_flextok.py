@@ -236,7 +236,7 @@ def test_wrong_codes_are_refused_in_one_line(model, tokens, change, words):
 @pytest.mark.parametrize(
     "num_tokens", [0, 9, -1, 1.5, True, torch.tensor([1, 2]), torch.tensor([0, 1, 2]), torch.ones(3)]
 )
-def test_a_wrong_number_of_codes_is_refused(model, tokens, keep):
+def test_a_wrong_number_of_codes_is_refused(model, tokens, num_tokens):
     with pytest.raises(ValueError, match="num_tokens: got .* accepted: whole numbers from 1 to 8"):
         model.decode(tokens, num_tokens=num_tokens)
 

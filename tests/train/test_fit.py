@@ -88,7 +88,7 @@ def test_labels_of_sources_with_classes_of_their_own(fields, tiny, tmp_path, kin
         video = registry.build("tokenizer", "video_vq", {"size": "tiny", "clip_size": (5, 32, 32)})
         fields["tokenizer"] = str(save_pretrained(video, tmp_path / "video"))
         grid, codes = video.grid((5, 32, 32)), video.num_codes
-        fields["model"] = {"role": "generator", "kind": "next_block", "size": "tiny", "grid": grid, "vocabulary": codes}
+        fields["model"] = {"role": "generator", "kind": "next_block", "size": "tiny", "grid": grid, "num_codes": codes}
     else:
         fields["model"]["grid"] = vae.grid((32, 32))
     last = {"fashion_mnist": 9, "moving": 54}[kind]
@@ -254,7 +254,7 @@ class TestPreviews:
         video = from_pretrained(tiny / "video")[0]
         codes = torch.randint(video.num_codes, (3, 48), generator=torch.Generator().manual_seed(0))
         columns = {"tokens": codes, "labels": None}
-        model = dict(model__start="given", model__classes=0, model__vocabulary=video.num_codes)
+        model = dict(model__start="given", model__classes=0, model__num_codes=video.num_codes)
         chosen = short(fields, tmp_path, "next_block", columns, tokenizer=str(tiny / "video"), **model)
         train(config(chosen.plain(), train__sample_every=2, train__samples=4))
         assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
