@@ -15,6 +15,7 @@ Sources: Flow-Omni (arXiv 2412.04917); CALM (2509.06926) and the Pocket TTS it b
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ from nextok_mm.flow.jumps import residual
 from nextok_mm.flow.times import bounded_noise
 from nextok_mm.heads.flow import FlowMLP
 from nextok_mm.inference import inferring
+from nextok_mm.media.spoken import pieces, prepared
+from nextok_mm.media.words import TextTokenizer
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, choose_backend
@@ -39,6 +42,7 @@ from ._flow_omni_config import FlowOmniConfig, Sampling
 from ._noised import Noised
 from ._pieces import pieces_of
 
+SHORT, SHORT_AFTER = 4, 3  # words of a text that is very short, and its latents from the stop on
 ROOM = 256  # slots that a cache has beyond its prefix to begin with; it grows
 
 
@@ -132,6 +136,20 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         """Text as tokens; a voice; durations of the tokens, or how many latents follow the stop."""
         voice = ("voice",) if self.voice is not None else ()
         return ("tokens", *voice, "after" if self.alignment is None else "durations")
+
+    @property
+    def prompt_vocabulary(self) -> int:
+        """Different tokens of text."""
+        return self.config.vocabulary
+
+    def read_text(self, words: TextTokenizer, texts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
+        """See `Generator.read_text`: with durations a text is read whole, else in pieces; a very short one goes on for
+        longer behind its stop."""
+        if self.alignment is not None:
+            return {"tokens": [words.encode(text) for text in texts]}
+        cut = [pieces(prepared(text), lambda part: len(words.encode(part)), sampling.piece) for text in texts]
+        after = [[SHORT_AFTER if len(part.split()) <= SHORT else sampling.after for part in own] for own in cut]
+        return {"tokens": [[words.encode(part) for part in own] for own in cut], "after": after}
 
     # Training
 
@@ -258,14 +276,14 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         given, rows, device = taken(condition, *self.takes), len(rng), self.device
         if known is not None:
             raise ValueError("known: got known tokens, accepted: none, what is known of speech is its voice")
-        pieces = pieces_of(given.get("tokens"), given.get("after"), rows, settings.after, self.config.vocabulary)
+        queue = pieces_of(given.get("tokens"), given.get("after"), rows, settings.after, self.config.vocabulary)
         voices, mute_B = self._voices(given.get("voice"), rows)
         told_QTD = durations_BP = None
         if self.alignment is not None:
-            texts = [torch.tensor([token for _, *ids in row for token in ids], device=device) for row in pieces]
+            texts = [torch.tensor([token for _, *ids in row for token in ids], device=device) for row in queue]
             told_QTD, durations_BP, most = self._told(texts, given.get("durations"), settings)
         else:
-            most = [min(settings.tokens, sum(self._longest(piece, settings) for piece in row)) for row in pieces]
+            most = [min(settings.tokens, sum(self._longest(piece, settings) for piece in row)) for row in queue]
         state = State(
             data=self.shift.new_zeros(rows, 0, self.config.channels),
             finished=0,
@@ -282,7 +300,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             empty_Q=mute_B,
             told_QTD=told_QTD,
             durations_BP=durations_BP,
-            queue=pieces,
+            queue=queue,
             voices=voices,
             mute_B=mute_B,
             cache=voices,
@@ -297,10 +315,10 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             return state
         settings, guided = state.sampling, 2 if state.sampling.cfg != 1.0 else 1
         rows = [int(state.rows_R[place]) for place in places]
-        pieces = [state.queue[row][0] for row in rows]
+        begun = [state.queue[row][0] for row in rows]
         state.queue = [queue[1:] if row in rows else queue for row, queue in enumerate(state.queue)]
         nothing = self.latents.weight.new_empty(0, self.config.width)
-        ids = [torch.tensor(piece[1:], dtype=torch.long, device=self.device) for piece in pieces]
+        ids = [torch.tensor(piece[1:], dtype=torch.long, device=self.device) for piece in begun]
         prefixes = [nothing if self.table is None else self.table(each) for each in ids]
         prefixes += [nothing] * len(rows) * (guided - 1)
         chosen_Q, mute = torch.tensor(rows * guided, device=self.device), state.mute_B.tolist()
@@ -319,7 +337,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             state.empty_Q = state.empty_Q + more
             state.cache.place(places_Q, own)
             state.empty_Q[places_Q] = empty_Q + state.cache.length - own.length + state.cache.dropped
-        for place, row, piece in zip(places, rows, pieces):
+        for place, row, piece in zip(places, rows, begun):
             state.last_RC[place], state.left_R[place], state.after_R[place] = self.begin.detach(), -1, piece[0]
             if self.alignment is None:
                 least = int(state.lengths_B[row]) + self._longest(piece, settings)

@@ -573,6 +573,27 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
         """The largest number of tokens that a prompt may have, where `takes` names `tokens`; else none."""
         return 0
 
+    @property
+    def prompt_vocabulary(self) -> int:
+        """How many different tokens a prompt may hold, where `takes` names `tokens`."""
+        return self.num_codes or 0
+
+    def read_text(self, words: "TextTokenizer", texts: Sequence[str], sampling: Any) -> dict[str, Any]:
+        """Read what people ask for in words, where `takes` names `tokens`.
+
+        Args:
+            words: The text tokenizer.
+            texts: The texts.
+            sampling: A `Sampling` config.
+
+        Returns:
+            Parts of a condition by name, each with a value per text.
+
+        Raises:
+            ValueError: A text is longer than a prompt may be, or can't be read.
+        """
+        return {"tokens": [words.prompt(text, self.longest_prompt) for text in texts]}
+
     @abstractmethod
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """Predict what the loss compares with its target.
@@ -755,7 +776,7 @@ def check_words(generator: Generator[Any, Any], words: "TextTokenizer", known: s
     known: the fingerprint of the one that it was trained with, "" where nobody has noted it. A table of embeddings may
     have room to spare, but not half of it.
     """
-    codes = generator.num_codes or 0
+    codes = generator.prompt_vocabulary
     if known and words.fingerprint != known:
         raise ValueError(
             f"tokenizer: got the text tokenizer {words.fingerprint}, accepted: {known}, with which {name} was trained; "

@@ -38,7 +38,8 @@ def generate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write. By default out.png, and for texts standard output, which is also written as -."
+            help="The file to write. By default out.png, out.wav for sounds, and for texts standard output, which is "
+            "also written as -."
         ),
     ] = None,
     labels: Annotated[
@@ -49,6 +50,10 @@ def generate(
         typer.Option(help="A caption to draw, or the beginning of a text; repeatable. Several are cycled."),
     ] = None,
     text_file: TextFile = None,
+    voice: Annotated[
+        list[str] | None,
+        typer.Option(help="A recording to speak like, or a .safetensors file of a heard voice; repeatable."),
+    ] = None,
     stop: Stop = None,
     n: Annotated[
         int | None, typer.Option(help="How many samples to make. By default 16, and of texts one per beginning.")
@@ -68,11 +73,12 @@ def generate(
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Draw pictures or clips, or go on with texts.
+    """Draw pictures or clips, go on with texts, or speak.
 
     Pictures and clips are drawn from class labels or captions. Pictures are saved as one .png, .jpg or .webp file,
-    clips as .mp4, .gif, .webp or .png, texts as .txt, .md or .jsonl. The file keeps the settings that it was made
-    with, where its format has room for them. On standard output a text appears word by word, and nothing else does.
+    clips as .mp4, .gif, .webp or .png, texts as .txt, .md or .jsonl, sounds as .wav or .flac. The file keeps the
+    settings that it was made with, where its format has room for them. On standard output a text appears word by word,
+    a sound as a WAV stream while it is made, and nothing else does.
     """
     from ..files import refuse_existing
     from ..media import Saving
@@ -91,10 +97,12 @@ def generate(
     pipeline.medium.check_sheet(n, columns and whole("columns", columns, 1))
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     named = {flag: value for flag, value in flags.items() if value is not None}
-    options: dict[str, Any] = {"text": texts, "stop": stop} | settings(pipeline.generator, setting) | named
+    options: dict[str, Any] = (
+        {"text": texts, "voice": voice, "stop": stop} | settings(pipeline.generator, setting) | named
+    )
     if data:
         reserve_stdout()
-        result = written(pipeline.stream(listed(labels), n, seed, **options))
+        result = written(pipeline.stream(listed(labels), n, seed, **options), pipeline.medium)
     else:
         with bar("entity") as show:
             result = pipeline.generate(listed(labels), n, seed, batch=batch, progress=show, **options)

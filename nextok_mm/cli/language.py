@@ -42,7 +42,7 @@ def chat(
         print(f"{pipeline.card.name}: Ctrl-C stops an answer, Ctrl-D ends the conversation.", file=sys.stderr)
     for line in _typed() if asks else _piped():
         try:
-            written(conversation.stream(line))
+            written(conversation.stream(line), pipeline.medium)
         except KeyboardInterrupt:
             print("(stopped)", file=sys.stderr)
         except ValueError as error:

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -12,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..config import Config
 from ..contracts import Batch
 from ..rng import Rng, mix
+
+if TYPE_CHECKING:
+    from ..media.words import TextTokenizer
 
 
 class SourceConfig(Config):
@@ -25,11 +29,13 @@ class SourceConfig(Config):
 
 
 class Source(ABC):
-    """Rows by index. class_names: of the labels, where there are any; captions: of every row, where it has one; draws:
-    what seeds decide (flip, crop, sample)."""
+    """Rows by index. class_names: of the labels, where there are any; captions: of every row, where it has one; words:
+    what makes its tokens of text, without which a model of them is of no use; draws: what seeds decide (flip, crop,
+    sample)."""
 
     class_names: tuple[str, ...] | None = None
     captions: tuple[str, ...] | None = None
+    words: "TextTokenizer | None" = None
     draws: frozenset[str] = frozenset()
 
     @abstractmethod

@@ -62,7 +62,7 @@ class Text(Source):
     def __init__(self, config: Config):
         self.config = config
         self.words = Bytes() if config.words == "bytes" else load_words(Path(config.words).expanduser())
-        parts = [torch.tensor(ends(self.words, text), dtype=torch.int32) for text in documents(config)]
+        parts = [torch.tensor(ends(self.words, text), dtype=torch.int32) for _, text in documents(config)]
         self.tokens = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32)
         self.documents = len(parts)
         if len(self) < 1:
@@ -80,27 +80,20 @@ class Text(Source):
         return {"tokens": self.tokens[starts + torch.arange(self.config.length)].long()}
 
 
+def documents(config: Config, split: str | None = None) -> Iterator[tuple[str, str]]:
+    """(name, text) of every document of the config's split, or of another one."""
+    share, test = config.held_out, (split or config.split) == "test"
+    for name, text in read(Path(config.path).expanduser(), config.field):
+        digest = hashlib.blake2b(f"{name}\0{text}".encode("utf8", "replace"), digest_size=8).digest()
+        if not share or (int.from_bytes(digest, "little") % share == 0) == test:
+            yield name, text
+
+
 def ends(words: TextTokenizer, text: str) -> list[int]:
     """A document's tokens, with what stands before and after a text."""
     tokens = words.encode(text)
     last = words.end
     return tokens if last is None else [*tokens, last]
-
-
-def documents(config: Config) -> Iterator[str]:
-    """The documents of a split, one after another; ValueError as of `read`."""
-    for name, text in read(Path(config.path).expanduser(), config.field):
-        if _is_of(config, name, text):
-            yield text
-
-
-def _is_of(config: Config, name: str, text: str) -> bool:
-    """Whether a document belongs to the split."""
-    if not config.held_out:
-        return True
-    digest = hashlib.blake2b(f"{name}\0{text}".encode("utf8", "replace"), digest_size=8).digest()
-    held_out = int.from_bytes(digest, "little") % config.held_out == 0
-    return held_out == (config.split == "test")
 
 
 def read(path: Path, field: str = "text") -> Iterator[tuple[str, str]]:

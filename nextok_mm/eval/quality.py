@@ -20,10 +20,10 @@ from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
 from ..data import Source
 from ..features.pictures import LITE0, load_features
-from ..media import Clips, Medium, Pictures, Words
+from ..media import Clips, Medium, Pictures, Sounds, Words
 from ..pipeline import ladder, load, medium_of, settings_of
 from ..pipeline.inputs import whole
-from . import captions, clips, metrics, samples, texts
+from . import captions, clips, metrics, samples, speech, texts
 from .cache import remembered
 
 JUDGES = ("fashion-judge", LITE0)
@@ -32,12 +32,15 @@ TRAIN = {"kind": "fashion_mnist", "split": "train"}
 NEIGHBOURS = 3
 BATCH = 250
 
-BY_MEDIUM: dict[str, Callable[..., dict[str, Any]] | None] = {
-    Pictures.name: None,
-    Clips.name: clips.evaluate,
-    Words.name: texts.evaluate,
+MEASURES: dict[tuple[str, str], Callable[..., dict[str, Any]] | None] = {
+    ("generator", Pictures.name): None,
+    ("tokenizer", Pictures.name): None,
+    ("generator", Clips.name): clips.evaluate,
+    ("tokenizer", Clips.name): clips.evaluate,
+    ("generator", Sounds.name): speech.evaluate,
+    ("generator", Words.name): texts.evaluate,
 }
-"""What measures a pipeline of a medium; None: what measures its role."""
+"""What measures a role and a medium; None: what measures the role."""
 
 Measured = dict[str, Tensor]
 """`features` [n, F]; `predicted` and `asked` [n] where the network classifies and classes were asked for."""
@@ -122,18 +125,19 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
         "judge": evaluate_judge,
     }
     medium, run = medium_of(name), kinds[card.role]
-    if medium is not None and medium.name not in BY_MEDIUM:
-        accepted = ", ".join(BY_MEDIUM)
-        raise ValueError(f"eval: got {name}, a {card.role} of {medium.plural}, accepted: models of {accepted}")
-    own = None if medium is None else BY_MEDIUM[medium.name]
-    known = inspect.signature(own or run).parameters
+    if medium is not None:
+        if (card.role, medium.name) not in MEASURES:
+            accepted = ", ".join(f"{word}s" for role, word in MEASURES if role == card.role)
+            raise ValueError(f"eval: got {name}, a {card.role} of {medium.plural}, accepted: models of {accepted}")
+        run = MEASURES[card.role, medium.name] or run
+    known = inspect.signature(run).parameters
     if options.get("data") is not None and "test" in known:
         test, train = samples.splits(options.pop("data"), **_own(medium))
         options |= {"test": test} | ({"train": train} if "train" in known else {})
     for option in options:
         if option not in known:
             raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, since {name} has no such option")
-    return run(name, **options) if own is None else own(load(name), **options)
+    return run(load(name) if "pipeline" in known else name, **options)
 
 
 def _own(medium: Medium | None) -> dict[str, Any]:

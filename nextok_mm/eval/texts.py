@@ -21,6 +21,7 @@ from ..checkpoint import fingerprint
 from ..data import text as texts
 from ..pipeline import Pipeline, scores
 from ..pipeline.inputs import whole
+from .bits import windows
 from .cache import remembered
 
 WINDOW = 1024
@@ -93,10 +94,10 @@ def _source(data: Mapping[str, Any] | None) -> texts.Config:
 
 
 def _windows(
-    documents: Iterator[str], words: Any, before: int | None, window: int, n: int | None, sizes: list[int]
+    documents: Iterator[tuple[str, str]], words: Any, before: int | None, window: int, n: int | None, sizes: list[int]
 ) -> Iterator[Window]:
     """The windows of all documents; sizes: counts the documents and their bytes."""
-    for document in documents:
+    for _, document in documents:
         if sizes[0] == n:
             return
         sizes[0], sizes[1] = sizes[0] + 1, sizes[1] + len(document.encode())
@@ -105,13 +106,8 @@ def _windows(
 
 def cut(tokens: Sequence[int], before: int | None, window: int) -> Iterator[Window]:
     """A document as windows in which every token is to be predicted once (but the first, where nothing is `before`)."""
-    whole = [*([] if before is None else [before]), *tokens]
-    done = 1
-    while done < len(whole):
-        first = 0 if done == 1 else done - window // 2
-        end = min(len(whole), first + window)
-        yield whole[first:done], whole[done:end]
-        done = end
+    for part, given in windows([*([] if before is None else [before]), *tokens], window, window - window // 2):
+        yield list(part[:given]), list(part[given:])
 
 
 def _blocks(windows: Iterator[Window]) -> Iterator[list[Window]]:

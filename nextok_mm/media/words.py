@@ -5,6 +5,7 @@
 | tokenizer.json       | the `tokenizers` package   | Llama 3, SmolLM2, Mistral, Qwen     |
 | tokenizer.model      | the `sentencepiece` package| Llama 2, Vicuna                     |
 | bytes.json           | nothing: 256 bytes and ends| our own small models                |
+| phonemes.json        | `spelling`, by hibari-tts  | our own models of speech            |
 
 A user's text never becomes a special token, whatever it says; only a chat template's own words do. Text that comes in
 is UTF-8, or refused; a file of it is read whole, and nothing of it is cut off.
@@ -22,13 +23,12 @@ from ..config import shown
 from ..files import check_name, in_line, write_whole
 from ..references import WORDS as FILES
 from .chat_template import MAX_TEMPLATE, render
-from .medium import Fit, Medium, Saving
+from .medium import STDOUT, Fit, Medium, Saving
 
 if TYPE_CHECKING:
     from ..contracts import Generator
     from ..decoding.texts import Texts
 
-STDOUT = "-"
 ENDINGS = (".txt", ".md", ".jsonl")
 BETWEEN = "\n\n"
 """What stands between several texts in one file or on a terminal; a .jsonl has a line for each instead."""
@@ -36,7 +36,8 @@ MAX_FILE = 64 << 20
 MAX_TEXT = 16 << 20
 BYTES = "bytes.json"
 TEMPLATE = "chat_template.jinja"
-MAIN = ("tokenizer.json", "tokenizer.model", BYTES)
+PHONEMES = "phonemes.json"
+MAIN = ("tokenizer.json", "tokenizer.model", BYTES, PHONEMES)
 SLACK = 16
 """Tokens by which a text's beginning may have more than the whole text has there."""
 _CONTENT = range(0xE000, 0xF8FF)  # letters of no script: one that no message holds marks where a word is cut
@@ -50,6 +51,7 @@ class Words(Medium):
     plural: ClassVar[str] = "texts"
     field: ClassVar[str] = "texts"
     out: ClassVar[str] = STDOUT
+    last: ClassVar[bytes] = b"\n"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
 
     def take(self, given: Any, fit: Fit = "exact") -> list[str]:
@@ -115,6 +117,10 @@ class Words(Medium):
             check_name(path, self.endings, force)
             content = self.printed(data)
         return write_whole(path, lambda file: file.write(content.encode()), force)
+
+    def raw(self, samples: Any, first: bool = True) -> bytes:
+        """As `printed`, in UTF-8."""
+        return self.printed(samples).encode("utf8", "replace")
 
     def printed(self, data: Any) -> str:
         """The texts, with an empty line between them."""
@@ -404,6 +410,10 @@ def words_of(files: Mapping[str, bytes], where: str) -> TextTokenizer:
     template = named.decode("utf8", errors="replace") if named else _template(config.get("chat_template"))
     if BYTES in files:
         return Bytes()
+    if PHONEMES in files:
+        from .spelling import Spelling
+
+        return Spelling.read(files[PHONEMES])
     if (data := files.get("tokenizer.json")) is not None:
         return Pretrained(data.decode("utf8", errors="replace"), special, template)
     if (data := files.get("tokenizer.model")) is not None:

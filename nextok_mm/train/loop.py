@@ -388,7 +388,7 @@ class Run:
             meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)
         # a language model is of no use without them
-        words = self.source.words.files() if isinstance(self.source, Text) else {}
+        words = {} if self.source.words is None else self.source.words.files()
         if config.train.lora is not None:
             base = str(config.init), self.base
             lora.save(model, self.folder.final, config.train.lora, *base, dtype=dtype, words=words, **meta)
