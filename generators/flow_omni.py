@@ -280,7 +280,9 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         voices, mute_B = self._voices(given.get("voice"), rows)
         told_QTD = durations_BP = None
         if self.alignment is not None:
-            texts = [torch.tensor([token for _, *ids in row for token in ids], device=device) for row in queue]
+            texts = [
+                torch.tensor([i for _, *ids in row for i in ids], dtype=torch.long, device=device) for row in queue
+            ]
             told_QTD, durations_BP, most = self._told(texts, given.get("durations"), settings)
         else:
             most = [min(settings.tokens, sum(self._longest(piece, settings) for piece in row)) for row in queue]
@@ -370,7 +372,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         stops_B1 = state.stops_BN.new_zeros(len(state.data), 1)
         stops_B1[rows_R, 0] = logits_R.to(stops_B1.dtype)
         state.stops_BN = torch.cat((state.stops_BN, stops_B1), dim=1)
-        state.left_R = torch.where((state.left_R < 0) & (logits_R > settings.stop), state.after_R, state.left_R)
+        state.left_R = torch.where((state.left_R < 0) & (logits_R > settings.stop_logit), state.after_R, state.left_R)
         state.left_R = torch.where(state.left_R > 0, state.left_R - 1, state.left_R)
         state.lengths_B[rows_R] += 1
         state.finished += 1
