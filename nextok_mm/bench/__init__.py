@@ -16,7 +16,7 @@ BENCHES = {
     "ladder": "FlexTok: reconstruction against the number of tokens, nested dropout, and a 2-D grid",
     "steps": "how few steps will do: Frechet distance against network calls",
     "zoo": "every shipped checkpoint: its pictures' hash and its own figures, beside those from before a change",
-    "text": "bits a byte of held-out pages: a language model beside 5-grams and xz -9",
+    "text": "bits per byte of held-out pages: a language model beside 5-grams and xz -9",
     "table": "writes the Markdown table of a bench's JSON into docs/benchmarks, or prints it",
     "sampling": "a shipped or tiny xAR: cached against uncached, attention backends, images a second, training",
 }

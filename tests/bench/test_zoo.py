@@ -19,7 +19,7 @@ from nextok_mm.zoo import list_models
 @pytest.fixture
 def shipped(tiny, monkeypatch):
     """The tiny checkpoints in place of the shipped ones."""
-    names = ("vae", "xar", "flextok", "video", "clips")
+    names = ("vae", "xar", "flextok", "video", "clips", "text")
     monkeypatch.setattr("nextok_mm.zoo.list_models", lambda: {name: read_card(tiny / name) for name in names})
     monkeypatch.setattr(zoo, "load", lambda name, device: pipeline.load(tiny / name, device=device))
     return names
