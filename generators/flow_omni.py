@@ -370,7 +370,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         stops_B1 = state.stops_BN.new_zeros(len(state.data), 1)
         stops_B1[rows_R, 0] = logits_R.to(stops_B1.dtype)
         state.stops_BN = torch.cat((state.stops_BN, stops_B1), dim=1)
-        state.left_R = torch.where((state.left_R < 0) & (logits_R > settings.stop), state.after_R, state.left_R)
+        state.left_R = torch.where((state.left_R < 0) & (logits_R > settings.stop_logit), state.after_R, state.left_R)
         state.left_R = torch.where(state.left_R > 0, state.left_R - 1, state.left_R)
         state.lengths_B[rows_R] += 1
         state.finished += 1

@@ -210,7 +210,7 @@ def reconstruct(
     how = fitting(fit, crop)
     pipeline = load(name, device=device)
     pipeline.medium.check_out(out, force)
-    images = torch.cat([fitted(pipeline, picture, how, pipeline.read) for picture in pictures])
+    images = pipeline.medium.take([fitted(pipeline, picture, how, pipeline.read) for picture in pictures], how)
     sampling = settings(pipeline.tokenizer, setting)
     if sampling and not tokens:
         raise ValueError("set: got a setting, accepted: beside --tokens, and for tokenizers with ordered tokens")
@@ -224,7 +224,7 @@ def reconstruct(
         print(f"{path}: {made}, as given (left) and from their first tokens; PSNR in dB by number of tokens: {found}")
         return
     both = torch.stack((images, pipeline.reconstruct(images).data), dim=1).flatten(0, 1)
-    error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
+    error = ((both[0::2] - both[1::2]) / (1 - pipeline.medium.low)).square().mean().clamp_min(1e-12)
     path = pipeline.medium.save(both, out, {"nextok.model": pipeline.card.name}, force, Saving(columns=2))
     print(f"{path}: {made}, each as given and then as it came back; PSNR {-10 * error.log10():.1f} dB")
 

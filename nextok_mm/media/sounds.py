@@ -137,11 +137,8 @@ class Sounds(Medium):
         return made if frames is None else F.pad(made, (0, max(0, frames - made.shape[2])))[:, :, :frames]
 
     def changed(self, path: str | Path, fit: Fit) -> str:
-        """See `Medium.changed`."""
-        _, rate, channels = header(path)
-        rates = f"{rate} Hz brought to {self.rate} Hz" if rate != self.rate else ""
-        mixed = f"{channels} channels mixed to {self.channels}" if channels != self.channels else ""
-        return ", ".join(filter(None, (rates, mixed)))
+        """Nothing that `fit` decides: a sound by itself keeps its length."""
+        return ""
 
     def empty(self, n: int) -> Tensor:
         """Sounds of no samples."""

@@ -443,7 +443,8 @@ class Pipeline:
             return ladder.ladder(self, given, conditions.each(tokens), seed, batch, progress, sampling)
         with inference(tokenizer):
             encoded = tokenizer.encode(given.to(tokenizer.device))
-            return self._result(tokenizer.decode(encoded), given=given.cpu(), tokens=encoded)
+            made = tokenizer.decode(encoded)[tuple(map(slice, given.shape))]  # of a sound, without what made it whole
+            return self._result(made, given=given.cpu(), tokens=encoded)
 
     def predict(
         self, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
