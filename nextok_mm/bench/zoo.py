@@ -109,14 +109,15 @@ def figures(name: str, card: Card, n: int, seed: int) -> dict[str, float]:
     from ..eval import quality
     from ..pipeline import medium_of
 
-    given: dict[str, Any] = {} if card.role == "judge" else {"n": n, "seed": seed}
-    given |= {"baselines": False} if card.role == "generator" or getattr(medium_of(name), "temporal", False) else {}
-    given |= {"test": TESTS[name]} if name in TESTS else {}
     if name in TEXTS:
-        given = {"n": n, "data": TEXTS[name]}
         if not Path(TEXTS[name]["path"]).is_dir():
             print(f"{name:18s} no figures: {TEXTS[name]['path']} isn't there (python -m nextok_mm.data.python_docs)")
             return {}
+        given: dict[str, Any] = {"data": TEXTS[name]}
+    else:
+        given = {} if card.role == "judge" else {"n": n, "seed": seed}
+        given |= {"baselines": False} if card.role == "generator" or getattr(medium_of(name), "temporal", False) else {}
+        given |= {"test": TESTS[name]} if name in TESTS else {}
     return {
         f"{row}: {figure} ({space})": value
         for row, spaces in quality.evaluate(name, **given)["figures"].items()

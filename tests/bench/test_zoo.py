@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nextok_mm import bench, pipeline
 from nextok_mm.bench import zoo
-from nextok_mm.checkpoint import read_card
+from nextok_mm.checkpoint import Card, read_card
 from nextok_mm.eval import quality
 from nextok_mm.media import Clips
 from nextok_mm.zoo import list_models
@@ -105,7 +105,7 @@ def test_figures_are_those_of_the_own_evaluation(shipped, tmp_path, capsys, monk
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monkeypatch):
+def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monkeypatch, tmp_path):
     """Nothing is measured: the arguments are held against the real functions."""
     asked = {}
     for module, function in (
@@ -114,15 +114,35 @@ def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monke
         (quality, "evaluate_judge"),
         (quality.captions, "evaluate"),
         (quality.clips, "evaluate"),
+        (quality.texts, "evaluate"),
     ):
-        fake = create_autospec(getattr(module, function), return_value={"figures": {"it": {"space": {"psnr": 1.0}}}})
+        real = getattr(module, function)
+        fake = create_autospec(real, return_value={"figures": {"it": {"space": {"psnr": 1.0}}}})
         monkeypatch.setattr(module, function, fake)
+        for measured in [key for key, measure in quality.MEASURES.items() if measure is real]:
+            monkeypatch.setitem(quality.MEASURES, measured, fake)
         asked[fake] = f"{module.__name__.split('.')[-1]}.{function}"
     monkeypatch.setattr(quality, "load", lambda name: name)
+    pages = {each: fields | {"path": str(tmp_path)} for each, fields in zoo.TEXTS.items()}
+    monkeypatch.setattr(zoo, "TEXTS", pages)
     assert zoo.figures(name, list_models()[name], 50, 1) == {"it: psnr (space)": 1.0}
     (function,) = [name for fake, name in asked.items() if fake.called]
     wanted = {"elm-emoji": "captions.evaluate", "video-moving": "clips.evaluate", "next-block-moving": "clips.evaluate"}
+    wanted |= {"text-tiny": "texts.evaluate"}
     assert function == wanted.get(name, f"quality.evaluate_{list_models()[name].role}")
+
+
+def test_pages_that_are_not_there_leave_their_figures_out(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(zoo, "TEXTS", {"it": {"path": str(tmp_path / "pages"), "split": "test"}})
+    assert zoo.figures("it", create_autospec(Card, role="generator"), 5, 0) == {}
+    assert "no figures: " in capsys.readouterr().out
+
+
+def test_letters_are_pixels_that_come_back():
+    stored = zoo.stored(zoo.letters(["naïve", "", "one longer"]))
+    assert stored["shape"] == [3, 1, 1, 10]
+    other = zoo.stored(zoo.letters(["naïve", "", "one longes"]))
+    assert zoo.difference(stored, other) == "3.33 % of the values differ, by at most 1 of 255"
 
 
 @settings(deadline=None, max_examples=20)
