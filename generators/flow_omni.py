@@ -280,7 +280,9 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         voices, mute_B = self._voices(given.get("voice"), rows)
         told_QTD = durations_BP = None
         if self.alignment is not None:
-            texts = [torch.tensor([token for _, *ids in row for token in ids], device=device) for row in queue]
+            texts = [
+                torch.tensor([i for _, *ids in row for i in ids], dtype=torch.long, device=device) for row in queue
+            ]
             told_QTD, durations_BP, most = self._told(texts, given.get("durations"), settings)
         else:
             most = [min(settings.tokens, sum(self._longest(piece, settings) for piece in row)) for row in queue]

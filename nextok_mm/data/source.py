@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import Config
-from ..contracts import Batch
+from ..contracts import Batch, Tokenizer
 from ..rng import Rng, mix
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class Source(ABC):
         """The labels that there are, each once, in order; none where `column` knows of none."""
         parts = [part.unique() for part in self.column("labels")]
         return torch.cat(parts).unique().tolist() if parts else []
+
+    def check(self, tokenizer: Tokenizer[Any]) -> None:
+        """ValueError where rows hold tokens that another tokenizer made."""
+        return
 
     @abstractmethod
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..checkpoint import fingerprint, from_pretrained, read_weights
 from ..console import run
-from ..contracts import Batch
+from ..contracts import Batch, Tokenizer
 from ..files import write_whole
 from ..inference import inference
 from ..media.spelling import SILENCE, Spelling
@@ -73,6 +73,14 @@ class SpeechLatents(Source):
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def check(self, tokenizer: Tokenizer[Any]) -> None:
+        """See `Source.check`."""
+        if fingerprint(tokenizer) != self.tokenizer:
+            raise ValueError(
+                f"data.path {self.config.path}: made by tokenizer {self.tokenizer}, not by {fingerprint(tokenizer)}; "
+                "encode the speech again with this one"
+            )
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`tokens` [B, N, C], `text` [B, P] (-1 behind a row's end), `durations` [B, P]. Without seeds a row goes on

@@ -497,8 +497,7 @@ def _tokenizer(config: TrainConfig, source: Source, model: Model, device: torch.
             )
         return None
     tokenizer = from_pretrained(config.tokenizer, role="tokenizer")[0].requires_grad_(False).to(device)
-    if isinstance(source, Latents):
-        source.check(tokenizer)
+    source.check(tokenizer)
     assert isinstance(model, Generator)
     check_speaks(model, tokenizer, config.tokenizer, "this model")
     return tokenizer

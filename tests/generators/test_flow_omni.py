@@ -82,6 +82,13 @@ def test_what_never_stops_is_ended_by_its_text():
     assert state.lengths_B.tolist() == [math.ceil((len(text) / 1.5 + 2) * 2) for text in TEXTS]
 
 
+@pytest.mark.parametrize("size", ["tiny", "tiny-aligned"])
+def test_without_a_text_it_speaks_until_it_is_told_to_end(size):
+    model = made(size)
+    state = list(decode(model, model.start(None, Rng([0, 1]), model.Sampling(tokens=5, stop_logit=100))))[-1]
+    assert state.lengths_B.tolist() == [5, 5] and not torch.allclose(state.data[0], state.data[1])
+
+
 def test_durations_decide_where_speech_ends():
     model = made("tiny-aligned")
     state = speak(model, TEXTS, durations=[[2, 3, 2], [5], [1] * 6])
