@@ -31,6 +31,7 @@ from nextok_mm.sequence.masks import causal, continued
 from nextok_mm.sequence.reading import read_prefixes, take_in
 from nextok_mm.sequence.rope import LongRope
 
+AT_ONCE = 1 << 24  # logits that are computed at a time where only those of known tokens count
 ROOM = 128  # slots that a cache has beyond the prompt to begin with; it grows
 
 
@@ -244,6 +245,25 @@ class Language(Generator[LanguageConfig, State]):
         mask = causal(count) if self.config.window is None else continued(0, [1] * count, self.config.window)
         places = torch.arange(count, device=tokens_BN.device)[:, None]
         return self.backbone(self.table(tokens_BN), mask, places_NX=places)
+
+    @inferring
+    def logprobs(self, tokens_BN: Tensor) -> Tensor:
+        """Log-probabilities [B, N - 1] in nats of each token but the first, given those before it in its row.
+
+        Not all logits are there at once: with a large vocabulary they are many times as large as anything else.
+        """
+        states_XD, targets_X = self.states(tokens_BN)[:, :-1].flatten(0, 1), tokens_BN[:, 1:].flatten()
+        some = max(1, AT_ONCE // self.config.vocabulary)
+        parts = []
+        for states, targets in zip(states_XD.split(some), targets_X.split(some)):
+            logits = self._head(states).float()
+            parts.append(logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1))
+        return torch.cat(parts).view(len(tokens_BN), -1)
+
+    @property
+    def before(self) -> int | None:
+        """The token that stands before a text: the one that begins it, or else one that ends another."""
+        return self.config.begin if self.config.begin is not None else next(iter(self.config.ends), None)
 
     def _head(self, states_BND: Tensor) -> Tensor:
         return F.linear(states_BND, self.table.weight) if self.head is None else self.head(states_BND)
