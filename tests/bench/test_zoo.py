@@ -110,17 +110,22 @@ MEASURED = [name for name in list_models() if name != "vocoder-speech"]  # which
 @pytest.mark.parametrize("name", MEASURED)
 def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monkeypatch):
     """Nothing is measured: the arguments are held against the real functions."""
-    asked = {}
+    asked, measures = {}, dict(quality.MEASURES)
     for module, function in (
         (quality, "evaluate_generator"),
         (quality, "evaluate_tokenizer"),
         (quality, "evaluate_judge"),
         (quality.captions, "evaluate"),
         (quality.clips, "evaluate"),
+        (quality.speech, "evaluate"),
+        (quality.texts, "evaluate"),
     ):
-        fake = create_autospec(getattr(module, function), return_value={"figures": {"it": {"space": {"psnr": 1.0}}}})
+        real = getattr(module, function)
+        fake = create_autospec(real, return_value={"figures": {"it": {"space": {"psnr": 1.0}}}})
         monkeypatch.setattr(module, function, fake)
+        measures = {what: fake if run is real else run for what, run in measures.items()}
         asked[fake] = f"{module.__name__.split('.')[-1]}.{function}"
+    monkeypatch.setattr(quality, "MEASURES", measures)
     monkeypatch.setattr(quality, "load", lambda name: name)
     assert zoo.figures(name, list_models()[name], 50, 1) == {"it: psnr (space)": 1.0}
     (function,) = [name for fake, name in asked.items() if fake.called]
