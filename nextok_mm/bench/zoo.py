@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Card
 from ..machine import describe
-from ..media.words import Words
+from ..media import VISUAL, Pictures, Sounds, Words
 from ..pipeline import Pipeline, load
 from .harness import options, read_json, write_json
 
@@ -75,6 +75,8 @@ def pictures(pipeline: Pipeline, seed: int) -> Tensor:
     try:
         if pipeline.generator is None:
             tokenizer: Any = pipeline.tokenizer
+            if pipeline.medium.name == Sounds.name:
+                return pipeline.reconstruct(glides(n, pipeline.medium.channels, tokenizer.size[0])).data * 0.5 + 0.5
             return pipeline.reconstruct(discs(n, tokenizer.config.image_channels, tokenizer.size)).data
         if isinstance(pipeline.medium, Words):
             return letters(pipeline.generate(text=PROMPTS, seed=seed, tokens=40).data)
@@ -104,11 +106,19 @@ def discs(n: int, channels: int, size: tuple[int, ...]) -> Tensor:
     return found if len(size) == 3 else found[:, :, 0]
 
 
+def glides(n: int, channels: int, samples: int) -> Tensor:
+    """A tone in each [n, C, T] that rises over two octaves, from different pitches."""
+    turns = torch.linspace(0, 2, samples).exp2().cumsum(0) * torch.linspace(0.006, 0.01, n)[:, None]
+    return (0.3 * torch.sin(2 * torch.pi * turns))[:, None].expand(n, channels, samples).contiguous()
+
+
 def figures(name: str, card: Card, n: int, seed: int) -> dict[str, float]:
     """The checkpoint's own evaluation, without baselines, as `pictures: figure (feature space)`."""
     from ..eval import quality
     from ..pipeline import medium_of
 
+    if card.role == "tokenizer" and not isinstance(medium_of(name) or Pictures(3, (1, 1)), VISUAL):
+        return {}  # `nextok bench sounds` measures these
     if name in TEXTS:
         if not Path(TEXTS[name]["path"]).is_dir():
             print(f"{name:18s} no figures: {TEXTS[name]['path']} isn't there (python -m nextok_mm.data.python_docs)")
