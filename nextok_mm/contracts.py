@@ -9,11 +9,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from .config import Config, ModelConfig
 from .rng import Rng
@@ -56,7 +57,7 @@ class Loss:
     parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
-ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+ConfigT = TypeVar("ConfigT", bound=ModelConfig, default=Any)
 """The config of a kind: `class XAR(Generator[XARConfig, State])`."""
 
 Batch = dict[str, Tensor]
@@ -535,7 +536,7 @@ class OpenState(State):
     ended_B: Tensor
 
 
-StateT = TypeVar("StateT", bound=State)
+StateT = TypeVar("StateT", bound=State, default=Any)
 
 
 class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
