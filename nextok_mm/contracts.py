@@ -8,7 +8,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from .config import Config, ModelConfig
+from .loss import Loss
 from .rng import Rng
 from .sequence.layout import Layout
 
@@ -49,21 +50,14 @@ class Tokens:
         return self.data.is_floating_point()
 
 
-@dataclass(frozen=True)
-class Loss:
-    """What is minimised (a scalar with a gradient) and the parts worth logging (detached scalars)."""
-
-    total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-
 ConfigT = TypeVar("ConfigT", bound=ModelConfig, default=Any)
 """The config of a kind: `class XAR(Generator[XARConfig, State])`."""
 
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames), of sounds [B, channels, T] in [-1, 1]
 (T samples); or `tokens` [B, N, C] / [B, N];
-`labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
+`labels` [B] int64, and `weights` [B], how much each row counts, where the data has any. `images` is the name of the
+samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
 """What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.
@@ -98,7 +92,7 @@ class Model(nn.Module, ABC, Generic[ConfigT]):
             rng: Random numbers, one stream per row, so that the loss of a row does not depend on its neighbors.
 
         Returns:
-            The loss, and its parts.
+            The loss, one number per row and term.
         """
 
     @abstractmethod
@@ -594,6 +588,18 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
             ValueError: A text is longer than a prompt may be, or can't be read.
         """
         return {"tokens": [words.prompt(text, self.longest_prompt) for text in texts]}
+
+    def remarks(self, state: Any, words: "TextTokenizer | None") -> list[dict[str, Any]] | None:
+        """Say about each finished sample what its tokens don't.
+
+        Args:
+            state: The last state.
+            words: The text tokenizer, where there is one.
+
+        Returns:
+            Remarks by name for each sample, such as why it ended; None where there are none.
+        """
+        return None
 
     @abstractmethod
     def predict(self, batch: Batch, rng: Rng) -> Tensor:

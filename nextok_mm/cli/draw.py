@@ -207,7 +207,7 @@ def reconstruct(
     from ..pipeline import load
 
     refuse_existing(out, force)
-    how = fitting(fit, crop)
+    how: Any = fitting(fit, crop)
     pipeline = load(name, device=device)
     pipeline.medium.check_out(out, force)
     images = pipeline.medium.take([fitted(pipeline, picture, how, pipeline.read) for picture in pictures], how)

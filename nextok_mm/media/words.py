@@ -170,15 +170,15 @@ class TextTokenizer(ABC):
 
         return Texts(self)
 
-    def prompt(self, text: str, most: int) -> list[int]:
-        """The tokens of a text of at most `most` tokens.
+    def prompt(self, text: str, most: int, begin: bool = True) -> list[int]:
+        """The tokens of a text of at most `most` tokens; begin: as of `encode`.
 
         ValueError in one line for a longer one, which says how much of it fits; what is far too long is refused without
         being read to its end.
         """
-        part = _checked(text)[: 8 * most]
+        part, most = _checked(text)[: 8 * max(most, 1)], max(most, 0)
         while True:
-            tokens = self.encode(part)
+            tokens = self.encode(part, begin)
             if len(tokens) <= most and len(part) == len(text):
                 return tokens
             if len(tokens) > most + SLACK or len(part) == len(text):

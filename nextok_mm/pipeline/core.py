@@ -29,6 +29,7 @@ from . import conditions, inputs, ladder, voices
 from . import folder as folders
 from .conditions import MAX_ROWS
 from .result import Result, joined
+from .scores import Scores
 from .streaming import Run, results, stops
 
 BATCH = 64
@@ -323,10 +324,9 @@ class Pipeline:
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, held)
         asked = conditions.asked(mine, text, rows)
         sampled = settings.model_dump(mode="json") | ({"stop": stops(stop)} if stop else {})
+        how = {"decode_all": decode_all, "words": self.words}
         yield from results(
-            Run(
-                generator, speaks.medium, preview, self.card.name, seed, asked, sampled, started, decode_all=decode_all
-            ),
+            Run(generator, speaks.medium, preview, self.card.name, seed, asked, sampled, started, **how),
             begun_state,
         )
 
@@ -468,6 +468,45 @@ class Pipeline:
         from .prediction import predict
 
         return predict(self, clips, frames, seed, labels, **sampling)
+
+    def chat(self, messages: Any, seed: int = 0, *, stop: Sequence[str] | str | None = None, **sampling: Any) -> Result:
+        """Answer a conversation; `Chat` is one that goes on without being read again.
+
+        Args:
+            messages: What has been said, each message a `role` (`system`, `user`, `assistant`) and a `content`.
+            seed: Seed of the answer.
+            stop: Texts at which the answer ends, before the first of them.
+            sampling: Settings that replace the checkpoint's own.
+
+        Returns:
+            The answer, one text.
+
+        Raises:
+            ValueError: The checkpoint is no language model with a chat template, a message has another form, or the
+                conversation doesn't fit into the model's context.
+        """
+        from .chat import Chat
+
+        *_, last = Chat(self, seed=seed, stop=stop, **sampling).answer(messages)
+        return last
+
+    def score(self, text: Any, given: Any = None) -> Scores:
+        """Measure how likely texts are to a language model.
+
+        Args:
+            text: A text, or several; a `Path` is a file of one.
+            given: What stands before each text and is not scored, one for all or one for each; None is the beginning of
+                a text.
+
+        Returns:
+            The log-probability of every text, and of every token of it.
+
+        Raises:
+            ValueError: The checkpoint is no language model, or a text is empty or longer than the model's context.
+        """
+        from .scores import score
+
+        return score(self, text, given)
 
     def _check_source(self, tokenizer: "Tokenizer | TextTokenizer", source: str) -> None:
         """ValueError for tokens that say that another tokenizer made them."""
