@@ -594,6 +594,18 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
         """
         return {"tokens": [words.prompt(text, self.longest_prompt) for text in texts]}
 
+    def remarks(self, state: Any, words: "TextTokenizer | None") -> list[dict[str, Any]] | None:
+        """Say about each finished sample what its tokens don't.
+
+        Args:
+            state: The last state.
+            words: The text tokenizer, where there is one.
+
+        Returns:
+            Remarks by name for each sample, such as why it ended; None where there are none.
+        """
+        return None
+
     @abstractmethod
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """Predict what the loss compares with its target.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..checkpoint import Card
 from ..machine import describe
+from ..media import VISUAL, Pictures, Sounds
 from ..pipeline import Pipeline, load
 from .harness import options, read_json, write_json
 
@@ -69,6 +70,8 @@ def pictures(pipeline: Pipeline, seed: int) -> Tensor:
     try:
         if pipeline.generator is None:
             tokenizer: Any = pipeline.tokenizer
+            if pipeline.medium.name == Sounds.name:
+                return pipeline.reconstruct(glides(n, pipeline.medium.channels, tokenizer.size[0])).data * 0.5 + 0.5
             return pipeline.reconstruct(discs(n, tokenizer.config.image_channels, tokenizer.size)).data
         text = CAPTIONS if "text" in pipeline.generator.takes else None
         return pipeline.generate(n=n, seed=seed, text=text).data
@@ -90,11 +93,19 @@ def discs(n: int, channels: int, size: tuple[int, ...]) -> Tensor:
     return found if len(size) == 3 else found[:, :, 0]
 
 
+def glides(n: int, channels: int, samples: int) -> Tensor:
+    """A tone in each [n, C, T] that rises over two octaves, from different pitches."""
+    turns = torch.linspace(0, 2, samples).exp2().cumsum(0) * torch.linspace(0.006, 0.01, n)[:, None]
+    return (0.3 * torch.sin(2 * torch.pi * turns))[:, None].expand(n, channels, samples).contiguous()
+
+
 def figures(name: str, card: Card, n: int, seed: int) -> dict[str, float]:
     """The checkpoint's own evaluation, without baselines, as `pictures: figure (feature space)`."""
     from ..eval import quality
     from ..pipeline import medium_of
 
+    if card.role == "tokenizer" and not isinstance(medium_of(name) or Pictures(3, (1, 1)), VISUAL):
+        return {}  # `nextok bench sounds` measures these
     given: dict[str, Any] = {} if card.role == "judge" else {"n": n, "seed": seed}
     given |= {"baselines": False} if card.role == "generator" or getattr(medium_of(name), "temporal", False) else {}
     given |= {"test": TESTS[name]} if name in TESTS else {}

@@ -323,10 +323,9 @@ class Pipeline:
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, held)
         asked = conditions.asked(mine, text, rows)
         sampled = settings.model_dump(mode="json") | ({"stop": stops(stop)} if stop else {})
+        how = {"decode_all": decode_all, "words": self.words}
         yield from results(
-            Run(
-                generator, speaks.medium, preview, self.card.name, seed, asked, sampled, started, decode_all=decode_all
-            ),
+            Run(generator, speaks.medium, preview, self.card.name, seed, asked, sampled, started, **how),
             begun_state,
         )
 

@@ -62,6 +62,23 @@ def test_text_becomes_sound(aligned, tmp_path):
     assert result.save(tmp_path / "out.wav").is_file()
 
 
+def test_a_result_says_when_each_word_is_spoken(aligned, monkeypatch):
+    monkeypatch.setattr(Spelling, "phonemes", lambda self, text: "_g\u02c8o \u0259n._")
+    result = aligned.generate(text=["Go on.", "On."], batch=1)
+    units = aligned.generator.config.rate * 2
+    for remarks, tokens in zip(result.remarks, result.tokens.data):
+        assert (
+            remarks["ended"] == "stop"
+            and "".join(letter for letter, *_ in remarks["phonemes"]) == "_g\u02c8o \u0259n._"
+        )
+        assert [word for word, *_ in remarks["words"]] == ["g\u02c8o", "\u0259n"]
+        times = [time for _, *both in remarks["phonemes"] for time in both]
+        assert times == sorted(times) and times[0] == 0 and round(times[-1] * units) <= 2 * len(tokens)
+        assert remarks["words"][0][1:] == (remarks["phonemes"][1][1], remarks["phonemes"][3][2])
+    cut = aligned.generate(text="Go on.", tokens=1)
+    assert cut.remarks[0]["ended"] == "stop" or cut.tokens.data.shape[1] == 1
+
+
 def test_the_pair_is_one_folder(aligned, tmp_path):
     pytest.importorskip("hibari")
     aligned.save_pretrained(tmp_path / "pair")
