@@ -164,14 +164,14 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         hidden_BND, parts = self._read(batch, noised)
         error_BNMC = self._velocities(noised, hidden_BND).float() - noised.target().float()
         flow = noised.mean(error_BNMC.square().mean((2, 3)))
-        total, logged, share = flow, {"flow": flow.mean().detach()}, self.config.distill
+        share = self.config.distill
+        loss = Loss({"flow": flow}, {"flow": 1 - share} if share else {})
         if share:
             off_BNC = residual(lambda x, t, r: self.head(x, hidden_BND, t, r), *noised.jumps())
-            jumps = noised.mean(off_BNC.float().square().mean(-1))
-            total, logged["jumps"] = (1 - share) * flow + share * jumps, jumps.mean().detach()
+            loss = loss.plus({"jumps": noised.mean(off_BNC.float().square().mean(-1))}, {"jumps": share})
         for name, (weight, rows_B) in parts.items():
-            total, logged[name] = total + weight * rows_B, rows_B.mean().detach()
-        return Loss(total.mean(), logged)
+            loss = loss.plus({name: rows_B}, {name: weight})
+        return loss
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """The velocities [B, N, M, C] that `loss` compares."""

@@ -8,7 +8,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config, ModelConfig
+from .loss import Loss
 from .rng import Rng
 from .sequence.layout import Layout
 
@@ -48,21 +49,14 @@ class Tokens:
         return self.data.is_floating_point()
 
 
-@dataclass(frozen=True)
-class Loss:
-    """What is minimised (a scalar with a gradient) and the parts worth logging (detached scalars)."""
-
-    total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 """The config of a kind: `class XAR(Generator[XARConfig, State])`."""
 
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames), of sounds [B, channels, T] in [-1, 1]
 (T samples); or `tokens` [B, N, C] / [B, N];
-`labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
+`labels` [B] int64, and `weights` [B], how much each row counts, where the data has any. `images` is the name of the
+samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
 """What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.
@@ -97,7 +91,7 @@ class Model(nn.Module, ABC, Generic[ConfigT]):
             rng: Random numbers, one stream per row, so that the loss of a row does not depend on its neighbors.
 
         Returns:
-            The loss, and its parts.
+            The loss, one number per row and term.
         """
 
     @abstractmethod

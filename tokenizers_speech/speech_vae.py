@@ -314,13 +314,11 @@ class SpeechVAE(SoundTokenizer[SpeechVAEConfig]):
         mean, deviation = self._moments(target)
         latents = mean + deviation * rng.normal(*mean.shape[1:], like=mean)
         sounds = self.net.decode(latents.transpose(1, 2)).float()
-        total, parts = self.sound_loss(sounds, target.float(), self.adversarial)
-        kl = 0.5 * mean.square().mean()
+        kl = 0.5 * mean.square()
         if self.config.deviation == "learned":
-            kl = kl + (0.5 * deviation.square() - deviation.log() - 0.5).mean()
-        parts["kl"] = kl
-        total = total + self.config.kl_weight * kl
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+            kl = kl + (0.5 * deviation.square() - deviation.log() - 0.5)
+        loss = self.sound_loss(sounds, target.float(), self.adversarial)
+        return loss.plus({"kl": kl}, {"kl": self.config.kl_weight})
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise."""

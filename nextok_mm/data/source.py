@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -31,12 +31,15 @@ class SourceConfig(Config):
 class Source(ABC):
     """Rows by index. class_names: of the labels, where there are any; captions: of every row, where it has one; words:
     what makes its tokens of text, without which a model of them is of no use; draws: what seeds decide (flip, crop,
-    sample)."""
+    sample); makes_tokens: its rows may be tokens that no tokenizer made; token_rows: how many tokens a row has, and how
+    many different codes there are, where the source itself says so."""
 
     class_names: tuple[str, ...] | None = None
     captions: tuple[str, ...] | None = None
     words: "TextTokenizer | None" = None
     draws: frozenset[str] = frozenset()
+    makes_tokens: ClassVar[bool] = False
+    token_rows: tuple[int, int] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -59,6 +59,8 @@ class Config(SourceConfig):
 class Text(Source):
     """The pieces of one long row of tokens."""
 
+    makes_tokens = True
+
     def __init__(self, config: Config):
         self.config = config
         self.words = Bytes() if config.words == "bytes" else load_words(Path(config.words).expanduser())

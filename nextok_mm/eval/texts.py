@@ -21,7 +21,6 @@ from ..checkpoint import fingerprint
 from ..data import text as texts
 from ..pipeline import Pipeline, scores
 from ..pipeline.inputs import whole
-from .bits import windows
 from .cache import remembered
 
 WINDOW = 1024
@@ -106,8 +105,13 @@ def _windows(
 
 def cut(tokens: Sequence[int], before: int | None, window: int) -> Iterator[Window]:
     """A document as windows in which every token is to be predicted once (but the first, where nothing is `before`)."""
-    for part, given in windows([*([] if before is None else [before]), *tokens], window, window - window // 2):
-        yield list(part[:given]), list(part[given:])
+    whole = [*([] if before is None else [before]), *tokens]
+    done = 1
+    while done < len(whole):
+        first = 0 if done == 1 else done - window // 2
+        end = min(len(whole), first + window)
+        yield whole[first:done], whole[done:end]
+        done = end
 
 
 def _blocks(windows: Iterator[Window]) -> Iterator[list[Window]]:

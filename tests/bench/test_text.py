@@ -29,12 +29,12 @@ def test_all_rows_by_the_same_bytes_and_gone_on_with(pages, tmp_path, capsys, mo
     bench.main(line)
     found = json.loads((tmp_path / "out" / "text.json").read_text())
     assert len(found) == 5 and len({row["bytes"] for row in found.values()}) == 1
-    bits = {name: row["bits a byte"] for name, row in found.items()}
-    assert bits["5-grams of bytes"] == pytest.approx(bits["5-grams of the model's tokens"])
+    bits = {name: row["bits per byte"] for name, row in found.items()}
+    assert bits["5-grams of bytes"] == bits["5-grams of the model's tokens"]
     assert bits["5-grams of bytes"] < 1
     assert bits["xz -9 of these pages behind the training text"] < bits["xz -9 of these pages alone"] < 4
     assert 6 < bits[str(tmp_path / "model")] < 10
-    assert capsys.readouterr().out.count("bits a byte") == 5
+    assert capsys.readouterr().out.count("bits per byte") == 5
     monkeypatch.setattr(text, "xz", None)
     bench.main(line)  # nothing is measured again
     assert json.loads((tmp_path / "out" / "text.json").read_text()) == found

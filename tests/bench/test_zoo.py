@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nextok_mm import bench, pipeline
 from nextok_mm.bench import zoo
-from nextok_mm.checkpoint import read_card
+from nextok_mm.checkpoint import Card, read_card
 from nextok_mm.eval import quality
 from nextok_mm.media import Clips
 from nextok_mm.zoo import list_models
@@ -19,7 +19,7 @@ from nextok_mm.zoo import list_models
 @pytest.fixture
 def shipped(tiny, monkeypatch):
     """The tiny checkpoints in place of the shipped ones."""
-    names = ("vae", "xar", "flextok", "video", "clips")
+    names = ("vae", "xar", "flextok", "video", "clips", "text")
     monkeypatch.setattr("nextok_mm.zoo.list_models", lambda: {name: read_card(tiny / name) for name in names})
     monkeypatch.setattr(zoo, "load", lambda name, device: pipeline.load(tiny / name, device=device))
     return names
@@ -108,7 +108,7 @@ MEASURED = [name for name in list_models() if name != "vocoder-speech"]  # which
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monkeypatch):
+def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monkeypatch, tmp_path):
     """Nothing is measured: the arguments are held against the real functions."""
     asked, measures = {}, dict(quality.MEASURES)
     for module, function in (
@@ -127,10 +127,26 @@ def test_every_shipped_checkpoint_is_asked_what_its_evaluation_takes(name, monke
         asked[fake] = f"{module.__name__.split('.')[-1]}.{function}"
     monkeypatch.setattr(quality, "MEASURES", measures)
     monkeypatch.setattr(quality, "load", lambda name: name)
+    pages = {each: fields | {"path": str(tmp_path)} for each, fields in zoo.TEXTS.items()}
+    monkeypatch.setattr(zoo, "TEXTS", pages)
     assert zoo.figures(name, list_models()[name], 50, 1) == {"it: psnr (space)": 1.0}
     (function,) = [name for fake, name in asked.items() if fake.called]
     wanted = {"elm-emoji": "captions.evaluate", "video-moving": "clips.evaluate", "next-block-moving": "clips.evaluate"}
+    wanted |= {"text-tiny": "texts.evaluate"}
     assert function == wanted.get(name, f"quality.evaluate_{list_models()[name].role}")
+
+
+def test_pages_that_are_not_there_leave_their_figures_out(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(zoo, "TEXTS", {"it": {"path": str(tmp_path / "pages"), "split": "test"}})
+    assert zoo.figures("it", create_autospec(Card, role="generator"), 5, 0) == {}
+    assert "no figures: " in capsys.readouterr().out
+
+
+def test_letters_are_pixels_that_come_back():
+    stored = zoo.stored(zoo.letters(["naïve", "", "one longer"]))
+    assert stored["shape"] == [3, 1, 1, 10]
+    other = zoo.stored(zoo.letters(["naïve", "", "one longes"]))
+    assert zoo.difference(stored, other) == "3.33 % of the values differ, by at most 1 of 255"
 
 
 @settings(deadline=None, max_examples=20)
