@@ -5,11 +5,12 @@ the weights lie in its own blocked order, which costs one copy of them (`nextok 
 copies live only inside the `with` block, are shared by all threads that are in one, and the last to leave removes them.
 
 They never go stale: every `with` block lays the weights out anew, and a layer whose weight was written to, or replaced,
-since then multiplies by the weight itself.
+since then multiplies by the weight itself. A layer is packed when it first has something to multiply, so nobody waits
+for that before the first token.
 
-With one or two rows, as when one sample is decoded token by token, a product only waits for the weights, and oneDNN's
-kernels for so few rows read them at half the speed of those for four: rows are repeated up to four (see
-`nextok bench elm`).
+Few rows only wait for the weights. One row is multiplied by the weight as it is, which reads memory at its full rate:
+oneDNN does no better with a packed copy, and its own overhead is that of ten plain products. With two or three rows its
+kernels read at half the speed of those for four, so rows are repeated up to four (see `nextok bench elm`).
 """
 
 import copy
@@ -68,8 +69,7 @@ def _able(weight: Tensor) -> bool:
 
 def _enter(layer: nn.Linear) -> None:
     forward = layer.__dict__.get("forward") or _Packed(layer)
-    forward.pack()
-    forward.users += 1
+    forward.enter()
     layer.__dict__["forward"] = forward
 
 
@@ -88,19 +88,34 @@ class _Packed:
         self.layer, self.users = layer, 0
         self.packed: tuple[Tensor, tuple[int, int], Tensor] | None = None  # which weight, as of when, and its copy
 
-    def pack(self) -> None:
-        weight = self.layer.weight
-        with torch.inference_mode(False), torch.no_grad():
-            self.packed = weight, _state(weight), torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+    def enter(self) -> None:
+        """One more `with` block is in it: the weight is laid out anew when somebody needs it."""
+        self.users += 1
+        self.packed = None
+
+    def _fresh(self, packed: tuple[Tensor, tuple[int, int], Tensor]) -> bool:
+        """Whether the copy is still that of the layer's weight."""
+        return packed[0] is self.layer.weight and packed[1] == _state(packed[0])
+
+    def _pack(self) -> tuple[Tensor, tuple[int, int], Tensor]:
+        """The copy; of threads that need it at once one makes it."""
+        with _lock:
+            if self.packed is None:
+                weight = self.layer.weight
+                with torch.inference_mode(False), torch.no_grad():
+                    copied = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+                    self.packed = weight, _state(weight), copied
+            return self.packed
 
     def __call__(self, x: Tensor) -> Tensor:
-        layer, packed = self.layer, self.packed
-        weight, bias = layer.weight, layer.bias
-        plain = torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dtype != torch.float32
-        if plain or packed is None or packed[0] is not weight or packed[1] != _state(weight):
-            return nn.functional.linear(x, weight, bias)
+        weight, bias = self.layer.weight, self.layer.bias
         rows = x.numel() // x.shape[-1]
-        if 0 < rows < FEWEST:
+        if rows < 2 or torch.is_grad_enabled() or x.dtype != torch.float32 or torch.compiler.is_compiling():
+            return nn.functional.linear(x, weight, bias)
+        packed = self.packed or self._pack()
+        if not self._fresh(packed):
+            return nn.functional.linear(x, weight, bias)
+        if rows < FEWEST:
             several = x.reshape(rows, -1).repeat(-(-FEWEST // rows), 1)
             product = torch.ops.mkldnn._linear_pointwise(several, packed[2], bias, "none", [], "")
             return product[:rows].view(*x.shape[:-1], -1)
