@@ -187,7 +187,7 @@ def _control(pipeline: nx.Pipeline, name: str) -> Any:
 def _shown(results: Iterator[nx.Result]) -> Iterator[tuple[str, str]]:
     """Each result as a PNG with its settings, in a folder of its own: what a browser reads is never written again."""
     for result in results:
-        words, took = "Done" if result.done == result.entities else "Drawing", sum(result.seconds.values())
+        words, took = "Done" if result.finished == result.total else "Drawing", sum(result.seconds.values())
         with tempfile.TemporaryDirectory() as folder:
             path = result.save(Path(folder) / f"seed-{result.seed}.png")
-            yield str(path), f"{words}: entity {result.done} of {result.entities}, {took:.1f} s, seed {result.seed}"
+            yield str(path), f"{words}: entity {result.finished} of {result.total}, {took:.1f} s, seed {result.seed}"

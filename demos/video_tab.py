@@ -112,7 +112,7 @@ def _shown(pipeline: nx.Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[A
     frames, last = arguments.pop("frames"), None
     for result in pipeline.stream(**arguments):
         last, there = result, result.data.shape[2]
-        words = f"Drawing: {there} frames, step {result.done} of {result.entities}, seed {result.seed}"
+        words = f"Drawing: {there} frames, step {result.finished} of {result.total}, seed {result.seed}"
         if there:
             with _strip(result.data) as strip:
                 yield gr.skip(), strip, words

@@ -151,7 +151,7 @@ class FlowOmniConfig(ModelConfig):
         le=10,
         description="Largest deviation of the noise that training adds to the latents that are read back.",
     )
-    text_drop: float = Field(
+    condition_dropout: float = Field(
         default=0.1,
         ge=0,
         le=1,

@@ -59,7 +59,7 @@ class Noised:
             eps_BNMC=drawn[1].to(x0_BNC),
             history_BNC=drawn[2].to(x0_BNC) if config.history_noise else None,
             spans_BN2=drawn[-1].sort(-1).values if config.distill else None,
-            dropped_B=dropped(rng, config.text_drop, x0_BNC.device),
+            dropped_B=dropped(rng, config.condition_dropout, x0_BNC.device),
         )
 
     def mixed(self) -> Tensor:

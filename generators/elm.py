@@ -2,7 +2,7 @@
 
 The sequence is a prefix (the class, or a caption and a start token) and the codes in raster order, or coarse to fine.
 A code out of a large vocabulary is split into groups of a small one. The tokenizer may be any with codes: binary (BAE),
-FlexTok, VQ. Autoregressive: causal, every position predicts the next code. Masked: two-way, hidden codes are predicted.
+FlexTok, VQ. Autoregressive: causal, every position predicts the next code. Masked: two-way, masked codes are predicted.
 
 Shapes: B batch, N codes of a picture, G groups of a code, V vocabulary of a group, P tokens of the prefix, Q tokens of
 a pass, D width, W width of text embeddings, R rows of a pass (B conditional ones, then, for guidance, B without).
@@ -23,7 +23,7 @@ from nextok_mm.contracts import (
     Batch,
     Condition,
     Generator,
-    Keep,
+    Known,
     Loss,
     check_labels,
     check_numbers,
@@ -34,7 +34,7 @@ from nextok_mm.contracts import (
     taken,
 )
 from nextok_mm.decoding.logits import Drawing, draw
-from nextok_mm.decoding.masked import confidence, hidden_after, least_sure, train_mask
+from nextok_mm.decoding.masked import confidence, least_sure, masked_after, train_mask
 from nextok_mm.features.text import Text, TextEncoder, load_text
 from nextok_mm.flow.guidance import Guidance, Schedule, guide_halves
 from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, group_vocabulary, join, split
@@ -82,13 +82,13 @@ class ELMConfig(ModelConfig):
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
-        "tiny": dict(grid=(4, 4), codes=64, classes=3, width=32, heads=2, depth=2),
-        "fashion": dict(grid=(4, 4), codes=2**16, classes=10, width=192, heads=6, depth=8, dropout=0.1),
+        "tiny": dict(grid=(4, 4), num_codes=64, classes=3, width=32, heads=2, depth=2),
+        "fashion": dict(grid=(4, 4), num_codes=2**16, classes=10, width=192, heads=6, depth=8, dropout=0.1),
         "B": dict(width=768, heads=12, depth=12),
         "L": dict(width=1024, heads=16, depth=24),
         "XL": dict(width=1280, heads=20, depth=36),
-        "XXL": dict(width=1536, heads=24, depth=48, codes=2**24),
-        "2B": dict(width=1792, heads=28, depth=48, codes=2**24),
+        "XXL": dict(width=1536, heads=24, depth=48, num_codes=2**24),
+        "2B": dict(width=1792, heads=28, depth=48, num_codes=2**24),
     }
     grid: tuple[int, ...] = Field(
         default=(16, 16),
@@ -97,12 +97,13 @@ class ELMConfig(ModelConfig):
         description="Sides of the grid of codes; one number for ordered tokens, which may be fewer than the "
         "tokenizer's.",
     )
-    codes: int = Field(default=2**20, ge=2, le=2**62, description="Number of different codes of the tokenizer.")
+    num_codes: int = Field(default=2**20, ge=2, le=2**62, description="Number of different codes of the tokenizer.")
     groups: int = Field(
         default=2,
         ge=1,
         le=64,
-        description="Number of groups into which a code is split; the vocabulary of a group is codes ** (1 / groups).",
+        description="Number of groups into which a code is split; the vocabulary of a group is "
+        "num_codes ** (1 / groups).",
     )
     classes: int = Field(
         default=1000,
@@ -139,7 +140,7 @@ class ELMConfig(ModelConfig):
     rope: Literal["grid", "sequence"] = Field(
         default="grid", description="Rotary positions of the codes: their place in the grid, or in the sequence."
     )
-    drop: float = Field(
+    condition_dropout: float = Field(
         default=0.1,
         ge=0,
         le=1,
@@ -161,7 +162,7 @@ class ELMConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ELMConfig":
-        group_vocabulary(self.codes, self.groups)
+        group_vocabulary(self.num_codes, self.groups)
         if self.text and self.classes:
             raise ValueError(
                 f"classes: got {self.classes} beside text, accepted: 0, since a model reads either labels or captions"
@@ -175,7 +176,7 @@ class ELMConfig(ModelConfig):
 
 @dataclass
 class State(contracts.State):
-    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes `keep` gave, and of a masked
+    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes are known, and of a masked
     model what it is sure of; drawing: of each place, which rows draw its code; prefix, cond: of the R rows; calls:
     network calls so far."""
 
@@ -202,7 +203,7 @@ class ELM(Generator[ELMConfig, State]):
         super().__init__()
         self.config, width = config, config.width
         self.layout = make_layout("token", config.grid)
-        self.vocabulary = group_vocabulary(config.codes, config.groups)
+        self.vocabulary = group_vocabulary(config.num_codes, config.groups)
         self.masked = config.objective == "masked"
         self.prefix_tokens = 1 + (config.text.length if config.text else 0)
         self.embed = CodeEmbedding(self.vocabulary + self.masked, width, config.groups)  # the masked model's last: mask
@@ -248,9 +249,9 @@ class ELM(Generator[ELMConfig, State]):
                 nn.init.zeros_(parameter)
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         """Different codes of a position."""
-        return self.config.codes
+        return self.config.num_codes
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -264,7 +265,7 @@ class ELM(Generator[ELMConfig, State]):
         tokens = batch.get("tokens")
         if tokens is not None and len(self.layout.grid) == 1:  # of ordered ones there may be more
             tokens = tokens[:, : self.layout.tokens]
-        check_tokens(tokens, [self.layout.tokens], self.codes)
+        check_tokens(tokens, [self.layout.tokens], self.num_codes)
         check_labels(batch, self.config.classes)
         text = self.config.text
         if text is None:
@@ -285,11 +286,11 @@ class ELM(Generator[ELMConfig, State]):
         """Cross-entropy in nats a group. batch: tokens [B, N] codes, and labels [B], or text [B, P - 1, W] with
         text_length [B] (see nextok_mm.features.text)."""
         self.check(batch)
-        codes_BNG, hidden_BN = self._codes(batch["tokens"]), None
+        codes_BNG, masked_BN = self._codes(batch["tokens"]), None
         if self.masked:
-            hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device)
-        logits_BNGV = self.logits(codes_BNG, *self._trained_on(batch, rng), hidden_BN)
-        loss = CategoricalHead.loss(logits_BNGV, codes_BNG, hidden_BN, self.config.smoothing).mean()
+            masked_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device)
+        logits_BNGV = self.logits(codes_BNG, *self._trained_on(batch, rng), masked_BN)
+        loss = CategoricalHead.loss(logits_BNGV, codes_BNG, masked_BN, self.config.smoothing).mean()
         with torch.no_grad():
             right = (logits_BNGV.argmax(-1) == codes_BNG).float().mean()
         return Loss(loss, {"nats": loss.detach(), "accuracy": right})
@@ -298,16 +299,16 @@ class ELM(Generator[ELMConfig, State]):
         """The logits [B, N, G, V] that `loss` compares."""
         self.check(batch)
         codes_BNG = self._codes(batch["tokens"])
-        hidden_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device) if self.masked else None
-        return self.logits(codes_BNG, *self._trained_on(batch, rng), hidden_BN)
+        masked_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device) if self.masked else None
+        return self.logits(codes_BNG, *self._trained_on(batch, rng), masked_BN)
 
     def logits(
-        self, codes_BNG: Tensor, prefix_BPD: Tensor, cond_B1D: Tensor, hidden_BN: Tensor | None = None
+        self, codes_BNG: Tensor, prefix_BPD: Tensor, cond_B1D: Tensor, masked_BN: Tensor | None = None
     ) -> Tensor:
-        """Logits [B, N, G, V] of every position at once. hidden: which codes a masked model doesn't see."""
+        """Logits [B, N, G, V] of every position at once. masked_BN: which codes a masked model doesn't see."""
         places = codes_BNG.shape[1]
-        if hidden_BN is not None:
-            seen = torch.where(hidden_BN[..., None], self.vocabulary, codes_BNG)
+        if masked_BN is not None:
+            seen = torch.where(masked_BN[..., None], self.vocabulary, codes_BNG)
             x = torch.cat((prefix_BPD, self.embed(seen)), dim=1)
             hidden_BQD = self._pass(self.dropout(x), two_way(x.shape[1]), cond_B1D)
             return self.head(hidden_BQD[:, self.prefix_tokens :], self.embed)
@@ -338,7 +339,7 @@ class ELM(Generator[ELMConfig, State]):
 
     def _trained_on(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
         """Prefix and condition of a training batch, some rows without."""
-        dropped_B = dropped(rng, self.config.drop, batch["tokens"].device)
+        dropped_B = dropped(rng, self.config.condition_dropout, batch["tokens"].device)
         if self.read is not None:
             length_B = torch.where(dropped_B, 0, batch["text_length"])
             return self._prefix(torch.zeros_like(length_B), batch["text"], length_B)
@@ -362,24 +363,24 @@ class ELM(Generator[ELMConfig, State]):
         return choose_backend(self.backbone.backend, two_way(1), self.device)
 
     @inferring
-    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) samples; condition: labels [n], captions, or None; `keep` holds known codes, raster order."""
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, known: Known | None = None) -> State:
+        """Begin len(rng) samples; condition: labels [n], captions, or None; `known` holds known codes, raster order."""
         settings: Sampling = sampling or self.config.sampling
         rows, places = len(rng), self.layout.tokens
         stop = self._stop(settings)
         prefix, cond = self._conditions(condition, rows, guided=settings.cfg != 1.0)
         cached, room = settings.cache and not self.masked, self.prefix_tokens + places - 1
         cache = self.backbone.cache(len(prefix), room, like=prefix) if cached else None
-        codes, known = self._known(keep, rows)
+        codes, known_BN = self._known(known, rows)
         return State(
             data=join(codes, self.vocabulary),
-            entity=0,
-            entities=settings.passes if self.masked else stop,
+            finished=0,
+            total=settings.passes if self.masked else stop,
             codes_BNG=codes,
             rng=rng,
             sampling=settings,
-            known_BN=known,
-            drawing=[[True] * rows] * places if keep is None else (~known).T.tolist(),
+            known_BN=known_BN,
+            drawing=[[True] * rows] * places if known is None else (~known_BN).T.tolist(),
             prefix_RPD=prefix,
             cond_R1D=cond,
             cache=cache,
@@ -391,7 +392,7 @@ class ELM(Generator[ELMConfig, State]):
 
     def _next(self, state: State) -> State:
         """Draw the next code, where it isn't known in every row."""
-        at = state.entity
+        at = state.finished
         if any(state.drawing[at]):
             known_B1 = state.known_BN[:, at, None]
             rng = state.rng.only(state.drawing[at])  # a row that knows its code draws none, as it would alone
@@ -401,21 +402,21 @@ class ELM(Generator[ELMConfig, State]):
             )
             kept = state.codes_BNG[:, at : at + 1]
             state.codes_BNG[:, at : at + 1] = torch.where(known_B1[..., None], kept, chosen_B1G)
-        state.entity += 1
+        state.finished += 1
         state.data = join(state.codes_BNG, self.vocabulary)
-        state.data[:, state.entity :] = 0
+        state.data[:, state.finished :] = 0
         return state
 
     def _take_in(self, state: State) -> Tensor:
         """The hidden state [R, 1, D] that predicts the next code: one network call on all that isn't cached yet."""
         state.calls += 1
         cached = 0 if state.cache is None else state.cache.length
-        end = self.prefix_tokens + state.entity
-        new_BG = state.codes_BNG[:, max(cached - self.prefix_tokens, 0) : state.entity]
+        end = self.prefix_tokens + state.finished
+        new_BG = state.codes_BNG[:, max(cached - self.prefix_tokens, 0) : state.finished]
         rows = len(state.prefix_RPD) // len(new_BG)
         x = self.embed(new_BG).repeat(rows, 1, 1)
         x = torch.cat((state.prefix_RPD, x), dim=1) if cached == 0 else x
-        mask = two_way(end).last(1) if end - cached == 1 else self._mask(state.entity + 1).last(end - cached)
+        mask = two_way(end).last(1) if end - cached == 1 else self._mask(state.finished + 1).last(end - cached)
         hidden = self._pass(x, mask, state.cond_R1D, cached, state.cache)
         if state.cache is not None:
             state.cache.commit(end - cached)
@@ -427,29 +428,29 @@ class ELM(Generator[ELMConfig, State]):
         logits = logits_RNGV.float()
         if s.cfg != 1.0:
             # The published schedules count the step under way as done, all but the square root.
-            done = state.entity + (s.cfg_schedule != "square_root")
-            total = state.entities if self.masked else self.layout.entities
+            done = state.finished + (s.cfg_schedule != "square_root")
+            total = state.total if self.masked else self.layout.entities
             weight = Guidance(weight=s.cfg, schedule=s.cfg_schedule).grown(done / total)
             logits = guide_halves(logits, weight)
         return logits
 
     def _unmask(self, state: State) -> State:
-        """Guess every hidden code, keep the surest."""
-        s, hidden_BN = state.sampling, ~state.known_BN
-        guided = len(state.prefix_RPD) // len(hidden_BN)
+        """Guess every masked code; the surest guesses stay."""
+        s, masked_BN = state.sampling, ~state.known_BN
+        guided = len(state.prefix_RPD) // len(masked_BN)
         state.calls += 1
-        seen = state.codes_BNG.repeat(guided, 1, 1), state.prefix_RPD, state.cond_R1D, hidden_BN.repeat(guided, 1)
+        seen = state.codes_BNG.repeat(guided, 1, 1), state.prefix_RPD, state.cond_R1D, masked_BN.repeat(guided, 1)
         logits_BNGV = self._guided(state, self.logits(*seen))
         guess_BNG = draw(logits_BNGV, s, state.rng)
-        fading = s.noise * (1 - (state.entity + 1) / s.passes)
+        fading = s.noise * (1 - (state.finished + 1) / s.passes)
         sure_BN = confidence(logits_BNGV, guess_BNG, fading, state.rng)
-        state.entity += 1
-        left_B = hidden_BN.sum(1)
-        wanted = hidden_after(state.entity, state.entities, self.layout.tokens)
+        state.finished += 1
+        left_B = masked_BN.sum(1)
+        wanted = masked_after(state.finished, state.total, self.layout.tokens)
         # Every pass but the last finds at least one code, and leaves at least one to the next where there are any.
-        count_B = left_B.sub(1).clamp(min=0, max=max(wanted, 1)) * (state.entity < state.entities)
-        still_BN = least_sure(sure_BN, hidden_BN, count_B)
-        new_BN1 = (hidden_BN & ~still_BN)[..., None]
+        count_B = left_B.sub(1).clamp(min=0, max=max(wanted, 1)) * (state.finished < state.total)
+        still_BN = least_sure(sure_BN, masked_BN, count_B)
+        new_BN1 = (masked_BN & ~still_BN)[..., None]
         state.codes_BNG = torch.where(new_BN1, guess_BNG, state.codes_BNG)
         state.known_BN = ~still_BN
         state.data = join(state.codes_BNG, self.vocabulary) * state.known_BN
@@ -482,18 +483,18 @@ class ELM(Generator[ELMConfig, State]):
         assert self.config.text is not None
         return load_text(self.config.text.encoder)
 
-    def _known(self, keep: Keep | None, rows: int) -> tuple[Tensor, Tensor]:
+    def _known(self, known: Known | None, rows: int) -> tuple[Tensor, Tensor]:
         """The kept codes [B, N, G], zeros elsewhere, and where they count [B, N]. ValueError for other shapes."""
         places, groups = self.layout.tokens, self.config.groups
-        if keep is None:
+        if known is None:
             codes = torch.zeros(rows, places, groups, dtype=torch.long, device=self.device)
             return codes, torch.zeros(rows, places, dtype=torch.bool, device=self.device)
-        codes, mask = keep.expanded("codes", rows, places, codes=self.codes)
+        codes, mask = known.expanded("codes", rows, places, num_codes=self.num_codes)
         return split(codes.to(self.device), self.vocabulary, groups), mask.to(self.device).clone()
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Random codes, and labels or text embeddings."""
-        batch = {"tokens": rng.integers(self.codes, self.layout.tokens)}
+        batch = {"tokens": rng.integers(self.num_codes, self.layout.tokens)}
         text = self.config.text
         if text is not None:
             return batch | {

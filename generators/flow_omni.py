@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextok_mm import contracts
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_numbers, taken
+from nextok_mm.contracts import Batch, Condition, Generator, Known, Loss, check_numbers, taken
 from nextok_mm.flow.jumps import residual
 from nextok_mm.flow.times import bounded_noise
 from nextok_mm.heads.flow import FlowMLP
@@ -76,7 +76,7 @@ class State(contracts.OpenState):
     @property
     def done(self) -> bool:
         """Whether every row has ended."""
-        return self.entity >= self.entities or bool(self.ended_B.all())
+        return self.finished >= self.total or bool(self.ended_B.all())
 
 
 @register("generator", "flow_omni")
@@ -245,7 +245,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         return choose_backend(self.backbone.backend, continued(1, [1]), self.device)
 
     @inferring
-    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, known: Known | None = None) -> State:
         """Begin len(rng) rows of speech; condition, each part of it by choice:
 
         `tokens`: the text of each row as ids, or as a list of such pieces, which the row speaks one after another, each
@@ -256,8 +256,8 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         """
         settings: Sampling = sampling or self.config.sampling
         given, rows, device = taken(condition, *self.takes), len(rng), self.device
-        if keep is not None:
-            raise ValueError("keep: got known tokens, accepted: none, what is known of speech is its voice")
+        if known is not None:
+            raise ValueError("known: got known tokens, accepted: none, what is known of speech is its voice")
         pieces = pieces_of(given.get("tokens"), given.get("after"), rows, settings.after, self.config.vocabulary)
         voices, mute_B = self._voices(given.get("voice"), rows)
         told_QTD = durations_BP = None
@@ -268,8 +268,8 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             most = [min(settings.tokens, sum(self._longest(piece, settings) for piece in row)) for row in pieces]
         state = State(
             data=self.shift.new_zeros(rows, 0, self.config.channels),
-            entity=0,
-            entities=max(most),
+            finished=0,
+            total=max(most),
             most_B=torch.tensor(most, device=device),
             lengths_B=torch.zeros(rows, dtype=torch.long, device=device),
             ended_B=torch.zeros(rows, dtype=torch.bool, device=device),
@@ -304,7 +304,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         prefixes = [nothing if self.table is None else self.table(each) for each in ids]
         prefixes += [nothing] * len(rows) * (guided - 1)
         chosen_Q, mute = torch.tensor(rows * guided, device=self.device), state.mute_B.tolist()
-        room = state.voices.length + max(map(len, prefixes)) + min(ROOM, state.entities)
+        room = state.voices.length + max(map(len, prefixes)) + min(ROOM, state.total)
         own = self.backbone.cache(len(chosen_Q), room, like=self.latents.weight, window=self.config.window)
         past = state.voices.select(chosen_Q)
         _, empty_Q = read_prefixes(self.backbone, prefixes, own, past, [mute[row] for row in chosen_Q.tolist()])
@@ -338,7 +338,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         x_RD = self.latents(state.last_RC)
         x_QD = torch.cat((x_RD, x_RD)) if guided else x_RD
         if state.told_QTD is not None:
-            x_QD = x_QD + state.told_QTD[:, state.entity]
+            x_QD = x_QD + state.told_QTD[:, state.finished]
         hidden_QD = take_in(self.backbone, x_QD[:, None], state.cache, state.empty_Q)[:, 0]
         state.calls += 1
         logits_R = self._stops(hidden_QD[: len(rows_R)])
@@ -355,7 +355,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         state.left_R = torch.where((state.left_R < 0) & (logits_R > settings.stop), state.after_R, state.left_R)
         state.left_R = torch.where(state.left_R > 0, state.left_R - 1, state.left_R)
         state.lengths_B[rows_R] += 1
-        state.entity += 1
+        state.finished += 1
         full_R = state.lengths_B[rows_R] >= state.most_B[rows_R]
         by_itself_R = full_R if state.durations_BP is not None else state.left_R == 0
         state.stopped_B[rows_R] = by_itself_R
@@ -433,7 +433,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         if isinstance(voice, State):
             shape = self.backbone.cache(1, 0, like=self.latents.weight).keys.shape
             keys = voice.voices.keys.shape
-            if voice.entity or len(voice.data) != 1 or (*keys[:3], keys[4]) != (*shape[:3], shape[4]):
+            if voice.finished or len(voice.data) != 1 or (*keys[:3], keys[4]) != (*shape[:3], shape[4]):
                 raise ValueError(
                     "voice: got a state that speaks or is another model's, accepted: one that heard a voice"
                 )

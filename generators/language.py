@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nextok_mm import contracts
 from nextok_mm.config import ModelConfig
-from nextok_mm.contracts import Batch, Condition, Generator, Keep, Loss, check_numbers, taken
+from nextok_mm.contracts import Batch, Condition, Generator, Known, Loss, check_numbers, taken
 from nextok_mm.decoding.logits import Drawing, draw
 from nextok_mm.inference import inferring
 from nextok_mm.media import Words
@@ -145,7 +145,7 @@ class State(contracts.OpenState):
     @property
     def done(self) -> bool:
         """Whether every row has ended, or as many tokens are there as were asked for."""
-        return self.entity >= self.entities or bool(self.ended_B.all())
+        return self.finished >= self.total or bool(self.ended_B.all())
 
 
 @register("generator", "language")
@@ -190,7 +190,7 @@ class Language(Generator[LanguageConfig, State]):
                 nn.init.normal_(parameter, std=0.02 * scale)
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         """Different tokens."""
         return self.config.vocabulary
 
@@ -266,14 +266,14 @@ class Language(Generator[LanguageConfig, State]):
         return choose_backend(self.backbone.backend, continued(1, [1]), self.device)
 
     @inferring
-    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, known: Known | None = None) -> State:
         """Begin len(rng) texts; condition: the `tokens` of each prompt, in a list or a tensor [N], or nothing.
 
         ValueError in one line for a prompt that is empty, has a token out of range, or leaves no room in the context.
         """
         settings: Sampling = sampling or self.config.sampling
-        if keep is not None:
-            raise ValueError("keep: got known tokens, accepted: none, what is known of a text is its prompt")
+        if known is not None:
+            raise ValueError("known: got known tokens, accepted: none, what is known of a text is its prompt")
         prompts = self._prompts(taken(condition, "tokens").get("tokens"), len(rng))
         longest = max(len(prompt) for prompt in prompts)
         most = [min(settings.tokens, self.config.context - len(prompt)) for prompt in prompts]
@@ -283,8 +283,8 @@ class Language(Generator[LanguageConfig, State]):
         last_RD, empty_R = read_prefixes(self.backbone, [self.table(prompt) for prompt in prompts], cache)
         return State(
             data=torch.zeros(rows, 0, dtype=torch.long, device=device),
-            entity=0,
-            entities=max(most),
+            finished=0,
+            total=max(most),
             most_B=torch.tensor(most, device=device),
             prompt_BM=torch.stack([F.pad(prompt, (longest - len(prompt), 0), value=-1) for prompt in prompts]),
             lengths_B=torch.zeros(rows, dtype=torch.long, device=device),
@@ -341,7 +341,7 @@ class Language(Generator[LanguageConfig, State]):
         if state.seen_BV is not None:
             state.seen_BV[state.rows_R, drawn_R] = True
         state.unread_RN, state.logits_RV = drawn_R[:, None], None
-        state.entity += 1
+        state.finished += 1
         ends = torch.tensor(self.config.ends, dtype=torch.long, device=drawn_R.device)
         full_R = state.lengths_B[state.rows_R] >= state.most_B[state.rows_R]
         return self.end(state, state.rows_R[torch.isin(drawn_R, ends) | full_R])
@@ -377,8 +377,8 @@ class Language(Generator[LanguageConfig, State]):
         state.cache.rollback(shared - state.cache.dropped)
         state.prompt_BM, state.data = text_N[None], state.data[:, :0]
         state.unread_RN, state.logits_RV = text_N[None, shared:], None
-        state.entity, state.entities = 0, min(more or state.sampling.tokens, self.config.context - len(text_N))
-        state.most_B = torch.full_like(state.lengths_B, state.entities)
+        state.finished, state.total = 0, min(more or state.sampling.tokens, self.config.context - len(text_N))
+        state.most_B = torch.full_like(state.lengths_B, state.total)
         state.lengths_B, state.ended_B = torch.zeros_like(state.lengths_B), torch.zeros_like(state.ended_B)
         state.seen_BV = None if state.seen_BV is None else self._seen([text_N])
         return state

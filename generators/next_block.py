@@ -32,7 +32,7 @@ from nextok_mm.contracts import (
     Batch,
     Condition,
     Generator,
-    Keep,
+    Known,
     Loss,
     check_labels,
     check_tokens,
@@ -72,8 +72,10 @@ class NextBlockConfig(ModelConfig):
     """A next-block model. `size` names a preset; base, XL and 3B are the published frame predictors (K600)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
-        "tiny": dict(grid=(3, 4, 4), vocabulary=100, block=(1, 1, 4), classes=3, width=32, heads=2, depth=2, drop=0.5),
-        "moving": dict(grid=(5, 8, 8), vocabulary=2560, block=(1, 1, 8), classes=55, width=160, heads=4, depth=4),
+        "tiny": dict(
+            grid=(3, 4, 4), num_codes=100, block=(1, 1, 4), classes=3, width=32, heads=2, depth=2, condition_dropout=0.5
+        ),
+        "moving": dict(grid=(5, 8, 8), num_codes=2560, block=(1, 1, 8), classes=55, width=160, heads=4, depth=4),
         "base": dict(start="given", positions=5120, width=1536, heads=16, depth=24),
         "XL": dict(start="given", positions=5120, width=2048, heads=32, depth=24),
         "3B": dict(start="given", positions=5120, width=3072, heads=32, depth=32),
@@ -81,7 +83,7 @@ class NextBlockConfig(ModelConfig):
     grid: tuple[int, int, int] = Field(
         default=(5, 16, 16), description="Frames, rows and columns of the grid of codes of a clip."
     )
-    vocabulary: int = Field(64_000, gt=1, description="Number of different codes of the tokenizer.")
+    num_codes: int = Field(64_000, gt=1, description="Number of different codes of the tokenizer.")
     block: tuple[int, int, int] = Field(
         default=(1, 1, 16),
         description="Frames, rows and columns of codes that are predicted together; they have to divide the grid.",
@@ -110,7 +112,7 @@ class NextBlockConfig(ModelConfig):
         gt=0, le=1 << 12, description="Number of attention heads; width / heads has to be an even number."
     )
     depth: int = Field(gt=0, le=1 << 10, description="Number of transformer blocks.")
-    drop: float = Field(
+    condition_dropout: float = Field(
         0.1,
         ge=0,
         le=1,
@@ -125,9 +127,14 @@ class NextBlockConfig(ModelConfig):
     )
 
     @property
-    def codes(self) -> tuple[int, int]:
-        """N and K: codes of a clip and of a block."""
-        return math.prod(self.grid), math.prod(self.block)
+    def clip_tokens(self) -> int:
+        """N, tokens of a clip."""
+        return math.prod(self.grid)
+
+    @property
+    def block_tokens(self) -> int:
+        """K, tokens of a block."""
+        return math.prod(self.block)
 
     @property
     def prefix(self) -> int:
@@ -137,19 +144,19 @@ class NextBlockConfig(ModelConfig):
     @property
     def length(self) -> int:
         """L, tokens of the longest input."""
-        total, block = self.codes
+        total, block = self.clip_tokens, self.block_tokens
         return self.prefix + total - (0 if self.start == "hybrid" else block)
 
     @property
     def shift(self) -> int:
         """What is added to a code: the number of special and condition ids."""
-        return (self.codes[1] if self.start == "hybrid" else 0) + self.classes
+        return (self.block_tokens if self.start == "hybrid" else 0) + self.classes
 
     @model_validator(mode="after")
     def _consistent(self) -> "NextBlockConfig":
         if any(side < 1 or whole % side for side, whole in zip(self.block, self.grid)):
             raise ValueError(f"block: got {self.block}, accepted: divisors of the grid {self.grid} on each axis")
-        if self.start == "given" and self.codes[0] == self.codes[1]:
+        if self.start == "given" and self.clip_tokens == self.block_tokens:
             raise ValueError("start: got 'given', which needs two blocks or more; a clip of one block starts 'hybrid'")
         if self.pad is not None and not (self.condition > 1 and self.pad < self.classes):
             raise ValueError(
@@ -163,15 +170,15 @@ class NextBlockConfig(ModelConfig):
 @dataclass
 class State(contracts.State):
     """Clips under way. ids_BM: the input as far as it is known (`NextBlock.places` says where a code lies in it), one
-    block longer than is ever fed; condition: embedded, None without one; hidden: padding; calls: network calls so far.
+    block longer than is ever fed; condition: embedded, None without one; calls: network calls so far.
     """
 
     ids_BM: Tensor
     condition_RPD: Tensor | None
-    hidden_RL: Tensor | None
+    padding_RL: Tensor | None
     rng: Rng
     sampling: Sampling
-    keep: tuple[Tensor, Tensor] | None
+    known: tuple[Tensor, Tensor] | None
     cache: KVCache | None
     calls: int = field(default=0)
 
@@ -189,10 +196,10 @@ class NextBlock(Generator[NextBlockConfig, State]):
         super().__init__()
         self.config = config
         self.layout = make_layout("cell", config.grid, config.block)
-        self.block = config.codes[1]
+        self.block = config.block_tokens
         self.sizes = self._parts()
         self.offsets = (0, *accumulate(self.sizes))
-        ids = config.shift + config.vocabulary
+        ids = config.shift + config.num_codes
         self.embed = CodeEmbedding(ids, config.width)
         self.none = nn.Parameter(torch.empty(config.prefix, config.width)) if config.prefix else None
         fields = dict(
@@ -216,9 +223,9 @@ class NextBlock(Generator[NextBlockConfig, State]):
             nn.init.normal_(self.none, std=config.width**-0.5)
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         """How many different codes its tokens have."""
-        return self.config.vocabulary
+        return self.config.num_codes
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -274,7 +281,7 @@ class NextBlock(Generator[NextBlockConfig, State]):
         ids = labels.where(~without, 0)[:, None].expand(-1, config.prefix)
         return (ids, without) if config.prefix else (None, None)
 
-    def _hidden(self, ids_BP: Tensor | None) -> Tensor | None:
+    def _padding(self, ids_BP: Tensor | None) -> Tensor | None:
         """Which tokens of the input are padding of a condition [B, L]; None where a model has none."""
         if ids_BP is None or self.config.pad is None:
             return None
@@ -291,7 +298,7 @@ class NextBlock(Generator[NextBlockConfig, State]):
 
     def check(self, batch: Batch) -> None:
         """Codes of this model's vocabulary; labels of its classes, or the condition ids of each row."""
-        check_tokens(batch.get("tokens"), [self.layout.tokens], self.codes)
+        check_tokens(batch.get("tokens"), [self.layout.tokens], self.num_codes)
         check_labels(batch, self.config.classes, *([self.config.prefix] if self.config.prefix > 1 else []))
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
@@ -310,7 +317,7 @@ class NextBlock(Generator[NextBlockConfig, State]):
         labels = batch.get("labels") if self.config.prefix else None
         if labels is not None and self.config.prefix == 1:
             labels = labels[:, None]
-        without_B = dropped(rng, self.config.drop if labels is not None else 1.0, codes_BN.device)
+        without_B = dropped(rng, self.config.condition_dropout if labels is not None else 1.0, codes_BN.device)
         return self.logits(codes_BN, labels, without_B)
 
     def logits(self, codes_BN: Tensor, condition_BP: Tensor | None, without_B: Tensor) -> Tensor:
@@ -322,7 +329,7 @@ class NextBlock(Generator[NextBlockConfig, State]):
             given = torch.zeros_like(ids[:, :prefix]) if condition_BP is None else condition_BP
             x_BLD = torch.cat((self._embed_condition(given, without_B), x_BLD), dim=1)
         mask, places = block_causal(self.sizes), slice(0, self.config.length)
-        y_BLD = self.backbone(x_BLD, mask, tokens=places, hidden_BK=self._hidden(condition_BP))
+        y_BLD = self.backbone(x_BLD, mask, tokens=places, padding_BK=self._padding(condition_BP))
         return self.head(y_BLD[:, prefix:])[:, :, 0]
 
     # Sampling
@@ -333,59 +340,59 @@ class NextBlock(Generator[NextBlockConfig, State]):
         return choose_backend(self.backbone.backend, continued(self.block, [self.block]), self.device)
 
     @inferring
-    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) clips; condition: labels [n], condition ids [n, P], or None; `keep` holds known raster codes.
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, known: Known | None = None) -> State:
+        """Begin len(rng) clips; condition: labels [n], condition ids [n, P], or None; `known` holds known raster codes.
 
         ValueError in one line for a wrong condition, or a `given` start without its first block.
         """
         settings: Sampling = sampling or self.config.sampling
         rows, layout = len(rng), self.layout
         condition_BP, without_B = self._condition(condition, rows)
-        known = self._known(keep, rows)
-        if self.config.start == "given" and (known is None or not bool(known[1][:, : self.block].all())):
+        held = self._known(known, rows)
+        if self.config.start == "given" and (held is None or not bool(held[1][:, : self.block].all())):
             raise ValueError(
-                f"keep: got none of the first block {self.config.block}, accepted: its codes; {self.kind} with start "
+                f"known: got none of the first block {self.config.block}, accepted: its codes; {self.kind} with start "
                 "'given' goes on from known frames"
             )
-        embedded, hidden, guided = None, None, settings.cfg != 1.0 and condition is not None
+        embedded, padding, guided = None, None, settings.cfg != 1.0 and condition is not None
         if condition_BP is not None and without_B is not None:
             embedded = self._embed_condition(condition_BP, without_B)
-            hidden = None if condition is None else self._hidden(condition_BP)  # no condition has no padding
+            padding = None if condition is None else self._padding(condition_BP)  # no condition has no padding
             if guided:
-                hidden = None if hidden is None else hidden.repeat(2, 1)
+                padding = None if padding is None else padding.repeat(2, 1)
                 embedded = torch.cat((embedded, self._embed_condition(condition_BP, torch.ones_like(without_B))))
         codes = torch.zeros(rows, layout.tokens, dtype=torch.long, device=self.device)
         both, room = rows * (2 if guided else 1), self.config.length
         cache = self.backbone.cache(both, room, like=self.head.logits.weight) if settings.cache else None
         return State(
             data=layout.to_raster(codes, 0),
-            entity=0,
-            entities=layout.entities,
+            finished=0,
+            total=layout.entities,
             ids_BM=self.ids(codes, condition_BP),
             condition_RPD=embedded,
-            hidden_RL=hidden,
+            padding_RL=padding,
             rng=rng,
             sampling=settings,
-            keep=known,
+            known=held,
             cache=cache,
         )
 
     def step(self, state: State) -> State:
         """Generate one block: in one pass, or token by token for the first one of a hybrid start."""
-        start, stop = self.layout.span(state.entity)
-        if state.entity == 0 and self.config.start == "hybrid":
+        start, stop = self.layout.span(state.finished)
+        if state.finished == 0 and self.config.start == "hybrid":
             for token in range(start, stop):
                 self._draw(state, token, token + 1)
         else:
             self._draw(state, start, stop)
-        state.entity += 1
-        state.data = self.layout.to_raster(state.ids_BM[:, self.places] - self.config.shift, state.entity)
+        state.finished += 1
+        state.data = self.layout.to_raster(state.ids_BM[:, self.places] - self.config.shift, state.finished)
         return state
 
     def _draw(self, state: State, start: int, stop: int) -> None:
         """Codes start..stop of the sequence, in one network call; none where all of them are known."""
         shift, rows = self.config.shift, len(state.ids_BM)
-        known = None if state.keep is None else tuple(part[:, start:stop] for part in state.keep)
+        known = None if state.known is None else tuple(part[:, start:stop] for part in state.known)
         if known is not None and bool(known[1].all()):
             codes_BK = known[0]
         else:
@@ -416,7 +423,7 @@ class NextBlock(Generator[NextBlockConfig, State]):
         fed = 0 if state.cache is None else state.cache.length
         x_RLD = self._embedded(state, fed, need)
         mask, places = self._mask(fed, need), slice(fed, need)
-        y_RLD = self.backbone(x_RLD, mask, tokens=places, cache=state.cache, hidden_BK=state.hidden_RL)
+        y_RLD = self.backbone(x_RLD, mask, tokens=places, cache=state.cache, padding_BK=state.padding_RL)
         if state.cache is not None:
             state.cache.commit(need - fed)
         logits = self.head(y_RLD[:, -wanted:])[:, :, 0]
@@ -436,15 +443,15 @@ class NextBlock(Generator[NextBlockConfig, State]):
         parts = slice(bisect_left(self.offsets, fed), bisect_left(self.offsets, need))
         return continued(fed, self.sizes[parts])
 
-    def _known(self, keep: Keep | None, rows: int) -> tuple[Tensor, Tensor] | None:
+    def _known(self, known: Known | None, rows: int) -> tuple[Tensor, Tensor] | None:
         """The kept codes [B, N] and where they count [B, N], in the layout's order."""
-        if keep is None:
+        if known is None:
             return None
-        data, mask = keep.expanded("codes", rows, self.layout.tokens, codes=self.codes)
+        data, mask = known.expanded("codes", rows, self.layout.tokens, num_codes=self.num_codes)
         return self.layout.to_sequence(data.to(self.device)), self.layout.to_sequence(mask.to(self.device))
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Random codes and labels."""
-        tokens = rng.integers(self.config.vocabulary, self.layout.tokens)
+        tokens = rng.integers(self.config.num_codes, self.layout.tokens)
         labels = rng.integers(max(self.config.classes, 1), *([self.config.prefix] if self.config.prefix > 1 else []))
         return {"tokens": tokens[:n], "labels": labels[:n]}

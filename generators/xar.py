@@ -23,7 +23,7 @@ from nextok_mm.contracts import (
     Batch,
     Condition,
     Generator,
-    Keep,
+    Known,
     Loss,
     check_labels,
     check_tokens,
@@ -118,7 +118,7 @@ class XARConfig(ModelConfig):
         description="What training shows of the earlier entities: noisy (the paper), or clean, which is teacher "
         "forcing, its ablation, and takes twice the tokens per step.",
     )
-    label_drop: float = Field(
+    condition_dropout: float = Field(
         default=0.1,
         ge=0,
         le=1,
@@ -141,7 +141,7 @@ class State(contracts.State):
     sequence_BSC: Tensor
     rng: Rng
     sampling: Sampling
-    keep: tuple[Tensor, Tensor] | None
+    known: tuple[Tensor, Tensor] | None
     cache: KVCache | None
     guided: bool
     conditions: "Conditions"
@@ -211,7 +211,7 @@ class XAR(Generator[XARConfig, State]):
         x0_BSC, device = self.layout.to_sequence(batch["tokens"]), batch["tokens"].device
         times_BE = sample_times(self.config.times, rng, self.layout.entities).to(device)
         eps_BSC = rng.normal(*x0_BSC.shape[1:], like=x0_BSC)
-        dropped_B = dropped(rng, self.config.label_drop, device)
+        dropped_B = dropped(rng, self.config.condition_dropout, device)
         return x0_BSC, eps_BSC, times_BE, labels_without(batch, self.config.classes, dropped_B)
 
     def velocity(self, x0_BSC: Tensor, eps_BSC: Tensor, times_BE: Tensor, labels_B: Tensor) -> Tensor:
@@ -247,8 +247,8 @@ class XAR(Generator[XARConfig, State]):
         return choose_backend(self.backbone.backend, mask, self.device)
 
     @inferring
-    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> State:
-        """Begin len(rng) samples; condition: labels [n] or None; `keep` holds known raster latents."""
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, known: Known | None = None) -> State:
+        """Begin len(rng) samples; condition: labels [n] or None; `known` holds known raster latents."""
         settings: Sampling = sampling or self.config.sampling
         names = checked_labels(condition, len(rng), self.config.classes)
         layout = self.layout
@@ -259,12 +259,12 @@ class XAR(Generator[XARConfig, State]):
         cache = self.backbone.cache(rows, layout.tokens, like=self.embed.weight) if settings.cache else None
         return State(
             data=layout.to_raster(sequence, 0),
-            entity=0,
-            entities=layout.entities,
+            finished=0,
+            total=layout.entities,
             sequence_BSC=sequence,
             rng=rng,
             sampling=settings,
-            keep=self._known(keep, len(rng)),
+            known=self._known(known, len(rng)),
             cache=cache,
             guided=guided,
             conditions=Conditions(self, names, [*times, 0.0]),
@@ -272,15 +272,15 @@ class XAR(Generator[XARConfig, State]):
 
     def step(self, state: State) -> State:
         """Generate one entity: integrate its velocity from noise to data. One that all rows know whole is copied."""
-        start, stop = self.layout.span(state.entity)
-        known = None if state.keep is None else tuple(part[:, start:stop] for part in state.keep)
+        start, stop = self.layout.span(state.finished)
+        known = None if state.known is None else tuple(part[:, start:stop] for part in state.known)
         if known is not None and bool(known[1].all()):
             x_BKC = known[0].clone()
         else:
             x_BKC = self._draw(state, stop - start, known)
         state.sequence_BSC[:, start:stop] = x_BKC
-        state.entity += 1
-        state.data = self.layout.to_raster(state.sequence_BSC, state.entity)
+        state.finished += 1
+        state.data = self.layout.to_raster(state.sequence_BSC, state.finished)
         return state
 
     def _draw(self, state: State, tokens: int, known: tuple[Tensor, ...] | None) -> Tensor:
@@ -306,7 +306,7 @@ class XAR(Generator[XARConfig, State]):
 
     def _velocity_at(self, state: State) -> Callable[[Tensor, float], Tensor]:
         """velocity(x, t) of the entity under way, guided."""
-        guidance, entity = state.sampling.guidance(), state.entity
+        guidance, entity = state.sampling.guidance(), state.finished
         start, _ = self.layout.span(entity)
 
         def velocity(x_BKC: Tensor, t: float) -> Tensor:
@@ -325,7 +325,7 @@ class XAR(Generator[XARConfig, State]):
         """One network call: the finished entities that aren't cached yet (clean, t = 0), then the noisy one."""
         state.calls += 1
         cached = 0 if state.cache is None else state.cache.length
-        start, stop = self.layout.span(state.entity)
+        start, stop = self.layout.span(state.finished)
         sizes = self.layout.sizes_between(cached, stop)
         x = torch.cat((state.sequence_BSC[:, cached:start], x_BKC), dim=1) if cached < start else x_BKC
         x_RND = self.embed((torch.cat((x, x)) if both else x).to(self.embed.weight.dtype))
@@ -338,16 +338,16 @@ class XAR(Generator[XARConfig, State]):
             state.cache.commit(start - cached)
         return self.head(hidden[:, start - cached :]).float()
 
-    def _known(self, keep: Keep | None, rows: int) -> tuple[Tensor, Tensor] | None:
+    def _known(self, known: Known | None, rows: int) -> tuple[Tensor, Tensor] | None:
         """The kept latents [B, S, C] and where they count [B, S, 1], in the layout's order."""
-        if keep is None:
+        if known is None:
             return None
         tokens = self.config.grid[0] * self.config.grid[1]
-        data, mask = keep.expanded("latents", rows, tokens, self.config.channels)
+        data, mask = known.expanded("latents", rows, tokens, self.config.channels)
         data = data.to(self.device)
         # A coarse token of the `scale` layout is known where all that it covers is.
-        known = self.layout.to_sequence(mask.to(self.device, torch.float32)[..., None]) > 1 - 1e-6
-        return self.layout.to_sequence(data), known
+        where = self.layout.to_sequence(mask.to(self.device, torch.float32)[..., None]) > 1 - 1e-6
+        return self.layout.to_sequence(data), where
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Random latents and labels."""

@@ -9,20 +9,20 @@ This is the whole public API; everything else is imported from its room.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .contracts import Keep, Tokens
+    from .contracts import Known, Tokens
     from .pipeline import Pipeline, Result, load
     from .pipeline.ladder import Ladder
     from .zoo import detokenize, generate, list_models, predict, reconstruct, tokenize
 
 __version__ = "0.1.0"
 _HOMES = {
-    **dict.fromkeys(("Keep", "Tokens"), "contracts"),
+    **dict.fromkeys(("Known", "Tokens"), "contracts"),
     **dict.fromkeys(("Pipeline", "Result", "load"), "pipeline"),
     "Ladder": "pipeline.ladder",
     **dict.fromkeys(("detokenize", "generate", "list_models", "predict", "reconstruct", "tokenize"), "zoo"),
 }
 __all__ = [
-    "Keep",
+    "Known",
     "Ladder",
     "Pipeline",
     "Result",

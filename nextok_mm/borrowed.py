@@ -1,4 +1,4 @@
-"""What names of diffusers, transformers and timm are called here: hints in error messages, no aliases.
+"""What names of diffusers, transformers and timm, and our own of before, are called here: hints, no aliases.
 
 One table for Python and the command line; it imports nothing, so that a wrong option is answered at once.
 """
@@ -16,7 +16,7 @@ OURS: dict[str, tuple[str, ...]] = {
     "batch_size": ("batch",),
     **dict.fromkeys(("callback", "callback_on_step_end"), ("progress",)),
     **dict.fromkeys(("num_inference_steps", "num_steps", "inference_steps", "sampling_steps"), ("steps",)),
-    **dict.fromkeys(("guidance_scale", "guidance", "cfg_scale", "scale"), ("cfg", "weight")),
+    **dict.fromkeys(("guidance_scale", "guidance", "cfg_scale", "scale"), ("cfg",)),
     **dict.fromkeys(("scheduler", "sampler"), ("solver",)),
     "eta": ("solver", "temperature"),
     "do_sample": ("temperature",),
@@ -25,6 +25,17 @@ OURS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("device_map", "map_location"), ("device",)),
 }
 """Their name -> ours, the first one that the model in question accepts."""
+
+FORMER: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("codes", "vocabulary"), ("num_codes",)),
+    **dict.fromkeys(("drop", "label_drop", "text_drop"), ("condition_dropout",)),
+    "keep": ("known", "num_tokens", "nested_dropout", "snapshots"),
+    "weight": ("cfg",),
+    "interval": ("cfg_interval",),
+    "quantiser": ("quantizer",),
+    "unquantised": ("unquantized",),
+}
+"""Names of ours in files and code of before version 0.1 -> today's, the first one that is accepted."""
 
 NONE: dict[str, str] = {
     **dict.fromkeys(("output_type", "return_dict"), "a Result has .images and .pil(), and .save(path) writes a file"),
@@ -60,11 +71,11 @@ class Meaning:
 
 
 def meaning(name: str, accepted: Collection[str]) -> Meaning | None:
-    """What a name of another library is called here, among the `accepted` ones; None for a name that isn't borrowed."""
+    """What a name of another library, or of before, is called here, among the `accepted` ones; None for any other."""
     if name in accepted:
         return None
     candidates = OURS.get(name, ())
-    for ours in candidates:
+    for ours in (*candidates, *FORMER.get(name, ())):
         if ours in accepted:
             return Meaning(ours)
     remarks = (NONE[word] for word in (name, *candidates) if word in NONE)

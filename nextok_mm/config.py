@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from .borrowed import NEAR
+from .borrowed import FORMER, NEAR
 
 C = TypeVar("C", bound="Config")
 M = TypeVar("M", bound="ModelConfig")
@@ -108,8 +108,11 @@ def _line(cls: type[BaseModel], item: Any, where: str) -> str:
     reason = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if item["type"] == "extra_forbidden":
         known = _fields_at(cls, item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=2, cutoff=NEAR)
-        hint = f"; did you mean {' or '.join(_explained(name, known[name]) for name in near)}?" if near else ""
+        name = str(item["loc"][-1])
+        if today := next((today for today in FORMER.get(name, ()) if today in known), None):
+            return f"{path}: unknown key, which is called {_explained(today, known[today])} now"
+        near = difflib.get_close_matches(name, known, n=2, cutoff=NEAR)
+        hint = f"; did you mean {' or '.join(_explained(each, known[each]) for each in near)}?" if near else ""
         return f"{path}: unknown key{hint} (accepted: {', '.join(sorted(known))})"
     if item["type"] == "missing":
         return f"{path}: required, and not given"

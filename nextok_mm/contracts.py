@@ -258,7 +258,7 @@ class Tokenizer(Model[ConfigT]):
         return getattr(self.config, "image_size", None)
 
     @property
-    def codes(self) -> int | None:
+    def num_codes(self) -> int | None:
         """How many different codes there are: tokens are whole numbers below it. None: they are continuous."""
         return None
 
@@ -281,7 +281,7 @@ class OrderedTokenizer(Tokenizer[ConfigT]):
     def decode(
         self,
         tokens: Tokens,
-        keep: int | Tensor | None = None,
+        num_tokens: int | Tensor | None = None,
         rng: Rng | None = None,
         sampling: Any = None,
         progress: Callable[[int, int], None] | None = None,
@@ -290,7 +290,7 @@ class OrderedTokenizer(Tokenizer[ConfigT]):
 
         Args:
             tokens: The tokens.
-            keep: How many leading tokens to use: one number, or one per row [B]; None uses all that are there.
+            num_tokens: How many leading tokens to use: one number, or one per row [B]; None uses all that are there.
             rng: Random numbers of the noise, one stream per row; None gives every picture the same noise.
             sampling: A `Sampling` config; None takes `config.sampling`.
             progress: A function (done, all) that is called after each solver step.
@@ -401,7 +401,7 @@ class ClipTokenizer(StreamingTokenizer[ConfigT]):
 
 
 @dataclass(frozen=True)
-class Keep:
+class Known:
     """Known tokens, which a generation keeps as they are: in-painting, continuation, video prediction.
 
     Arrays and lists become tensors.
@@ -417,10 +417,10 @@ class Keep:
     Example:
         >>> import torch
         >>> import nextok_mm as nx
-        >>> from nextok_mm.contracts import Keep
-        >>> known = torch.arange(16) < 8  # the upper half
-        >>> keep = Keep(nx.tokenize("xar-fashion", torch.zeros(1, 1, 32, 32)), known)
-        >>> nx.generate("xar-fashion", labels=7, keep=keep, steps=2).images.shape
+        >>> from nextok_mm.contracts import Known
+        >>> upper = torch.arange(16) < 8  # the upper half
+        >>> known = Known(nx.tokenize("xar-fashion", torch.zeros(1, 1, 32, 32)), upper)
+        >>> nx.generate("xar-fashion", labels=7, known=known, steps=2).images.shape
         torch.Size([1, 1, 32, 32])
     """
 
@@ -436,7 +436,7 @@ class Keep:
         )
         object.__setattr__(self, "mask", _tensor("mask", self.mask))
 
-    def known(self) -> Tensor:
+    def bool_mask(self) -> Tensor:
         """Read the mask.
 
         Returns:
@@ -447,11 +447,11 @@ class Keep:
         """
         mask = self.mask
         if mask.is_floating_point() or mask.is_complex() or not torch.equal(mask.bool().to(mask.dtype), mask):
-            raise ValueError(f"keep: got a mask of {mask.dtype}, accepted: bool, True where a token is known")
+            raise ValueError(f"known: got a mask of {mask.dtype}, accepted: bool, True where a token is known")
         return mask.bool()
 
     def expanded(
-        self, what: Literal["codes", "latents"], rows: int, *shape: int, codes: int | None = None
+        self, what: Literal["codes", "latents"], rows: int, *shape: int, num_codes: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Expand data and mask to every row, once they have been checked.
 
@@ -459,7 +459,7 @@ class Keep:
             what: The tokens that the model has: `codes` (whole numbers of any dtype) or `latents` (floating point).
             rows: Number of samples.
             shape: Shape of the tokens of one sample, (N,) or (N, C).
-            codes: Number of different codes; known ones have to be below it, and the others come as 0. None checks
+            num_codes: Number of different codes; known ones have to be below it, and the others come as 0. None checks
                 nothing.
 
         Returns:
@@ -469,35 +469,37 @@ class Keep:
         Raises:
             ValueError: Data or mask do not fit.
         """
-        data, mask = self.data, self.known()
+        data, mask = self.data, self.bool_mask()
         mask = mask.expand(rows, -1) if mask.dim() == 1 else mask
         fits = mask.shape == (rows, shape[0]) and data.shape in ((1, *shape), (rows, *shape))
         numbers = "latents" if data.is_floating_point() else "codes"
         if not fits or numbers != what or data.is_complex() or data.dtype == torch.bool:
             sides = ", ".join(map(str, shape))
             raise ValueError(
-                f"keep: got data {tuple(data.shape)} of {data.dtype} and mask {tuple(self.mask.shape)}, accepted: "
+                f"known: got data {tuple(data.shape)} of {data.dtype} and mask {tuple(self.mask.shape)}, accepted: "
                 f"{what} [{rows} or 1, {sides}] and mask [{shape[0]}] or [{rows}, {shape[0]}]"
             )
         data = (data.long() if what == "codes" else data.float()).expand(rows, *shape)
         if what == "latents":
             data = torch.where(mask[..., None].to(data.device), data, 0)
             if not bool(data.isfinite().all()):
-                raise ValueError("keep: got NaN or infinity, accepted: finite numbers where a token is known")
-        if codes is not None and data.numel():
+                raise ValueError("known: got NaN or infinity, accepted: finite numbers where a token is known")
+        if num_codes is not None and data.numel():
             data = torch.where(mask, data, 0)
-            if not 0 <= int(data.min()) <= int(data.max()) < codes:
-                raise ValueError(f"keep: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {codes - 1}")
+            if not 0 <= int(data.min()) <= int(data.max()) < num_codes:
+                raise ValueError(
+                    f"known: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {num_codes - 1}"
+                )
         return data, mask
 
 
 def _tensor(what: str, given: Any) -> Tensor:
-    """What `Keep` was given, as a tensor."""
+    """What `Known` was given, as a tensor."""
     try:
         return given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
     except (TypeError, ValueError, RuntimeError, OverflowError):
         got = type(given).__name__
-        raise ValueError(f"keep: got {got} as its {what}, accepted: a tensor, an array or a list of numbers") from None
+        raise ValueError(f"known: got {got} as its {what}, accepted: a tensor, an array or a list of numbers") from None
 
 
 @dataclass
@@ -506,18 +508,18 @@ class State:
 
     Attributes:
         data: Tokens [n, N, C] or [n, N] in raster order; unfinished ones are zero.
-        entity: Number of finished entities.
-        entities: Number of entities of a whole sample.
+        finished: Number of finished entities; of a masked model, of passes.
+        total: Number of entities, or passes, of a whole sample.
     """
 
     data: Tensor
-    entity: int
-    entities: int
+    finished: int
+    total: int
 
     @property
     def done(self) -> bool:
         """Whether every entity is there."""
-        return self.entity >= self.entities
+        return self.finished >= self.total
 
 
 @dataclass
@@ -557,13 +559,13 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
         return ("labels",) if getattr(self.config, "classes", 0) else ()
 
     @property
-    def codes(self) -> int | None:
-        """How many different codes its tokens have, as `Tokenizer.codes`; None: they are continuous."""
+    def num_codes(self) -> int | None:
+        """How many different codes its tokens have, as `Tokenizer.num_codes`; None: they are continuous."""
         return None
 
     @property
     def given(self) -> int:
-        """How many of the first entities `start` has to be given by `keep`: none, but for models that only go on."""
+        """How many of the first entities `start` has to be given by `known`: none, but for models that only go on."""
         return 0
 
     @property
@@ -584,7 +586,7 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
         """
 
     @abstractmethod
-    def start(self, condition: Condition, rng: Rng, sampling: Any = None, keep: Keep | None = None) -> StateT:
+    def start(self, condition: Condition, rng: Rng, sampling: Any = None, known: Known | None = None) -> StateT:
         """Begin len(rng) samples.
 
         A row depends on its stream of `rng`, its condition and its known tokens, on nothing else. Implementations wear
@@ -594,7 +596,7 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
             condition: What the samples are generated for, by name; see `Condition`.
             rng: Random numbers, one stream per sample.
             sampling: A `Sampling` config; None takes `config.sampling`.
-            keep: Known tokens, which stay as they are.
+            known: Known tokens, which stay as they are.
 
         Returns:
             The state before the first step.
@@ -692,17 +694,17 @@ def check_labels(batch: Batch, classes: int, *ids: int) -> None:
     check_numbers("labels", labels, classes, "classes")
 
 
-def check_tokens(tokens: Tensor | None, shape: Sequence[int], codes: int | None) -> None:
-    """ValueError in one line where the tokens of a training batch aren't [B, *shape]: whole numbers below `codes`, or
-    latents, which are floating point, where there are none."""
+def check_tokens(tokens: Tensor | None, shape: Sequence[int], num_codes: int | None) -> None:
+    """ValueError in one line where the tokens of a training batch aren't [B, *shape]: whole numbers below
+    `num_codes`, or latents, which are floating point, where it is None."""
     if tokens is None:
         raise ValueError("data: got no tokens, accepted: tokens, or images beside a `tokenizer` that encodes them")
-    if tuple(tokens.shape[1:]) != tuple(shape) or tokens.is_floating_point() != (codes is None):
-        what = "latents" if codes is None else "whole numbers"
+    if tuple(tokens.shape[1:]) != tuple(shape) or tokens.is_floating_point() != (num_codes is None):
+        what = "latents" if num_codes is None else "whole numbers"
         accepted = f"{what} [{', '.join(['batch', *map(str, shape)])}]"
         raise ValueError(f"tokens: got {tuple(tokens.shape)} of {tokens.dtype}, accepted: {accepted}")
-    if codes is not None:
-        check_numbers("tokens", tokens, codes, "codes")
+    if num_codes is not None:
+        check_numbers("tokens", tokens, num_codes, "codes")
 
 
 def check_numbers(name: str, numbers: Tensor, count: int, what: str) -> None:
@@ -726,15 +728,16 @@ def check_speaks(generator: Generator[Any, Any], tokenizer: Tokenizer[Any], toke
         if None not in (theirs, ours) and theirs != ours:
             raise ValueError(f"tokenizer: {tokenizer_name} has {theirs} {what}, accepted: the {ours} {what} of {name}")
 
-    if tokenizer.codes is None and generator.codes is None:
+    if tokenizer.num_codes is None and generator.num_codes is None:
         fields = (getattr(tokenizer.config, "latent_channels", None), getattr(generator.config, "channels", None))
         return compare("channels", *fields)
-    if (tokenizer.codes is None) != (generator.codes is None):
+    if (tokenizer.num_codes is None) != (generator.num_codes is None):
         theirs, ours = (
-            "continuous tokens" if codes is None else f"{codes} codes" for codes in (tokenizer.codes, generator.codes)
+            "continuous tokens" if codes is None else f"{codes} codes"
+            for codes in (tokenizer.num_codes, generator.num_codes)
         )
         raise ValueError(f"tokenizer: {tokenizer_name} has {theirs}, accepted: the {ours} of {name}")
-    compare("codes", tokenizer.codes, generator.codes)
+    compare("codes", tokenizer.num_codes, generator.num_codes)
     ours = tuple(generator.layout.grid)
     theirs = None if tokenizer.size is None else tuple(tokenizer.grid(tokenizer.size))
     if theirs is None:
@@ -752,7 +755,7 @@ def check_words(generator: Generator[Any, Any], words: "TextTokenizer", known: s
     known: the fingerprint of the one that it was trained with, "" where nobody has noted it. A table of embeddings may
     have room to spare, but not half of it.
     """
-    codes = generator.codes or 0
+    codes = generator.num_codes or 0
     if known and words.fingerprint != known:
         raise ValueError(
             f"tokenizer: got the text tokenizer {words.fingerprint}, accepted: {known}, with which {name} was trained; "

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nextok_mm as nx
-from nextok_mm import borrowed
+from nextok_mm import borrowed, registry
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_generate_and_stream_name_ours(pipelines, model, given, accepted):
 def test_tokenizers_name_theirs(pipelines):
     flextok, vae, images = pipelines["flextok"], pipelines["vae"], torch.rand(1, 1, 8, 8)
     for run in (lambda **more: flextok.detokenize([1, 2], **more), lambda **more: flextok.reconstruct(images, **more)):
-        with pytest.raises(ValueError, match=r"^guidance_scale: no such argument, accepted: weight=\.\.\."):
+        with pytest.raises(ValueError, match=r"^guidance_scale: no such argument, accepted: cfg=\.\.\."):
             run(guidance_scale=3)
         with pytest.raises(ValueError, match=r"^num_inference_steps: no such argument, accepted: steps=\.\.\."):
             run(num_inference_steps=3)
@@ -54,6 +54,19 @@ def test_tokenizers_name_theirs(pipelines):
     with pytest.raises(ValueError, match=r"^batch_size: no such argument, accepted: batch=\.\.\."):
         vae.detokenize(vae.tokenize(images), batch_size=3)
     assert flextok.detokenize([1, 2], eta=0.5, steps=1).sampling["eta"] == 0.5  # a setting of its own stays one
+
+
+def test_names_of_before_are_answered_with_todays(pipelines):
+    with pytest.raises(ValueError, match=r"^keep: no such argument, accepted: known=\.\.\."):
+        pipelines["xar"].generate(keep=1)
+    with pytest.raises(ValueError, match=r"^weight: no such argument, accepted: cfg=\.\.\."):
+        pipelines["flextok"].detokenize([1, 2], weight=3)
+    with pytest.raises(ValueError, match="^generator.elm.codes: unknown key, which is called 'num_codes' .* now$"):
+        registry.build("generator", "elm", {"size": "tiny", "codes": 64})
+    with pytest.raises(
+        ValueError, match="^tokenizer.flextok.keep: unknown key, which is called 'nested_dropout' .* now$"
+    ):
+        registry.build("tokenizer", "flextok", {"size": "tiny", "keep": "all"})
 
 
 def test_load_names_ours_and_refuses_others_as_python_does(tiny):

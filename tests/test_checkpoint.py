@@ -89,7 +89,7 @@ def test_a_fingerprint_changes_with_any_weight_and_any_field(model):
         list(model.parameters())[-1].view(-1)[0] += 1e-3
     after = fingerprint(model)
     assert after != before
-    twin = registry.build("generator", "xar", {"size": "tiny", "label_drop": 0.2})
+    twin = registry.build("generator", "xar", {"size": "tiny", "condition_dropout": 0.2})
     twin.load_state_dict(model.state_dict())
     assert fingerprint(twin) != after
 

@@ -30,7 +30,7 @@ CLASSES: list[type] = [
         media.Sounds,
         media.Saving,
     ),
-    *(contracts.Tokens, contracts.Keep, contracts.State, contracts.Model),
+    *(contracts.Tokens, contracts.Known, contracts.State, contracts.Model),
     *(contracts.Tokenizer, contracts.OrderedTokenizer, contracts.StreamingTokenizer, contracts.ClipTokenizer),
     contracts.Generator,
 ]

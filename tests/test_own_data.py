@@ -87,7 +87,9 @@ def test_clips_are_a_training_each(tmp_path: Path) -> None:
         registry.build(config.model.role, config.model.kind, config.model.fields.model_dump()) for config in found
     )
     assert tokenizer.grid(found[0].data.size) == tuple(generator.config.grid)
-    assert tokenizer.codes == generator.config.vocabulary and tokenizer.config.image_channels == found[0].data.channels
+    assert (
+        tokenizer.num_codes == generator.config.num_codes and tokenizer.config.image_channels == found[0].data.channels
+    )
     assert tuple(tokenizer.size) == tuple(found[0].data.size)
     [cache] = [words for words in commands("Clips") if words[1] == "cache"]
     given = [word for before, word in pairwise(cache) if before == "--data"]

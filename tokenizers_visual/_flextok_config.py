@@ -25,8 +25,8 @@ class Sampling(Config):
     guidance: Literal["none", "cfg", "apg"] = Field(
         default="apg", description="The kind of guidance: none, classifier-free (cfg), or adaptive projected (apg)."
     )
-    weight: float = Field(default=7.5, ge=0, le=100, description="Weight of guidance; 1 turns it off.")
-    interval: tuple[float, float] = Field(
+    cfg: float = Field(default=7.5, ge=0, le=100, description="Weight of guidance; 1 turns it off.")
+    cfg_interval: tuple[float, float] = Field(
         default=(0.0, 1.0),
         description="Guide only at times t of the flow with low <= t <= high; time 0 is data, time 1 is noise.",
     )
@@ -44,7 +44,7 @@ class Sampling(Config):
         description="Share of the difference's component parallel to the prediction that is kept.",
     )
 
-    _ordered = field_validator("interval")(ordered)
+    _ordered = field_validator("cfg_interval")(ordered)
 
 
 class Trunk(Config):
@@ -183,19 +183,19 @@ class FlexTokConfig(ModelConfig):
     time_mean: float = Field(
         default=0.0, description="Mean of the training times' logit; above 0, training sees more noise."
     )
-    keep: Literal["uniform", "pow2", "uniform_pow2", "all"] = Field(
+    nested_dropout: Literal["uniform", "pow2", "uniform_pow2", "all"] = Field(
         default="uniform_pow2",
         description="Distribution of nested dropout: how many leading codes training keeps; all, its ablation, "
         "drops none.",
     )
-    drop: float = Field(
+    condition_dropout: float = Field(
         default=0.2,
         ge=0,
         lt=1,
         description="Share of training samples whose condition is left out, so that guidance has an "
         "unconditional prediction.",
     )
-    unquantised: float = Field(
+    unquantized: float = Field(
         default=0.0, ge=0, lt=1, description="Share of training samples whose registers are not rounded to codes."
     )
     corrupted: float = Field(default=0.0, ge=0, lt=1, description="Share of codes that training swaps for random ones.")

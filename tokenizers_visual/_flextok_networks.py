@@ -1,6 +1,6 @@
 """FlexTok's networks: the encoder, from latents to the numbers of its registers; the decoder, a velocity of latents.
 
-What is drawn, quantised, sampled and learned with them is in flextok.py.
+What is drawn, quantized, sampled and learned with them is in flextok.py.
 Shapes: B batch, C latent channels, H W latent rows and columns, R registers, D width, F numbers of a code, T times, L
 blocks, E groups of tokens that are modulated alike.
 """
@@ -71,16 +71,16 @@ class Networks(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def read(self, latents_BCHW: Tensor) -> Tensor:
-        """Latents -> the numbers of every register before they are quantised, [B, R, F] in fp32."""
+        """Latents -> the numbers of every register before they are quantized, [B, R, F] in fp32."""
         patches = self.patch_in(patchify(latents_BCHW, self.config.patch)) + self.encoder_positions
         registers = self.registers.expand(len(patches), -1, -1)
         hidden = self.encoder(torch.cat((patches, registers.type_as(patches)), dim=1), self._mask("encoder"))
         with torch.autocast(hidden.device.type, enabled=False):
             return self.to_code(self.encoder_norm(hidden[:, patches.shape[1] :].float()).to(self.to_code.weight.dtype))
 
-    def conditions(self, quants_BRF: Tensor, keep_B: Tensor) -> Tensor:
+    def conditions(self, quants_BRF: Tensor, num_tokens_B: Tensor) -> Tensor:
         """The decoder's registers [B, R, D]: codes projected, with positions, the tail masked."""
-        return self._condition(self.from_code(quants_BRF.to(self.from_code.weight.dtype)), keep_B, None)
+        return self._condition(self.from_code(quants_BRF.to(self.from_code.weight.dtype)), num_tokens_B, None)
 
     def without(self, rows: int) -> Tensor:
         """The decoder's registers where there is no condition, [B, R or 1, D]."""
@@ -89,14 +89,14 @@ class Networks(nn.Module):
         blank = self._condition(blank, none, torch.ones(rows, device=blank.device, dtype=torch.bool))
         return blank[:, :1] if self.config.null == "single" else blank
 
-    def _condition(self, registers_BRD: Tensor, keep_B: Tensor, null_B: Tensor | None) -> Tensor:
+    def _condition(self, registers_BRD: Tensor, num_tokens_B: Tensor, null_B: Tensor | None) -> Tensor:
         """The parts of the condition, in the config's order."""
         for part in self.config.condition:
             if part == "positions":
                 assert self.register_positions is not None
                 registers_BRD = registers_BRD + self.register_positions
             elif part == "dropout":
-                kept = torch.arange(registers_BRD.shape[1], device=keep_B.device) < keep_B[:, None]
+                kept = torch.arange(registers_BRD.shape[1], device=num_tokens_B.device) < num_tokens_B[:, None]
                 registers_BRD = torch.where(kept[..., None], registers_BRD, self.mask_token.type_as(registers_BRD))
             elif null_B is not None:
                 null = registers_BRD.new_zeros(()) if self.null_token is None else self.null_token

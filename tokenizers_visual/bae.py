@@ -83,7 +83,7 @@ class BAE(ConvTokenizer[BAEConfig]):
         self.norm_first = nn.GroupNorm(config.groups, config.embed, eps=1e-6) if config.norm_first else nn.Identity()
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         """2 ** bits."""
         return 2**self.config.bits
 
@@ -100,7 +100,7 @@ class BAE(ConvTokenizer[BAEConfig]):
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens [B, N] -> images [B, P, H, W] in [0, 1], fp32. ValueError for codes out of range."""
-        check_codes(tokens.data, self.codes)
+        check_codes(tokens.data, self.num_codes)
         return self._decode(self.quantizer.to_bits(tokens.data.unflatten(1, tokens.grid))).float().clamp(0, 1)
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:

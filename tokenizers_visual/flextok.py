@@ -1,7 +1,7 @@
 """FlexTok: a picture as 1 to N ordered tokens, coarse to fine, of which any number of leading ones make a picture.
 
 Encoder: patches and N learned registers through a transformer in which registers see all patches and the registers
-before them; each register is quantised (FSQ) to a code. Decoder: a rectified flow over the latents, conditioned on the
+before them; each register is quantized (FSQ) to a code. Decoder: a rectified flow over the latents, conditioned on the
 first k codes (the others are masked; training draws k at random, "nested dropout").
 
 The latents are pixels in [-1, 1], or those of a VAE that is part of the model.
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nextok_mm.checkpoint import fingerprint
 from nextok_mm.contracts import Batch, Loss, OrderedTokenizer, Tokens, check_tokens
+from nextok_mm.contracts import dropped as dropped_rows
 from nextok_mm.flow.guidance import Projected, guide
 from nextok_mm.flow.paths import PATHS
 from nextok_mm.flow.solvers import solve, time_grid
@@ -54,7 +55,7 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
         return (self.config.registers,)
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         """Different codes of a register."""
         return self.fsq.size
 
@@ -89,14 +90,14 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
     def decode(
         self,
         tokens: Tokens,
-        keep: int | Tensor | None = None,
+        num_tokens: int | Tensor | None = None,
         rng: Rng | None = None,
         sampling: Sampling | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """The first k codes [B, k] of each picture (any k from 1 to R) -> images [B, channels, H, W] in [0, 1].
 
-        keep: use fewer, one number or [B] of them; rng: of the noise, else the same noise for every picture.
+        num_tokens: use fewer, one number or [B] of them; rng: of the noise, else the same noise for every picture.
         ValueError in one line for codes of another tokenizer, out of range, or too many.
         """
         codes, own = tokens.data, fingerprint(self)
@@ -107,15 +108,15 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
             got = f"{tuple(codes.shape)} of {codes.dtype}"
             raise ValueError(f"codes: got {got}, accepted: whole numbers [1 or more, 1 to {self.config.registers}]")
         check_codes(codes, self.fsq.size)  # before the padding joins them
-        quants_BRF = self.fsq.dequantise(F.pad(codes.long(), (0, self.config.registers - codes.shape[1])))
+        quants_BRF = self.fsq.dequantize(F.pad(codes.long(), (0, self.config.registers - codes.shape[1])))
         rng = rng or Rng([0] * len(codes))
         noise = rng.normal(self.config.latent_channels, *self.config.latent_size, like=quants_BRF)
-        return self.to_images(self.sample(quants_BRF, self._kept(keep, codes), noise, sampling, progress))
+        return self.to_images(self.sample(quants_BRF, self._counted(num_tokens, codes), noise, sampling, progress))
 
-    def _kept(self, keep: int | Tensor | None, codes: Tensor) -> Tensor:
+    def _counted(self, num_tokens: int | Tensor | None, codes: Tensor) -> Tensor:
         """How many codes count, [B]."""
         rows, most = codes.shape
-        given = most if keep is None else keep
+        given = most if num_tokens is None else num_tokens
         wrong = None
         if isinstance(given, Tensor):
             if given.shape != (rows,) or given.is_floating_point() or given.dtype == torch.bool:
@@ -125,7 +126,9 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
         elif isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
             wrong = repr(given)
         if wrong is not None:
-            raise ValueError(f"keep: got {wrong}, accepted: whole numbers from 1 to {most}, one or a tensor [{rows}]")
+            raise ValueError(
+                f"num_tokens: got {wrong}, accepted: whole numbers from 1 to {most}, one or a tensor [{rows}]"
+            )
         return torch.as_tensor(given, device=codes.device).long().expand(rows)
 
     # Decoding
@@ -134,7 +137,7 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
     def sample(
         self,
         quants_BRF: Tensor,
-        keep_B: Tensor,
+        num_tokens_B: Tensor,
         noise_BCHW: Tensor,
         sampling: Sampling | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -149,25 +152,25 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
             return x
 
         with packed(self.decoder):
-            registers = self.conditions(quants_BRF, keep_B)
+            registers = self.conditions(quants_BRF, num_tokens_B)
             step = self._step(settings, registers, times)
             return solve(settings.solver, step, noise_BCHW, times, project=after_a_step)
 
     def _step(self, settings: Sampling, registers_BRD: Tensor, times: list[float]) -> Callable[[Tensor, float], Tensor]:
         """velocity(x, t), guided; what doesn't change from step to step is computed here, once."""
         rows = len(registers_BRD)
-        guided = settings.guidance != "none" and settings.weight != 1
+        guided = settings.guidance != "none" and settings.cfg != 1
         null = self.without(rows) if guided else registers_BRD
         together = guided and null.shape == registers_BRD.shape
         both = torch.cat((registers_BRD, null)) if together else registers_BRD
         table = torch.tensor(times, device=registers_BRD.device)
         blocks, head = self._tables(table)
-        project = Projected(settings.weight, settings.momentum, settings.norm, settings.eta)
+        project = Projected(settings.cfg, settings.momentum, settings.norm, settings.eta)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             i = slice(times.index(t), times.index(t) + 1)
             now = (None if blocks is None else blocks[:, i], None if head is None else head[i])
-            if not guided or not settings.interval[0] <= t <= settings.interval[1]:
+            if not guided or not settings.cfg_interval[0] <= t <= settings.cfg_interval[1]:
                 return self.velocity(x, registers_BRD, table[i], now)
             if together:
                 conditional, unconditional = self.velocity(torch.cat((x, x)), both, table[i], now).chunk(2)
@@ -176,7 +179,7 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
                 unconditional = self.velocity(x, null, table[i], now)
             if settings.guidance == "apg":
                 return project(conditional, unconditional)
-            return guide(conditional, unconditional, settings.weight)
+            return guide(conditional, unconditional, settings.cfg)
 
         return velocity
 
@@ -200,14 +203,14 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
         numbers = self.read(latents)
         quants, codes = self.fsq(numbers)
         quants = self._disturbed(quants, numbers, rng)
-        keep = self._draw_keep(rng).to(latents.device)
-        dropped = (rng.uniform() < self.config.drop).to(latents.device)  # in fp32: in bf16 some of them are 1
+        num_tokens = self._draw_num_tokens(rng).to(latents.device)
+        dropped = dropped_rows(rng, self.config.condition_dropout, latents.device)
         times = sample_times("logit_normal", rng, 1, self.config.time_mean)[:, 0].to(latents)
         noise = rng.normal(*latents.shape[1:], like=latents)
         path = PATHS["linear"]
         x = path.mix(latents, noise, times[:, None, None, None])
         taps = {} if self.repa is None else self.repa.taps(x)
-        velocity = self._velocity_of_mixed(x, self.from_code(quants), keep, dropped, times, taps)
+        velocity = self._velocity_of_mixed(x, self.from_code(quants), num_tokens, dropped, times, taps)
         loss = (velocity.float() - path.velocity(latents, noise, 0.0)).square().mean()
         parts = {"flow": loss.detach(), **usage(codes, self.fsq.size)}
         if self.repa is not None:
@@ -216,43 +219,43 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
         return Loss(loss, parts)
 
     def _disturbed(self, quants: Tensor, numbers: Tensor, rng: Rng) -> Tensor:
-        """Quantised numbers [B, R, F], some samples left as they were before, some codes swapped for random ones."""
-        if self.config.unquantised:
-            plain = (rng.uniform() < self.config.unquantised).to(quants.device)
+        """Quantized numbers [B, R, F], some samples left as they were before, some codes swapped for random ones."""
+        if self.config.unquantized:
+            plain = (rng.uniform() < self.config.unquantized).to(quants.device)
             quants = torch.where(plain[:, None, None], self.fsq.scaled(numbers), quants)
         if self.config.corrupted:
             swapped = (rng.uniform(quants.shape[1]) < self.config.corrupted).to(quants.device)
             random = rng.integers(self.fsq.size, quants.shape[1], device=quants.device)
-            quants = torch.where(swapped[..., None], self.fsq.dequantise(random), quants)
+            quants = torch.where(swapped[..., None], self.fsq.dequantize(random), quants)
         return quants
 
     def _velocity_of_mixed(
         self,
         x: Tensor,
         registers: Tensor,
-        keep: Tensor,
+        num_tokens: Tensor,
         dropped: Tensor,
         times: Tensor,
         taps: dict[int, Tensor],
     ) -> Tensor:
         """Samples with and without condition in one batch."""
         if self.config.null != "single":
-            return self.velocity(x, self._condition(registers, keep, dropped), times, taps=taps)
-        with_codes = self.velocity(x, self._condition(registers, keep, None), times, taps=taps)
+            return self.velocity(x, self._condition(registers, num_tokens, dropped), times, taps=taps)
+        with_codes = self.velocity(x, self._condition(registers, num_tokens, None), times, taps=taps)
         without = self.velocity(x, self.without(len(x)), times)  # a sequence of another length: a pass of its own
         return torch.where(dropped[:, None, None, None], without, with_codes)
 
-    def _draw_keep(self, rng: Rng) -> Tensor:
+    def _draw_num_tokens(self, rng: Rng) -> Tensor:
         """k of each row: uniform in 1 .. R, a power of two or R, uniform rounded up to one of those, or R."""
         most = self.config.registers
-        if self.config.keep == "all":
+        if self.config.nested_dropout == "all":
             return torch.full((len(rng),), most)
-        if self.config.keep == "pow2":
+        if self.config.nested_dropout == "pow2":
             return (2 ** rng.integers((most - 1).bit_length() + 1)).clamp(max=most)
-        keep = 1 + rng.integers(most)
-        if self.config.keep == "uniform_pow2":
-            keep = (2 ** keep.float().log2().ceil().long()).clamp(max=most)
-        return keep
+        num_tokens = 1 + rng.integers(most)
+        if self.config.nested_dropout == "uniform_pow2":
+            num_tokens = (2 ** num_tokens.float().log2().ceil().long()).clamp(max=most)
+        return num_tokens
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise pictures in this model's shapes."""

@@ -1,4 +1,4 @@
-"""Video VQ: clips to codes and back by a causal 3-D convolutional autoencoder with finite scalar quantisation.
+"""Video VQ: clips to codes and back by a causal 3-D convolutional autoencoder with finite scalar quantization.
 
 No frame sees a later one: convolutions are padded in time at the front alone, norms are taken frame by frame. The first
 frame is encoded by itself, later ones in groups (of four at the published size), so a still picture is a clip of one
@@ -185,7 +185,7 @@ class VideoVQ(ClipTokenizer[VideoVQConfig]):
         return self.config.clip_size
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         """How many different codes there are."""
         return self.fsq.size
 
@@ -202,8 +202,8 @@ class VideoVQ(ClipTokenizer[VideoVQConfig]):
     def decode(self, tokens: Tokens) -> Tensor:
         """Codes [B, N] -> clips [B, P, T, H, W] in [0, 1], fp32."""
         self._check_codes(tokens.data, tokens.grid)
-        quantised = self.fsq.dequantise(tokens.data.unflatten(1, tokens.grid)).movedim(-1, 1)
-        return self._clips(quantised).float().clamp(0, 1)
+        quantized = self.fsq.dequantize(tokens.data.unflatten(1, tokens.grid)).movedim(-1, 1)
+        return self._clips(quantized).float().clamp(0, 1)
 
     def carry(self) -> Carry:
         """Nothing yet: the next chunk is the first."""
@@ -227,7 +227,7 @@ class VideoVQ(ClipTokenizer[VideoVQConfig]):
     def decode_more(self, codes: Tensor, carry: Carry) -> Tensor:
         """The next codes [B, t, h, w] -> their frames [B, P, T, H, W]: the very first codes give one frame."""
         self._check_codes(codes, codes.shape[1:])
-        clips = self._clips(self.fsq.dequantise(codes).movedim(-1, 1), carry)
+        clips = self._clips(self.fsq.dequantize(codes).movedim(-1, 1), carry)
         carry.begun = True
         return clips.float().clamp(0, 1)
 
@@ -235,8 +235,8 @@ class VideoVQ(ClipTokenizer[VideoVQConfig]):
         """Pixel error, and the perceptual and adversarial terms where the config has them."""
         target = batch["images"]
         self._check(target)
-        quantised, codes = self._codes(target)
-        total, parts = self.picture_loss(self._clips(quantised).float(), target, self.discriminator)
+        quantized, codes = self._codes(target)
+        total, parts = self.picture_loss(self._clips(quantized).float(), target, self.discriminator)
         parts |= usage(codes, self.fsq.size)
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
@@ -245,14 +245,14 @@ class VideoVQ(ClipTokenizer[VideoVQConfig]):
         return {"images": rng.uniform(self.config.image_channels, *self.config.clip_size)[:n]}
 
     def _codes(self, clips: Tensor, carry: Carry | None = None) -> tuple[Tensor, Tensor]:
-        """Clips -> quantised [B, F, t, h, w] and codes [B, t, h, w]."""
+        """Clips -> quantized [B, F, t, h, w] and codes [B, t, h, w]."""
         x = self._folded(clips * 2 - 1).contiguous(memory_format=torch.channels_last_3d)
-        quantised, codes = self.fsq(self.encoder(x, carry).movedim(1, -1))
-        return quantised.movedim(-1, 1), codes
+        quantized, codes = self.fsq(self.encoder(x, carry).movedim(1, -1))
+        return quantized.movedim(-1, 1), codes
 
-    def _clips(self, quantised: Tensor, carry: Carry | None = None) -> Tensor:
-        """Quantised [B, F, t, h, w] -> clips [B, P, T, H, W] about [0, 1], not clamped."""
-        x = self.decoder(quantised.contiguous(memory_format=torch.channels_last_3d), carry)
+    def _clips(self, quantized: Tensor, carry: Carry | None = None) -> Tensor:
+        """Quantized [B, F, t, h, w] -> clips [B, P, T, H, W] about [0, 1], not clamped."""
+        x = self.decoder(quantized.contiguous(memory_format=torch.channels_last_3d), carry)
         side = self.config.patch
         return unfold(x, (1, side, side), first=True) * 0.5 + 0.5
 

@@ -1,4 +1,4 @@
-"""A grid of codes: pictures through a convolutional autoencoder whose middle is quantised, by VQ or by FSQ.
+"""A grid of codes: pictures through a convolutional autoencoder whose middle is quantized, by VQ or by FSQ.
 
 Every place of the grid is one code. Loss: pixels, the codebook's terms, and by choice a perceptual and an adversarial
 term (see _losses).
@@ -26,7 +26,7 @@ from ._losses import patch_discriminator
 
 
 class VQTokenizerConfig(ConvConfig):
-    """A quantised autoencoder. `size` names a preset; `kind` of the quantizer (vq, fsq) decides its other fields."""
+    """A quantized autoencoder. `size` names a preset; `kind` of the quantizer (vq, fsq) decides its other fields."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": dict(
@@ -35,7 +35,7 @@ class VQTokenizerConfig(ConvConfig):
             block_channels=(8, 16),
             block_layers=1,
             groups=4,
-            quantiser=dict(kind="vq", size=32, width=4),
+            quantizer=dict(kind="vq", size=32, width=4),
         ),
         "fashion": dict(
             image_channels=1,
@@ -44,10 +44,10 @@ class VQTokenizerConfig(ConvConfig):
             block_layers=1,
             groups=8,
             attention=(),
-            quantiser=dict(kind="fsq", levels=(8, 8, 5, 5)),
+            quantizer=dict(kind="fsq", levels=(8, 8, 5, 5)),
         ),
     }
-    quantiser: Annotated[
+    quantizer: Annotated[
         VQConfig | FSQConfig,
         Field(
             discriminator="kind",
@@ -64,41 +64,41 @@ class VQTokenizer(ConvTokenizer[VQTokenizerConfig]):
 
     def __init__(self, config: VQTokenizerConfig):
         super().__init__(config)
-        chosen = config.quantiser
+        chosen = config.quantizer
         self.encoder, self.decoder = config.halves(chosen.width)
         self.discriminator = patch_discriminator(config.image_channels, config.adversarial)
-        self.quantiser = VQ(chosen) if isinstance(chosen, VQConfig) else FSQ(chosen.levels)
+        self.quantizer = VQ(chosen) if isinstance(chosen, VQConfig) else FSQ(chosen.levels)
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         """Different codes of a place."""
-        return self.quantiser.size
+        return self.quantizer.size
 
     def encode(self, images: Tensor, rng: Rng | None = None) -> Tokens:
         """Images [B, P, H, W] in [0, 1] -> Tokens [B, N]; no chance is involved."""
-        _, codes, *_ = self.quantiser(self.encoder(self.checked(images)).movedim(1, -1))
+        _, codes, *_ = self.quantizer(self.encoder(self.checked(images)).movedim(1, -1))
         return Tokens(codes.flatten(1), self.grid(images.shape[-2:]), source=fingerprint(self))
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens [B, N] -> images [B, P, H, W] in [0, 1], fp32. ValueError for codes out of range."""
-        return self._decode(self.quantiser.dequantise(tokens.data).unflatten(1, tokens.grid)).clamp(0, 1)
+        return self._decode(self.quantizer.dequantize(tokens.data).unflatten(1, tokens.grid)).clamp(0, 1)
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """The pictures' terms and the codebook's; use of the codes is logged beside them. Draws nothing."""
         target = batch["images"]
-        quantised, codes, *terms = self.quantiser(self.encoder(self.checked(target)).movedim(1, -1))
-        total, parts = self.picture_loss(self._decode(quantised), target, self.discriminator)
+        quantized, codes, *terms = self.quantizer(self.encoder(self.checked(target)).movedim(1, -1))
+        total, parts = self.picture_loss(self._decode(quantized), target, self.discriminator)
         if terms:
             parts["codebook"] = terms[0].mean()
             total = total + parts["codebook"]
-        parts |= usage(codes, self.codes)
+        parts |= usage(codes, self.num_codes)
         return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     def after_step(self, rng: Rng) -> None:
         """The codebook of a VQ learns."""
-        if isinstance(self.quantiser, VQ):
-            self.quantiser.after_step(rng)
+        if isinstance(self.quantizer, VQ):
+            self.quantizer.after_step(rng)
 
-    def _decode(self, quantised_BhwF: Tensor) -> Tensor:
-        """Quantised vectors -> pictures, fp32, not clamped."""
-        return self.decoder(quantised_BhwF.movedim(-1, 1)).float()
+    def _decode(self, quantized_BhwF: Tensor) -> Tensor:
+        """Quantized vectors -> pictures, fp32, not clamped."""
+        return self.decoder(quantized_BhwF.movedim(-1, 1)).float()

@@ -30,12 +30,12 @@ Converted = tuple[dict[str, Any], dict[str, Tensor]]
 class Adapter(Protocol):
     """What the module of a family offers.
 
-    ROLE, KIND: what `registry.build` takes to make a model of its fields; LICENCE: of the published weights.
+    ROLE, KIND: what `registry.build` takes to make a model of its fields; LICENSE: of the published weights.
     """
 
     ROLE: Literal["tokenizer", "generator"]
     KIND: str
-    LICENCE: str
+    LICENSE: str
 
     def read(self, source: Path) -> Converted:
         """A published file or folder in our form; ValueError in one line where it isn't one. Nothing in it is run."""
@@ -114,7 +114,7 @@ def convert(
     beside = family.files(source) if isinstance(family, WordsAdapter) else {}
     if beside:  # what can't be read is said before anything is written
         meta |= {"tokenizer_fingerprint": words_of(beside, f"{kind} checkpoint {source}").fingerprint}
-    save_pretrained(model, folder, name=folder.name, license=family.LICENCE, about=about, **meta)
+    save_pretrained(model, folder, name=folder.name, license=family.LICENSE, about=about, **meta)
     write_files(folder, beside)
     return None if holding is None else holding.note(fields)
 
@@ -128,7 +128,7 @@ def published(source: Path) -> WordsAdapter | None:
 def card_of(family: WordsAdapter, source: Path) -> Card:
     """What would stand in the config.json of a published checkpoint; ValueError in one line as of its `read`."""
     about = {"family": family.__name__.rpartition(".")[2], "form": "published"}  # type: ignore[attr-defined]
-    named = {"role": family.ROLE, "kind": family.KIND, "name": source.stem, "license": family.LICENCE, "about": about}
+    named = {"role": family.ROLE, "kind": family.KIND, "name": source.stem, "license": family.LICENSE, "about": about}
     return Card.parse({**named, "fields": family.fields(source)}, where=f"checkpoint {source}: ")
 
 

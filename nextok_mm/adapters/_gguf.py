@@ -1,4 +1,4 @@
-"""GGUF files: their fields, and their weights dequantised and named as the hub names them.
+"""GGUF files: their fields, and their weights dequantized and named as the hub names them.
 
 The file format is read by the `gguf` package. llama.cpp turns neighbouring channels where the hub's files turn halves,
 so the rows of Llama's queries and keys were reordered when the file was made, and are put back here.

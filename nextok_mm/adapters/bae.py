@@ -13,7 +13,7 @@ from ..checkpoint import read_weights
 from . import described, plain_names, tensors
 
 ROLE, KIND = "tokenizer", "bae"
-LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
+LICENSE = "not stated (huggingface.co/xuantonglll/ELM)"
 GROUPS = 32
 _RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_out": "conv_shortcut"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}

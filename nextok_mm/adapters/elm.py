@@ -15,7 +15,7 @@ from ..checkpoint import read_weights
 from . import described, numbered, plain_names, tensors
 
 ROLE, KIND = "generator", "elm"
-LICENCE = "not stated (huggingface.co/xuantonglll/ELM)"
+LICENSE = "not stated (huggingface.co/xuantonglll/ELM)"
 _NAMES = {
     "attention_norm.weight": "norm1.weight",
     "attention.wqkv.weight": "attention.qkv.weight",
@@ -76,7 +76,7 @@ def convert(official: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[s
     vocabulary = len(tables[0]) - masked
     fields = {
         "grid": (math.isqrt(places),) * 2,
-        "codes": vocabulary ** len(tables),
+        "num_codes": vocabulary ** len(tables),
         "groups": len(tables),
         "classes": len(state["labels.weight"]) - 1,
         "width": width,

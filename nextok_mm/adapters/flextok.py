@@ -14,6 +14,7 @@ import ast
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,19 @@ from ..checkpoint import from_pretrained, read_card, resolve
 from . import kl_vae, plain_names
 
 ROLE, KIND = "tokenizer", "flextok"
-LICENCE = "Apple ML Research Model License: research only (EPFL-VILAB/flextok_*)"
+LICENSE = "Apple ML Research Model License: research only (EPFL-VILAB/flextok_*)"
 HOLDS_TOKENIZER = True
 """A tokenizer given to `read` becomes a part of the model, its `vae`."""
 MAX_DESCRIPTION = 1 << 20
-_SILENT = {"PerSampleOp", "SequenceUnpacker", "DictKeyFilter"}
+_OURS = {
+    "encoder": {"patch": "patch_in", "head": "to_code"},
+    "decoder": {"patch": "noisy_patch_in", "head": "velocity_out"},
+}
+"""What both halves have, under our names."""
 _MASKS = {"full": "two_way", "causal": "causal", "causal_last": "causal_last"}
-Part = tuple[str, str, Mapping[str, Any]]
+Fields = Mapping[str, Any]
+"""What a composition says of one part."""
+Part = tuple[str, str, Fields]
 """(last word of `_target_`, prefix of its keys, its fields)."""
 Converted = tuple[dict[str, Any], dict[str, Tensor]]
 """(fields of a config, state dict)."""
@@ -88,8 +95,8 @@ def convert(official: dict[str, Tensor], described: Mapping[str, Any], vae: Conv
     rest = dict(official)
     try:
         own = _own_vae(rest)
-        encoder = _Half("encoder", _parts("encoder", described["encoder"]), rest)
-        decoder = _Half("decoder", _parts("decoder", described["decoder"]), rest)
+        encoder = _read_half("encoder", described["encoder"], rest)
+        decoder = _read_half("decoder", described["decoder"], rest)
         fields, state = _together(encoder, decoder, _plain("regularizer", described["regularizer"]))
         used, scale = vae or own, _scale(described) if vae or own else None
         if used and (scale or used[0].get("scale")):  # an own one that nothing says a scale of is of no use
@@ -179,132 +186,173 @@ def _target(fields: Mapping[str, Any]) -> str:
     return str(fields["_target_"]).rsplit(".", 1)[-1]
 
 
+@dataclass
 class _Half:
-    """One half of the model, read part by part: `fields` of it, and tensors under our names without their prefix."""
+    """One half of the model as far as its parts have been read: `fields` of it, `state` under our names.
 
-    def __init__(self, half: str, parts: list[Part], weights: dict[str, Tensor]):
-        self.half, self.weights = half, weights
-        self.fields: dict[str, Any] = {}
-        self.state: dict[str, Tensor] = {}
-        self.group: dict[str, str] = {}  # key of the dict that parts hand on -> "patches" or "registers"
-        self.order: list[str] = []
-        for target, prefix, fields in parts:
-            # Parts have capitals: nothing else of this class can be named by a file.
-            named = target[:1].isupper()
-            reader: Callable[..., None] | None = getattr(self, f"_{target}", None) if named else None
-            if reader is None and target not in _SILENT:
-                raise ValueError(f"flextok checkpoint: unknown part {target!r} in the {half}")
-            if reader is not None:
-                reader(prefix, fields)
+    positions: of each group of tokens (patches, registers), the kind, the sizes and the table [places, D].
+    """
 
-    def _take(self, name: str) -> Tensor:
+    half: str
+    weights: dict[str, Tensor]
+    fields: dict[str, Any] = field(default_factory=dict[str, Any])
+    state: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    group: dict[str, str] = field(default_factory=dict[str, str])  # key that parts hand on -> "patches" or "registers"
+    order: list[str] = field(default_factory=list[str])
+    positions: dict[str, tuple[str, tuple[int, ...], Tensor]] = field(
+        default_factory=dict[str, tuple[str, tuple[int, ...], Tensor]]
+    )
+
+    def take(self, name: str) -> Tensor:
+        """A published weight, which is used up by it."""
         return self.weights.pop(name)
 
-    def _linear(self, ours: str, theirs: str, bias: bool = True) -> None:
-        weight = self.state[f"{ours}.weight"] = self._take(f"{theirs}.weight")
+    def linear(self, ours: str, theirs: str, bias: bool = True) -> None:
+        """A linear layer of theirs, under our name; a missing bias is zeros."""
+        weight = self.state[f"{ours}.weight"] = self.take(f"{theirs}.weight")
         if bias:
             self.state[f"{ours}.bias"] = self.weights.pop(f"{theirs}.bias", weight.new_zeros(len(weight)))
 
-    def _only(self, fields: Mapping[str, Any], **accepted: Any) -> None:
-        """ValueError where a field, if it is there, has another value than the one that is built."""
-        for name, value in accepted.items():
-            if fields.get(name, value) != value:
-                raise ValueError(
-                    f"flextok checkpoint: {_target(fields)}.{name} is {fields[name]!r}, accepted: {value!r}"
-                )
 
-    # One method a part, named by the last word of its `_target_`.
+def _read_half(half: str, described: Any, weights: dict[str, Tensor]) -> _Half:
+    """A half part by part, each by its reader; the weights that it uses are taken out of `weights`."""
+    found = _Half(half, weights)
+    for target, prefix, fields in _parts(half, described):
+        if target not in _READERS:
+            raise ValueError(f"flextok checkpoint: unknown part {target!r} in the {half}")
+        _READERS[target](found, prefix, fields)
+    return found
 
-    def _PatchEmbedder(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self.group[fields["patches_list_write_key"]] = "patches"
-        first, second = fields["patch_sizes"]
-        if first != second:
-            raise ValueError(f"flextok checkpoint: patch_sizes {fields['patch_sizes']}, accepted: square ones")
-        self.fields |= {"patch": first, "channels": fields["channels_in"]}
-        self._linear("patch", f"{prefix}patch_proj")
 
-    def _Registers1D(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self.group[fields["registers_write_key"]] = "registers"
-        if f"{prefix}extra_registers" in self.weights:
-            raise ValueError("flextok checkpoint: extra registers, accepted: none")
-        self.state["registers"] = self._take(f"{prefix}registers")
+def _only(fields: Fields, **accepted: Any) -> None:
+    """ValueError where a field, if it is there, has another value than the one that is built."""
+    for name, value in accepted.items():
+        if fields.get(name, value) != value:
+            raise ValueError(f"flextok checkpoint: {_target(fields)}.{name} is {fields[name]!r}, accepted: {value!r}")
 
-    def _LinearLayer(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self.group[fields["write_key"]] = "registers"
-        self._linear("from_code", f"{prefix}proj")
 
-    def _PositionalEmbeddingAdder(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        group = self.group[fields["read_key"]]
-        self.group[fields["write_key"]] = group
-        kind, sizes = fields["posemb_type"], tuple(fields["max_sizes"])
-        if not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError(f"flextok checkpoint: max_sizes {fields['max_sizes']!r}, accepted: whole numbers from 1")
-        self.state[f"{group} positions"] = _table(kind, self._take(f"{prefix}posembs"), sizes)
-        self.fields[f"{group} sizes"], self.fields[f"{group} kind"] = sizes, kind
-        if group == "registers":
-            self.order.append("positions")
+# One reader a part; `_READERS` says of which.
 
-    def _MaskedNestedDropout(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        mode = fields.get("size_sampling_mode")
-        self.fields["keep"] = mode if mode in ("pow2", "uniform_pow2") else "uniform"  # of training alone
-        self.state["mask_token"] = self._take(f"{prefix}dropout_mask_token")
-        self.order.append("dropout")
 
-    def _LearnedNullCond(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self.fields["null"] = "single" if fields.get("replace_with_single_token") else "token"
-        self.fields["drop"] = fields.get("dropout_prob", 0.0)
-        self.state["null_token"] = self._take(f"{prefix}nullcond")
-        self.order.append("null")
+def _silent(half: _Half, prefix: str, fields: Fields) -> None:
+    """A part without weights that our model does by itself."""
 
-    def _ZeroNullCond(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self.fields["null"], self.fields["drop"] = "zero", fields.get("dropout_prob", 0.0)
-        self.order.append("null")
 
-    def _TimestepEmbedder(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self._only(fields, frequency_embedding_size=256)
-        self.fields["time_scale"] = 1000.0 / fields.get("max_timestep", 1.0)
-        self._linear("up", f"{prefix}mlp.0")
-        self._linear("out", f"{prefix}mlp.2")
+def _patch_embedder(half: _Half, prefix: str, fields: Fields) -> None:
+    half.group[fields["patches_list_write_key"]] = "patches"
+    first, second = fields["patch_sizes"]
+    if first != second:
+        raise ValueError(f"flextok checkpoint: patch_sizes {fields['patch_sizes']}, accepted: square ones")
+    half.fields |= {"patch": first, "channels": fields["channels_in"]}
+    half.linear(_OURS[half.half]["patch"], f"{prefix}patch_proj")
 
-    def _BlockWiseSequencePacker(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        order = [self.group[key] for key in fields["input_list_read_keys"]]
-        if order != ["patches", "registers"]:
-            raise ValueError(f"flextok checkpoint: packed as {order}, accepted: patches, then registers")
-        mode = fields.get("mask_mode", "full")
-        if mode not in _MASKS:
-            raise ValueError(f"flextok checkpoint: mask_mode {mode!r}, accepted: {', '.join(_MASKS)}")
-        self.fields["mask"] = _MASKS[mode]
 
-    def _FlexTransformer(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self._only(fields, qk_norm=True, gated_mlp=True, qkv_bias=False, proj_bias=False, mlp_bias=False, mlp_ratio=4.0)
-        width, depth = fields["dim"], fields["depth"]
-        self.fields |= {"width": width, "heads": width // fields.get("head_dim", 64), "depth": depth}
-        groups = fields.get("adaLN_expansion", 1) if fields.get("adaLN_emb_read_key") else 0
-        if groups not in (0, 1, 2):
-            raise ValueError(f"flextok checkpoint: adaLN_expansion {groups}, accepted: 1 or 2")
-        self.fields["ada"] = ("none", "both", "group")[groups]
-        ada: dict[str, list[Tensor]] = {"weight": [], "bias": []}
-        for i in range(depth):
-            theirs, ours = f"{prefix}blocks.{i}.", f"trunk.blocks.{i}."
-            qkv = [self._take(f"{theirs}attn.w{name}.weight") for name in "qkv"]
-            self.state[f"{ours}attention.qkv.weight"] = torch.cat(qkv)
-            gate, up = (self._take(f"{theirs}mlp.fc{number}.weight") for number in (1, 3))
-            self.state[f"{ours}mlp.gate_up.weight"] = torch.cat((gate, up))
-            self._linear(f"{ours}attention.out", f"{theirs}attn.proj", bias=False)
-            self._linear(f"{ours}mlp.out", f"{theirs}mlp.fc2", bias=False)
-            for part in ada if groups else ():
-                ada[part].append(_six(self._take(f"{theirs}adaLN_modulation.1.{part}"), groups))
-        if groups:
-            self.state |= {f"trunk.ada_{part}": torch.stack(values) for part, values in ada.items()}
+def _registers(half: _Half, prefix: str, fields: Fields) -> None:
+    half.group[fields["registers_write_key"]] = "registers"
+    if f"{prefix}extra_registers" in half.weights:
+        raise ValueError("flextok checkpoint: extra registers, accepted: none")
+    half.state["registers"] = half.take(f"{prefix}registers")
 
-    def _LinearHead(self, prefix: str, fields: Mapping[str, Any]) -> None:
-        self._only(fields, use_mup_readout=False)
-        self.fields["head_ada"] = bool(fields.get("adaLN_emb_read_key"))
-        if self.fields["head_ada"]:
-            self._linear("head_ada", f"{prefix}adaLN_modulation.1")
-        self._linear("head", f"{prefix}proj")
 
-    _ToPatchesLinearHead = _LinearHead
+def _linear_layer(half: _Half, prefix: str, fields: Fields) -> None:
+    half.group[fields["write_key"]] = "registers"
+    half.linear("from_code", f"{prefix}proj")
+
+
+def _positions(half: _Half, prefix: str, fields: Fields) -> None:
+    group = half.group[fields["read_key"]]
+    half.group[fields["write_key"]] = group
+    kind, sizes = fields["posemb_type"], tuple(fields["max_sizes"])
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"flextok checkpoint: max_sizes {fields['max_sizes']!r}, accepted: whole numbers from 1")
+    half.positions[group] = kind, sizes, _table(kind, half.take(f"{prefix}posembs"), sizes)
+    if group == "registers":
+        half.order.append("positions")
+
+
+def _nested_dropout(half: _Half, prefix: str, fields: Fields) -> None:
+    mode = fields.get("size_sampling_mode")
+    half.fields["nested_dropout"] = mode if mode in ("pow2", "uniform_pow2") else "uniform"  # of training alone
+    half.state["mask_token"] = half.take(f"{prefix}dropout_mask_token")
+    half.order.append("dropout")
+
+
+def _learned_null(half: _Half, prefix: str, fields: Fields) -> None:
+    half.fields["null"] = "single" if fields.get("replace_with_single_token") else "token"
+    half.fields["condition_dropout"] = fields.get("dropout_prob", 0.0)
+    half.state["null_token"] = half.take(f"{prefix}nullcond")
+    half.order.append("null")
+
+
+def _zero_null(half: _Half, prefix: str, fields: Fields) -> None:
+    half.fields |= {"null": "zero", "condition_dropout": fields.get("dropout_prob", 0.0)}
+    half.order.append("null")
+
+
+def _time(half: _Half, prefix: str, fields: Fields) -> None:
+    _only(fields, frequency_embedding_size=256)
+    half.fields["time_scale"] = 1000.0 / fields.get("max_timestep", 1.0)
+    half.linear("time.up", f"{prefix}mlp.0")
+    half.linear("time.out", f"{prefix}mlp.2")
+
+
+def _packer(half: _Half, prefix: str, fields: Fields) -> None:
+    order = [half.group[key] for key in fields["input_list_read_keys"]]
+    if order != ["patches", "registers"]:
+        raise ValueError(f"flextok checkpoint: packed as {order}, accepted: patches, then registers")
+    mode = fields.get("mask_mode", "full")
+    if mode not in _MASKS:
+        raise ValueError(f"flextok checkpoint: mask_mode {mode!r}, accepted: {', '.join(_MASKS)}")
+    half.fields["mask"] = _MASKS[mode]
+
+
+def _transformer(half: _Half, prefix: str, fields: Fields) -> None:
+    _only(fields, qk_norm=True, gated_mlp=True, qkv_bias=False, proj_bias=False, mlp_bias=False, mlp_ratio=4.0)
+    width, depth, trunk = fields["dim"], fields["depth"], half.half
+    half.fields |= {"width": width, "heads": width // fields.get("head_dim", 64), "depth": depth}
+    groups = fields.get("adaLN_expansion", 1) if fields.get("adaLN_emb_read_key") else 0
+    if groups not in (0, 1, 2):
+        raise ValueError(f"flextok checkpoint: adaLN_expansion {groups}, accepted: 1 or 2")
+    half.fields["ada"] = ("none", "both", "group")[groups]
+    ada: dict[str, list[Tensor]] = {"weight": [], "bias": []}
+    for i in range(depth):
+        theirs, ours = f"{prefix}blocks.{i}.", f"{trunk}.blocks.{i}."
+        qkv = [half.take(f"{theirs}attn.w{name}.weight") for name in "qkv"]
+        half.state[f"{ours}attention.qkv.weight"] = torch.cat(qkv)
+        gate, up = (half.take(f"{theirs}mlp.fc{number}.weight") for number in (1, 3))
+        half.state[f"{ours}mlp.gate_up.weight"] = torch.cat((gate, up))
+        half.linear(f"{ours}attention.out", f"{theirs}attn.proj", bias=False)
+        half.linear(f"{ours}mlp.out", f"{theirs}mlp.fc2", bias=False)
+        for part in ada if groups else ():
+            ada[part].append(_six(half.take(f"{theirs}adaLN_modulation.1.{part}"), groups))
+    if groups:
+        half.state |= {f"{trunk}.ada_{part}": torch.stack(values) for part, values in ada.items()}
+
+
+def _head(half: _Half, prefix: str, fields: Fields) -> None:
+    _only(fields, use_mup_readout=False)
+    half.fields["head_ada"] = bool(fields.get("adaLN_emb_read_key"))
+    if half.fields["head_ada"]:
+        half.linear("head_ada", f"{prefix}adaLN_modulation.1")
+    half.linear(_OURS[half.half]["head"], f"{prefix}proj")
+
+
+_READERS: dict[str, Callable[[_Half, str, Fields], None]] = {
+    "PatchEmbedder": _patch_embedder,
+    "Registers1D": _registers,
+    "LinearLayer": _linear_layer,
+    "PositionalEmbeddingAdder": _positions,
+    "MaskedNestedDropout": _nested_dropout,
+    "LearnedNullCond": _learned_null,
+    "ZeroNullCond": _zero_null,
+    "TimestepEmbedder": _time,
+    "BlockWiseSequencePacker": _packer,
+    "FlexTransformer": _transformer,
+    "LinearHead": _head,
+    "ToPatchesLinearHead": _head,
+    **dict.fromkeys(("PerSampleOp", "SequenceUnpacker", "DictKeyFilter"), _silent),
+}
+"""The last word of a part's `_target_` -> what reads it."""
 
 
 def _six(stacked: Tensor, groups: int) -> Tensor:
@@ -326,17 +374,19 @@ def _table(kind: str, stored: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return total.flatten(0, -2).contiguous()
 
 
-def _together(encoder: _Half, decoder: _Half, regularizer: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _together(encoder: _Half, decoder: _Half, regularizer: Fields) -> Converted:
     """Both halves as one config and one state dict."""
     if _target(regularizer) != "FSQ":
         raise ValueError(f"flextok checkpoint: unknown part {_target(regularizer)!r}, accepted: FSQ")
-    grid, patch, channels = decoder.fields["patches sizes"], decoder.fields["patch"], decoder.fields["channels"]
-    registers, code = encoder.state["registers"], encoder.state["head.weight"]
-    if "registers positions" in encoder.state:  # added to learned registers: one table does for both
-        registers = registers + encoder.state.pop("registers positions")[: len(registers)]
+    halves = {"encoder": encoder, "decoder": decoder}
+    patches = {name: half.positions["patches"] for name, half in halves.items()}
+    patch, channels, grid = decoder.fields["patch"], decoder.fields["channels"], patches["decoder"][1]
+    registers, code = encoder.state["registers"], encoder.state["to_code.weight"]
+    if "registers" in encoder.positions:  # added to learned registers: one table does for both
+        registers = registers + encoder.positions["registers"][2][: len(registers)]
     if encoder.fields["ada"] != "none" or encoder.fields["head_ada"]:
         raise ValueError("flextok checkpoint: the encoder is modulated, accepted: one that is not")
-    learned = encoder.fields["patches kind"] != "sincos" or decoder.fields["patches kind"] != "sincos"
+    learned = any(kind != "sincos" for kind, _, _ in patches.values())
     size = tuple(side * patch for side in grid)
     fields: dict[str, Any] = {
         "image_channels": channels,
@@ -350,28 +400,15 @@ def _together(encoder: _Half, decoder: _Half, regularizer: Mapping[str, Any]) ->
         "condition": tuple(decoder.order),
         "head_ada": decoder.fields["head_ada"],
     }
-    fields |= {name: decoder.fields[name] for name in ("null", "drop", "keep", "time_scale") if name in decoder.fields}
-    for name, half in (("encoder", encoder), ("decoder", decoder)):
+    named = ("null", "condition_dropout", "nested_dropout", "time_scale")
+    fields |= {name: decoder.fields[name] for name in named if name in decoder.fields}
+    for name, half in halves.items():
         fields[name] = {key: half.fields[key] for key in ("width", "heads", "depth", "mask", "ada")}
-    state = {"registers": registers, "mask_token": decoder.state["mask_token"]}
-    if "null_token" in decoder.state:
-        state["null_token"] = decoder.state["null_token"]
-    if "positions" in decoder.order:
-        state["register_positions"] = decoder.state["registers positions"][: len(registers)]
-    if learned:
-        state |= {f"{half.half}_positions": half.state["patches positions"] for half in (encoder, decoder)}
-    moved = {
-        encoder: {"patch.": "patch_in.", "head.": "to_code.", "trunk.": "encoder."},
-        decoder: {
-            **{"patch.": "noisy_patch_in.", "head.": "velocity_out.", "trunk.": "decoder."},
-            **{"from_code.": "from_code.", "up.": "time.up.", "out.": "time.out.", "head_ada.": "head_ada."},
-        },
-    }
-    for half, names in moved.items():
-        for key, value in half.state.items():
-            for old, new in names.items():
-                if key.startswith(old):
-                    state[new + key.removeprefix(old)] = value
     if code.shape[0] != len(fields["levels"]):
         raise ValueError(f"flextok checkpoint: {code.shape[0]} numbers a code, but levels {fields['levels']}")
+    state = {**encoder.state, **decoder.state, "registers": registers}
+    if "positions" in decoder.order:
+        state["register_positions"] = decoder.positions["registers"][2][: len(registers)]
+    if learned:
+        state |= {f"{name}_positions": table for name, (_, _, table) in patches.items()}
     return fields, state

@@ -14,7 +14,7 @@ from ..checkpoint import read_weights
 from . import numbered, plain_names, tensors
 
 ROLE, KIND = "tokenizer", "kl_vae"
-LICENCE = "the checkpoint's own (MAR's code and weights: MIT)"
+LICENSE = "the checkpoint's own (MAR's code and weights: MIT)"
 
 GROUPS = 32
 """Groups of the normalisations: a constant of CompVis' code, and diffusers' default, that no tensor tells."""

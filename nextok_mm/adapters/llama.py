@@ -1,5 +1,5 @@
 """The Llama family: Llama 2 and 3, SmolLM2, Vicuna, Mistral, Qwen2, Qwen2.5 and Qwen3, from a folder in the hub's form
-(config.json and safetensors, in one file or several) or from a GGUF file, whose weights are dequantised.
+(config.json and safetensors, in one file or several) or from a GGUF file, whose weights are dequantized.
 
 A field of config.json that this file doesn't know is refused by name unless it is empty: it could change what the model
 computes. Source of the names: the published checkpoints, and the GGUF format's description.
@@ -18,7 +18,7 @@ from ..references import ENDS, GGUF, WORDS
 from ..weights import read_weights
 from . import _gguf, tensors
 
-LICENCE = "not stated (the published checkpoint's own)"
+LICENSE = "not stated (the published checkpoint's own)"
 ROLE, KIND = "generator", "language"
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")

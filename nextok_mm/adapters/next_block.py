@@ -23,7 +23,7 @@ from ..checkpoint import read_weights
 from . import numbered, plain_names, tensors
 
 ROLE, KIND = "generator", "next_block"
-LICENCE = "MIT (RenShuhuai-Andy/NBP)"
+LICENSE = "MIT (RenShuhuai-Andy/NBP)"
 
 _PLAIN = {
     "tok_emb.weight": "embed.table.weight",
@@ -72,7 +72,7 @@ def convert(official: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[d
         fields = _fields(state, none, facts, depth)
         if fields["classes"] and fields["start"] == "given":
             for table in ("embed.table.weight", "head.logits.weight"):
-                state[table] = state[table][: fields["classes"] + fields["vocabulary"]]
+                state[table] = state[table][: fields["classes"] + fields["num_codes"]]
     except KeyError as error:
         raise ValueError(f"NBP checkpoint: not in the official form: no weight {error}") from None
     except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
@@ -139,7 +139,7 @@ def _fields(state: dict[str, Tensor], none: Tensor | None, facts: Mapping[str, A
         raise ValueError(f"width {width}, {ids} ids for {facts['vocab']} codes in blocks of {tokens}{said}")
     return {
         "grid": grid,
-        "vocabulary": int(facts["vocab"]),
+        "num_codes": int(facts["vocab"]),
         "block": block_shape(tokens, grid),
         "start": "hybrid" if others and hybrid else "given",
         "classes": classes,

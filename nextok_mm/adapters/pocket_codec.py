@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..checkpoint import read_weights
 from . import described, numbered, plain_names, tensors
-from .pocket_tts import CODEC, LICENCE, PREFIX, weights_file
+from .pocket_tts import CODEC, LICENSE, PREFIX, weights_file
 
 ROLE, KIND = "tokenizer", "speech_vae"
 
-__all__ = ["KIND", "LICENCE", "ROLE", "convert", "read"]
+__all__ = ["KIND", "LICENSE", "ROLE", "convert", "read"]
 _LAYER = {
     "self_attn.in_proj.weight": "attention.qkv.weight",
     "linear1.weight": "mlp.up.weight",

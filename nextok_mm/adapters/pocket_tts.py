@@ -19,7 +19,7 @@ from ..checkpoint import read_weights
 from . import described, numbered, plain_names, tensors
 
 ROLE, KIND = "generator", "flow_omni"
-LICENCE = "cc-by-4.0 (the published checkpoint's own)"
+LICENSE = "cc-by-4.0 (the published checkpoint's own)"
 PREFIX, CODEC = "flow_lm.", "mimi."
 
 _PLAIN = {

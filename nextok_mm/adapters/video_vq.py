@@ -16,7 +16,7 @@ from ..checkpoint import read_weights
 from . import plain_names, tensors
 
 ROLE, KIND = "tokenizer", "video_vq"
-LICENCE = "MIT (RenShuhuai-Andy/NBP)"
+LICENSE = "MIT (RenShuhuai-Andy/NBP)"
 
 UNIT = {
     "fn.0.weight": "norm1.weight",

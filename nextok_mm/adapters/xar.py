@@ -16,7 +16,7 @@ from ..checkpoint import read_weights
 from . import numbered, plain_names, tensors
 
 ROLE, KIND = "generator", "xar"
-LICENCE = "none stated by the authors of OliverRen/xAR"
+LICENSE = "none stated by the authors of OliverRen/xAR"
 
 _PLAIN = {
     "class_emb.weight": "labels.weight",

@@ -34,10 +34,10 @@ def sample(model: Any, labels: Tensor, positions: int = 0, **sampling: Any) -> T
     settings = model.Sampling(**{"temperature": 0, **sampling})
     state: Any = None
     for state in decode(model, model.start({"labels": labels}, Rng(range(len(labels))), settings)):
-        if state.entity == positions:
+        if state.finished == positions:
             break
     assert state is not None
-    return state.codes_BNG[:, : state.entity]
+    return state.codes_BNG[:, : state.finished]
 
 
 def weights_a_step(model: Any) -> int:
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _beside_transformers(given: argparse.Namespace) -> None:
-    model = build(size=given.size, codes=2**10, groups=1)
+    model = build(size=given.size, num_codes=2**10, groups=1)
     network = llama(model)
     numbers = weights_a_step(model)
     read, rate = bandwidth(), matmul_rate()

@@ -22,7 +22,7 @@ from .harness import options
 LATENTS, REGISTERS, WEIGHT = (16, 32, 32), 256, 7.5
 OPTIONS = {"vae": None, "image_channels": LATENTS[0], "image_size": LATENTS[1:]}
 Run = tuple[Tensor, Tensor, Tensor]
-"""Quantised registers, how many of each picture count, noise."""
+"""Quantized registers, how many of each picture count, noise."""
 
 
 def build(size: str = "d12-d12") -> Any:
@@ -33,13 +33,13 @@ def build(size: str = "d12-d12") -> Any:
 
 @torch.no_grad()
 def encode(model: Any, latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantised registers [B, R, F] and codes [B, R]."""
+    """Quantized registers [B, R, F] and codes [B, R]."""
     return model.fsq(model.read(latents_BCHW))
 
 
 def decode(model: Any, run: Run, steps: int) -> Tensor:
     """Latents [B, C, H, W] after Euler steps with projected guidance."""
-    return model.sample(*run, model.Sampling(steps=steps, guidance="apg", weight=WEIGHT))
+    return model.sample(*run, model.Sampling(steps=steps, guidance="apg", cfg=WEIGHT))
 
 
 def inputs(model: Any, batch: int) -> tuple[Tensor, Run]:
@@ -122,7 +122,7 @@ def _measure(model: Any, official: Any, batch: int, steps: int, repeats: int) ->
         mine, other = (call() for call in decoders)
         off, worst = int((codes != their_codes).sum()), float((mine - other).abs().max() / other.abs().max())
         print(
-            f"batch {batch}: same weights, same noise: {off} of {codes.numel()} codes differ, quantised by at most "
+            f"batch {batch}: same weights, same noise: {off} of {codes.numel()} codes differ, quantized by at most "
             f"{float((quants - theirs).abs().max()):.1e}, decoded latents by {worst:.1e} of the largest"
         )
     work = {"encode": encoding_flops(model, batch), f"{steps} steps": decoding_flops(model, batch, steps)}

@@ -29,7 +29,7 @@ def draw(name: str, folder: Path, n: int, tokens: int | None, judge: str, test: 
     options: dict[str, Any] = {"n": n, "judges": [judge], "tokens": tokens and [tokens], "test": test or TEST}
 
     def measure(solver: str, steps: int, interval: tuple[float, float]) -> dict[str, Any]:
-        sampling = {"solver": solver, "steps": steps, "interval": interval}
+        sampling = {"solver": solver, "steps": steps, "cfg_interval": interval}
         result = evaluate_tokenizer(name, sampling=sampling, **options)
         found = next(iter(result["figures"].values()))
         row = {"frechet": found[judge]["frechet"], "psnr": found["pixels"]["psnr"]}

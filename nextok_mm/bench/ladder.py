@@ -18,7 +18,7 @@ from .harness import Results, by_name, options, plot, shown, slug, trained
 FLEXTOK, GRID = "configs/tokenizers/flextok-fashion.yaml", "configs/tokenizers/vq-fashion.yaml"
 VARIANTS = {
     "nested dropout": (FLEXTOK, ()),
-    "no nested dropout": (FLEXTOK, ("model.keep=all",)),
+    "no nested dropout": (FLEXTOK, ("model.nested_dropout=all",)),
     "2-D grid": (GRID, ()),
 }
 SHOWN = ("psnr", "ssim", "frechet", "agreement")

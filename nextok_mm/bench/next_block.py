@@ -14,7 +14,7 @@ import torch
 
 from .. import registry
 from ..adapters.next_block import block_shape
-from ..contracts import Keep
+from ..contracts import Known
 from ..decoding import decode
 from ..machine import alternate, bandwidth, describe, matmul_rate, ratio
 from ..rng import Rng
@@ -36,8 +36,8 @@ def sample(model: Any, given: torch.Tensor, **drawing: Any) -> torch.Tensor:
     """The codes behind the given ones."""
     codes = torch.zeros(len(given), model.layout.tokens, dtype=torch.long)
     codes[:, : given.shape[1]] = given
-    keep = Keep(codes, torch.arange(codes.shape[1]) < given.shape[1])
-    *_, done = decode(model, model.start(None, Rng(range(len(given))), model.Sampling(**drawing), keep))
+    known = Known(codes, torch.arange(codes.shape[1]) < given.shape[1])
+    *_, done = decode(model, model.start(None, Rng(range(len(given))), model.Sampling(**drawing), known))
     return done.data[:, given.shape[1] :]
 
 
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
 def _row(size: str, block: int, first: float | None, given: argparse.Namespace) -> float:
     """Measure and print one size and block; the time of the first block of this size."""
     model = build(size, block)
-    codes = torch.randint(model.codes, (1, GIVEN), generator=torch.Generator().manual_seed(0))
+    codes = torch.randint(model.num_codes, (1, GIVEN), generator=torch.Generator().manual_seed(0))
     runs, same = [lambda: sample(model, codes, **DRAWING)], ""
     if given.against:
         from .official_nbp import Official

@@ -22,7 +22,7 @@ SHAPES = {"inner_packed_shapes_write_key": "inner", "outer_packed_shapes_write_k
 
 
 class Official:
-    """Encoder, quantiser and decoder from the official checkout, with random weights in every layer.
+    """Encoder, quantizer and decoder from the official checkout, with random weights in every layer.
 
     depths: of encoder and decoder, 64 wide a layer; latents: (C, H, W); patch: of 2 x 2.
     """
@@ -53,7 +53,7 @@ class Official:
 
     @torch.no_grad()
     def encode(self, latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantised registers [B, R, F] and codes [B, R]."""
+        """Quantized registers [B, R, F] and codes [B, R]."""
         data = self.parts["regularizer"](self.parts["encoder"]({"latents": list(latents_BCHW.split(1))}))
         return torch.cat(data["quants"]), torch.cat(data["codes"])
 

@@ -28,21 +28,21 @@ class Official:
         self.gpt: Any = module_from_spec(spec)
         sys.modules[spec.name] = self.gpt
         spec.loader.exec_module(self.gpt)
-        self.config, self.block = config, config.codes[1]
+        self.config, self.block = config, config.block_tokens
         torch.manual_seed(0)
         shape = dict(n_layer=config.depth, n_head=config.heads, n_embd=config.width)
         more = dict(semi_ar=True, token_number_per_step=self.block)
-        self.model = self.gpt.GPT(None, config.vocabulary, config.positions, **shape, **more).eval()
+        self.model = self.gpt.GPT(None, config.num_codes, config.positions, **shape, **more).eval()
         torch.nn.init.normal_(self.model.pos_emb, std=0.02)
 
     def weights(self) -> dict[str, Tensor]:
         """Its weights under our names."""
-        facts = {"grid": self.config.grid, "block": self.block, "vocab": self.config.vocabulary}
+        facts = {"grid": self.config.grid, "block": self.block, "vocab": self.config.num_codes}
         return convert(self.model.state_dict(), {**facts, "heads": self.config.heads})[1]
 
     def sample(self, given: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
         """The codes [B, n] that follow the given ones [B, m]; temperature 0 is greedy."""
-        known, rest = given.shape[1], self.config.codes[0] - given.shape[1]
+        known, rest = given.shape[1], self.config.clip_tokens - given.shape[1]
         mask = block_causal([self.block] * (known // self.block)).dense()[None, None].float()
         options = dict(temperature=temperature or 1.0, sample_logits=temperature > 0, top_k=top_k, top_p=top_p)
         with torch.no_grad():

@@ -136,7 +136,7 @@ def decode(
     pipeline.medium.check_out(out, force, Saving(columns, None, fps))
     pipeline.medium.check_sheet(len(rows), columns)
     assert pipeline.tokenizer is not None
-    if pipeline.tokenizer.codes is None:
+    if pipeline.tokenizer.num_codes is None:
         raise ValueError(f"codes: {pipeline.tokenizer.kind} makes continuous latents, accepted: a tokenizer of codes")
     sampling = settings(pipeline.tokenizer, setting) | ({} if steps is None else {"steps": steps})
     with bar("step") as show:

@@ -13,7 +13,7 @@ Progress = Callable[[int, int], None]
 def decode(generator: Generator[Any, Any], state: State, progress: Progress | None = None) -> Iterator[State]:
     """Step until done, handing out the state after every entity; each is decodable (`state.data`).
 
-    progress(done, entities) is called after every entity. Stop iterating to stop early: nothing is left behind. Steps
+    progress(finished, total) is called after every entity. Stop iterating to stop early: nothing is left behind. Steps
     run in eval mode and without gradients; between them both are as the caller has them.
     """
     with packed(generator):
@@ -21,5 +21,5 @@ def decode(generator: Generator[Any, Any], state: State, progress: Progress | No
             with inference(generator):
                 state = generator.step(state)
             if progress is not None:
-                progress(state.entity, state.entities)
+                progress(state.finished, state.total)
             yield state

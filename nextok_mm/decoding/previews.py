@@ -72,7 +72,7 @@ class Prefixes(Decoded):
 
     def decode(self, state: State) -> Tensor:
         """The samples that the finished tokens make."""
-        return self._decoded(state.data[:, : self.layout.span(state.entity - 1)[1]])
+        return self._decoded(state.data[:, : self.layout.span(state.finished - 1)[1]])
 
 
 class Frames(Decoded):
@@ -88,7 +88,7 @@ class Frames(Decoded):
     def decode(self, state: State) -> Tensor:
         """All frames that are final, [n, C, T, H, W]."""
         last = self.layout.entity_ids[self.layout.inverse].view(self.layout.grid).flatten(1).amax(1)  # of each frame
-        done = int((last < state.entity).long().cumprod(0).sum())
+        done = int((last < state.finished).long().cumprod(0).sum())
         if done > self.decoded:
             codes = torch.unflatten(state.data, 1, self.layout.grid)[:, self.decoded : done]
             with inference(self.tokenizer):

@@ -38,7 +38,7 @@ Figures = dict[str, dict[str, float]]
 """Feature space -> figure -> value."""
 
 
-class Ruler:
+class FeatureSpace:
     """A feature space together with the real pictures that distances are taken to."""
 
     def __init__(self, name: str, net: Any, source: Source):
@@ -80,13 +80,13 @@ class Ruler:
         return {"agreement": metrics.agreement(measured["predicted"], measured["asked"])}
 
 
-def measure(rulers: list[Ruler], pictures: Iterable[tuple[Tensor, Tensor | None]]) -> list[Measured]:
-    """One pass over a set of pictures, read by every ruler."""
-    rows: list[dict[str, list[Tensor]]] = [{} for _ in rulers]
+def measure(spaces: list[FeatureSpace], pictures: Iterable[tuple[Tensor, Tensor | None]]) -> list[Measured]:
+    """One pass over a set of pictures, read by every space."""
+    rows: list[dict[str, list[Tensor]]] = [{} for _ in spaces]
     with torch.inference_mode():
         for images, labels in pictures:
-            for ruler, found in zip(rulers, rows):
-                for name, tensor in ruler.read(images, labels).items():
+            for space, found in zip(spaces, rows):
+                for name, tensor in space.read(images, labels).items():
                     found.setdefault(name, []).append(tensor)
     return [{name: torch.cat(parts) for name, parts in found.items()} for found in rows]
 
@@ -163,14 +163,14 @@ def evaluate_generator(
     settings_of(pipeline.generator, dict(sampling or {}))
     sources = [samples.opened(fields, pipeline.tokenizer) for fields in (test, train)] if baselines else []
     split = dict(train) != dict(test)
-    rulers, runs = _rulers(judges, test), []
+    spaces, runs = _spaces(judges, test), []
     pictures = samples.generated(pipeline, n, batch, seed, sampling or {}, runs)
-    measured = measure(rulers, _bar(pictures, n, progress))
-    figures = {pipeline.card.name: {ruler.name: ruler.figures(found) for ruler, found in zip(rulers, measured)}}
+    measured = measure(spaces, _bar(pictures, n, progress))
+    figures = {pipeline.card.name: {space.name: space.figures(found) for space, found in zip(spaces, measured)}}
     if sources:
         classes = getattr(pipeline.generator.config, "classes", 0)
         held_out, real = sources
-        figures |= _baselines(rulers, pipeline.tokenizer, n, seed, held_out, real, classes, split)
+        figures |= _baselines(spaces, pipeline.tokenizer, n, seed, held_out, real, classes, split)
     protocol = {
         "samples": n,
         "seed": seed,
@@ -185,7 +185,7 @@ def evaluate_generator(
     }
     if baselines and not split:
         protocol["splits"] = "the data has none: the Gaussians are of the reference itself, and nothing is a floor"
-    return _result(pipeline.card, figures, rulers, {**protocol, "reference": dict(test)}, started)
+    return _result(pipeline.card, figures, spaces, {**protocol, "reference": dict(test)}, started)
 
 
 def evaluate_tokenizer(
@@ -220,16 +220,16 @@ def evaluate_tokenizer(
         most = math.prod(model.grid(tuple(source.batch([0])["images"].shape[-2:])))
         numbers = ladder.check(tokens or [most], most)
         protocol |= {"encoding": "codes", "decoding": settings.model_dump(mode="json"), "seed": seed}
-    rulers, figures = _rulers(judges, test), dict[str, Figures]()
+    spaces, figures = _spaces(judges, test), dict[str, Figures]()
     for number in numbers:
         row = card.name if number is None else f"{card.name} {number}"
-        figures[row] = _reconstruction(rulers, tokenizer, source, (n, batch, number, seed, settings), progress)
-    figures["test"] = {ruler.name: found for ruler in rulers if (found := ruler.agreement(ruler.real))}
-    return _result(card, figures, rulers, {**protocol, "reference": dict(test)}, started)
+        figures[row] = _reconstruction(spaces, tokenizer, source, (n, batch, number, seed, settings), progress)
+    figures["test"] = {space.name: found for space in spaces if (found := space.agreement(space.real))}
+    return _result(card, figures, spaces, {**protocol, "reference": dict(test)}, started)
 
 
 def _reconstruction(
-    rulers: list[Ruler], tokenizer: Tokenizer, source: Source, how: tuple[Any, ...], progress: bool
+    spaces: list[FeatureSpace], tokenizer: Tokenizer, source: Source, how: tuple[Any, ...], progress: bool
 ) -> Figures:
     """Pixel errors and features of one set of reconstructions; how: as `samples.reconstructed` takes it."""
     n, batch, *_ = how
@@ -242,9 +242,9 @@ def _reconstruction(
             pixels["ssim"].append(metrics.ssim(images.cpu(), target))
             yield images, labels
 
-    measured = measure(rulers, _bar(compared(), n, progress))
+    measured = measure(spaces, _bar(compared(), n, progress))
     found = {"pixels": {key: _mean(rows) for key, rows in pixels.items()}}
-    return found | {ruler.name: ruler.figures(features) for ruler, features in zip(rulers, measured)}
+    return found | {space.name: space.figures(features) for space, features in zip(spaces, measured)}
 
 
 def _judges(given: Iterable[str] | None, test: Mapping[str, Any]) -> Iterable[str]:
@@ -254,19 +254,19 @@ def _judges(given: Iterable[str] | None, test: Mapping[str, Any]) -> Iterable[st
     return JUDGES if test.get("kind") == TEST["kind"] else (LITE0,)
 
 
-def _rulers(judges: Iterable[str] | None, test: Mapping[str, Any]) -> list[Ruler]:
+def _spaces(judges: Iterable[str] | None, test: Mapping[str, Any]) -> list[FeatureSpace]:
     """All feature spaces; one that isn't there is refused before the first one measures anything."""
     nets = {name: load_features(name) for name in _judges(judges, test)}
     source = samples.opened(test)
-    return [Ruler(name, net, source) for name, net in nets.items()]
+    return [FeatureSpace(name, net, source) for name, net in nets.items()]
 
 
 def evaluate_judge(name: str, test: Mapping[str, Any] = TEST) -> dict[str, Any]:
     """The accuracy of a classifier on the test split."""
-    started, ruler = time.monotonic(), _rulers([name], test)[0]
-    card, count = read_card(resolve(name)), len(ruler.real["features"])
-    figures = {"test": {card.name: {"accuracy": ruler.agreement(ruler.real)["agreement"]}}}
-    return _result(card, figures, [ruler], {"samples": count, "reference": dict(test)}, started)
+    started, space = time.monotonic(), _spaces([name], test)[0]
+    card, count = read_card(resolve(name)), len(space.real["features"])
+    figures = {"test": {card.name: {"accuracy": space.agreement(space.real)["agreement"]}}}
+    return _result(card, figures, [space], {"samples": count, "reference": dict(test)}, started)
 
 
 def report(result: Mapping[str, Any]) -> str:
@@ -281,7 +281,7 @@ def report(result: Mapping[str, Any]) -> str:
 
 
 def _baselines(
-    rulers: list[Ruler],
+    spaces: list[FeatureSpace],
     tokenizer: Tokenizer,
     n: int,
     seed: int,
@@ -306,7 +306,7 @@ def _baselines(
     if not split:
         del sets["real train"]  # a set beside itself
     if not hasattr(tokenizer, "posterior"):  # codes have no Gaussian
-        return _kept(rulers, sets)
+        return _kept(spaces, sets)
     moments = remembered(
         ("moments", seen, made_by, classes), lambda: samples.latent_moments(tokenizer, real, BATCH, classes)
     )
@@ -319,21 +319,21 @@ def _baselines(
             (row, seen, n, seed, made_by),
             lambda own=own: samples.gaussian(tokenizer, own, n, BATCH, seed),
         )
-    return _kept(rulers, sets)
+    return _kept(spaces, sets)
 
 
-def _kept(rulers: list[Ruler], sets: Mapping[str, Any]) -> dict[str, Figures]:
-    return {row: {ruler.name: ruler.kept(key, pictures) for ruler in rulers} for row, (key, pictures) in sets.items()}
+def _kept(spaces: list[FeatureSpace], sets: Mapping[str, Any]) -> dict[str, Figures]:
+    return {row: {space.name: space.kept(key, pictures) for space in spaces} for row, (key, pictures) in sets.items()}
 
 
 def _result(
-    card: Card, figures: dict[str, Figures], rulers: list[Ruler], protocol: dict[str, Any], started: float
+    card: Card, figures: dict[str, Figures], spaces: list[FeatureSpace], protocol: dict[str, Any], started: float
 ) -> dict[str, Any]:
     """The whole answer, ready for JSON."""
     protocol = protocol | {
-        "reference_samples": len(rulers[0].real["features"]) if rulers else 0,
+        "reference_samples": len(spaces[0].real["features"]) if spaces else 0,
         "images": samples.VALUES,
-        "spaces": {ruler.name: {**ruler.net.protocol, "weights": ruler.identity} for ruler in rulers},
+        "spaces": {space.name: {**space.net.protocol, "weights": space.identity} for space in spaces},
         "neighbours": NEIGHBOURS,
         "device": str(_device()),
         "threads": torch.get_num_threads(),

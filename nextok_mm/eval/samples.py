@@ -74,14 +74,14 @@ def reconstructed(
     source: Source,
     n: int,
     batch: int,
-    keep: int | None = None,
+    num_tokens: int | None = None,
     seed: int = 0,
     sampling: Config | None = None,
 ) -> Pictures:
     """The first n pictures of a source, there and back through a tokenizer.
 
-    keep, seed, sampling: where the tokens have an order, how many leading ones count, and how they are decoded; every
-    picture has noise of its own.
+    num_tokens, seed, sampling: where the tokens have an order, how many leading ones count, and how they are decoded;
+    every picture has noise of its own.
     """
     first = 0
     for images, labels in real(source, n, batch):
@@ -89,7 +89,7 @@ def reconstructed(
             tokens = tokenizer.encode(images.to(tokenizer.device))
             if isinstance(tokenizer, OrderedTokenizer):
                 rng = Rng([mix(seed, "reconstructed", first + row) for row in range(len(images))])
-                pictures = tokenizer.decode(tokens, keep, rng, sampling)
+                pictures = tokenizer.decode(tokens, num_tokens, rng, sampling)
             else:
                 pictures = tokenizer.decode(tokens)
         yield pictures, labels

@@ -20,7 +20,7 @@ from .quality import BATCH, TRAIN
 from .samples import latent_moments, opened, splits
 
 
-def standardise(source: str | Path, folder: str | Path, train: Mapping[str, Any] = TRAIN) -> Path:
+def standardize(source: str | Path, folder: str | Path, train: Mapping[str, Any] = TRAIN) -> Path:
     """Write the tokenizer of `source` to `folder` with `scale` and `shift` measured on `train`; returns the folder."""
     model, card = from_pretrained(source, role="tokenizer")
     if not {"scale", "shift"} <= set(type(model.config).model_fields):
@@ -44,7 +44,7 @@ def main() -> None:
     """The command."""
     source, folder, *given = sys.argv[1:]
     check_out(folder, force=True)
-    print(standardise(source, folder, _train(given) if given else TRAIN))
+    print(standardize(source, folder, _train(given) if given else TRAIN))
 
 
 def _short(values: torch.Tensor) -> tuple[float, ...]:

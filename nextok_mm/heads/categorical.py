@@ -118,10 +118,12 @@ def join(codes_G: Tensor, vocabulary: int) -> Tensor:
     return (codes_G * torch.tensor(base, device=codes_G.device)).sum(-1)
 
 
-def group_vocabulary(codes: int, groups: int, where: str = "groups") -> int:
-    """V, such that V ** groups == codes; ValueError where there is none."""
-    size = round(codes ** (1 / groups))
-    if size < 2 or size**groups != codes:
-        fitting = [g for g in range(1, 17) if round(codes ** (1 / g)) > 1 and round(codes ** (1 / g)) ** g == codes]
-        raise ValueError(f"{where}: got {groups} for {codes} codes, accepted: {', '.join(map(str, fitting))}")
+def group_vocabulary(num_codes: int, groups: int, where: str = "groups") -> int:
+    """V, such that V ** groups == num_codes; ValueError where there is none."""
+    size = round(num_codes ** (1 / groups))
+    if size < 2 or size**groups != num_codes:
+        fitting = [
+            g for g in range(1, 17) if round(num_codes ** (1 / g)) > 1 and round(num_codes ** (1 / g)) ** g == num_codes
+        ]
+        raise ValueError(f"{where}: got {groups} for {num_codes} codes, accepted: {', '.join(map(str, fitting))}")
     return size

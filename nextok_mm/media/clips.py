@@ -226,15 +226,15 @@ def _sampled(frames: Iterable[Timed], fps: float | None, start: float, rounded: 
 
 
 def sheets(clips: Tensor, columns: int | None = None, zoom: int | None = None) -> list[Image.Image]:
-    """The frames of all clips side by side: one picture for each moment (see media.grid)."""
+    """The frames of all clips side by side: one picture for each moment (see media.sheet)."""
     _check(clips)
-    return [media.grid(clips[:, :, frame], columns, zoom) for frame in range(clips.shape[2])]
+    return [media.sheet(clips[:, :, frame], columns, zoom) for frame in range(clips.shape[2])]
 
 
 def strip(clips: Tensor, zoom: int | None = None) -> Image.Image:
     """Every clip as a row of its frames, in one picture."""
     _check(clips)
-    return media.grid(clips.transpose(1, 2).flatten(0, 1), clips.shape[2], zoom)
+    return media.sheet(clips.transpose(1, 2).flatten(0, 1), clips.shape[2], zoom)
 
 
 def check_out(path: str | Path, force: bool, fps: float = FPS) -> None:

@@ -118,8 +118,8 @@ class Pictures(Medium):
         return [to_pil(image) for image in data]
 
     def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
-        """See `grid`."""
-        return grid(data, columns, zoom)
+        """See the function `sheet`."""
+        return sheet(data, columns, zoom)
 
 
 def listed(given: Any) -> list[Any]:
@@ -139,7 +139,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def check_sheet(n: int, columns: int | None, size: tuple[int, int], zoom: int | None = None) -> None:
-    """ValueError where n pictures of (height, width), enlarged as `grid` does, make too large a picture."""
+    """ValueError where n pictures of (height, width), enlarged as `sheet` does, make too large a picture."""
     if columns is not None and columns < 1:
         raise ValueError(f"columns: got {columns}, accepted: a whole number from 1")
     across = math.ceil(math.sqrt(n)) if columns is None else columns
@@ -277,7 +277,7 @@ def _padded(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _unzoomed(picture: Image.Image, width: int, height: int) -> Image.Image | None:
-    """The pixels of a small picture that `grid` wrote zoomed: as they were, which no filter gives back."""
+    """The pixels of a small picture that `sheet` wrote zoomed: as they were, which no filter gives back."""
     if picture.width % width or picture.height % height or picture.width // width != picture.height // height:
         return None
     small = picture.resize((width, height), Image.Resampling.NEAREST)
@@ -349,7 +349,9 @@ def least_zoom(height: int, width: int) -> int:
     return max(1, math.ceil(96 / min(height, width)))
 
 
-def grid(images: Tensor, columns: int | None = None, zoom: int | None = None, heads: Sequence[str] = ()) -> Image.Image:
+def sheet(
+    images: Tensor, columns: int | None = None, zoom: int | None = None, heads: Sequence[str] = ()
+) -> Image.Image:
     """All images in one picture, rows filled left to right, a thin line of white between them.
 
     columns: how many side by side (else about a square); zoom: each pixel becomes zoom x zoom (else as much as makes a

@@ -188,7 +188,7 @@ class Sounds(Medium):
 
     def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
         """All pictures in one, below each other unless `columns` says otherwise."""
-        return pictures.grid(self.tiles(data)[0], columns or 1, zoom or 1)
+        return pictures.sheet(self.tiles(data)[0], columns or 1, zoom or 1)
 
     def shown(self, data: Tensor) -> Mapping[str, bytes | str]:
         """A player for each sound, and below it its picture."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import borrowed, registry
 from ..checkpoint import Card, fingerprint, from_pretrained, read_card, read_words, resolve, tokenizer_folder
-from ..contracts import Generator, Keep, OrderedTokenizer, Tokenizer, Tokens, check_speaks, check_words
+from ..contracts import Generator, Known, OrderedTokenizer, Tokenizer, Tokens, check_speaks, check_words
 from ..inference import inference
 from ..media import Fit, Medium
 from ..media.words import TextTokenizer
@@ -205,7 +205,7 @@ class Pipeline:
         *,
         text: Sequence[str] | str | None = None,
         stop: Sequence[str] | str | None = None,
-        keep: Keep | None = None,
+        known: Known | None = None,
         batch: int = BATCH,
         progress: Progress | None = None,
         **sampling: Any,
@@ -222,7 +222,7 @@ class Pipeline:
             text: Captions or prompts, for a generator that reads them; one for all, or several that are cycled. A
                 `Path` is a file of a prompt.
             stop: Texts at which a text ends, before the first of them; none where the samples are no texts.
-            keep: Known tokens, which stay as they are (in-painting, continuation).
+            known: Known tokens, which stay as they are (in-painting, continuation).
             batch: Number of samples that are generated at a time.
             progress: A function (done, all) that is called after each entity, counted over all batches.
             sampling: Settings that replace the checkpoint's own, such as `steps`, `cfg` or `solver`; see the
@@ -244,7 +244,7 @@ class Pipeline:
         """
         parts = []
         n, batch = conditions.count(self.generator, n, text), inputs.whole("batch", batch, 1, MAX_ROWS)
-        seed, options = inputs.whole("seed", seed), {"text": text, "stop": stop, "keep": keep, "decode_all": False}
+        seed, options = inputs.whole("seed", seed), {"text": text, "stop": stop, "known": known, "decode_all": False}
         for first in range(0, n, batch):
             size = min(batch, n - first)
 
@@ -255,7 +255,7 @@ class Pipeline:
             last = None
             rows = range(first, first + size)
             for last in self.stream(labels, n, seed, rows=rows, **options, **sampling):
-                count(last.done, last.entities)
+                count(last.finished, last.total)
             assert last is not None
             parts.append(last)
         return joined(parts)
@@ -268,7 +268,7 @@ class Pipeline:
         *,
         text: Sequence[str] | str | None = None,
         stop: Sequence[str] | str | None = None,
-        keep: Keep | None = None,
+        known: Known | None = None,
         rows: range | None = None,
         decode_all: bool = True,
         **sampling: Any,
@@ -280,12 +280,12 @@ class Pipeline:
         grow by whole letters, and what has been handed out of one stays.
 
         Args:
-            labels, n, seed, text, stop, keep, sampling: As in `generate`.
+            labels, n, seed, text, stop, known, sampling: As in `generate`.
             rows: Which of the n samples to generate; None generates all of them.
             decode_all: Decode every state; False decodes the last one alone.
 
         Yields:
-            The samples so far; `done` counts the finished entities of `entities`.
+            The samples so far; `finished` counts the entities, or passes, of `total`.
 
         Raises:
             ValueError: As in `generate`; raised when the first result is asked for.
@@ -302,10 +302,10 @@ class Pipeline:
         preview = voice.preview(generator)
         preview.until(stops(stop))
         started = time.perf_counter()
-        known = _rows_of(keep, rows, n)
-        if known is not None:
-            self._check_source(voice, known.source)
-        begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, known)
+        held = _rows_of(known, rows, n)
+        if held is not None:
+            self._check_source(voice, held.source)
+        begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, held)
         asked = conditions.asked(mine, text, rows)
         sampled = settings.model_dump(mode="json") | ({"stop": stops(stop)} if stop else {})
         yield from results(
@@ -605,21 +605,24 @@ def _names(model: Any) -> set[str]:
     """What may be said to a model: its settings' names, and the arguments of a pipeline's methods for its role."""
     arguments = ("seed", "batch", "progress")
     if isinstance(model, Generator):
-        arguments += ("labels", "text", "n", "stop")
+        arguments += ("labels", "text", "n", "stop", "known")
     return {*arguments, *getattr(getattr(model, "Sampling", None), "model_fields", ())}
 
 
-def _rows_of(keep: Keep | None, rows: range, n: int) -> Keep | None:
-    """The part of `keep` that belongs to these rows, where it has one for each of the n."""
-    if keep is None:
+def _rows_of(known: Known | None, rows: range, n: int) -> Known | None:
+    """The part of `known` that belongs to these rows, where it has one for each of the n."""
+    if known is None:
         return None
-    if not isinstance(keep, Keep):
-        got, accepted = type(keep).__name__, "nextok_mm.contracts.Keep(data, mask), tokens and which of them are known"
-        raise ValueError(f"keep: got {got}, accepted: {accepted}")
-    if keep.data.shape[:1] not in ((1,), (n,)) or (keep.mask.dim() == 2 and len(keep.mask) != n):
-        got = f"data {tuple(keep.data.shape)} and mask {tuple(keep.mask.shape)}"
-        raise ValueError(f"keep: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
-    mask = keep.known()
-    data = keep.data[rows.start : rows.stop] if len(keep.data) == n else keep.data
+    if not isinstance(known, Known):
+        got, accepted = (
+            type(known).__name__,
+            "nextok_mm.contracts.Known(data, mask), tokens and which of them are known",
+        )
+        raise ValueError(f"known: got {got}, accepted: {accepted}")
+    if known.data.shape[:1] not in ((1,), (n,)) or (known.mask.dim() == 2 and len(known.mask) != n):
+        got = f"data {tuple(known.data.shape)} and mask {tuple(known.mask.shape)}"
+        raise ValueError(f"known: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
+    mask = known.bool_mask()
+    data = known.data[rows.start : rows.stop] if len(known.data) == n else known.data
     each = mask.dim() == 2 and len(mask) == n
-    return Keep(data, mask[rows.start : rows.stop] if each else mask, keep.source)
+    return Known(data, mask[rows.start : rows.stop] if each else mask, known.source)

@@ -54,31 +54,31 @@ def tokens(given: Any, tokenizer: Tokenizer) -> Tokens:
         data, own, source = as_tensor("tokens", given), grid, ""
         if own is None:
             raise ValueError("tokens: got no grid, accepted: Tokens(data, grid) for this tokenizer")
-        data = _batched(data, own, isinstance(tokenizer, OrderedTokenizer), tokenizer.codes is None)
+        data = _batched(data, own, isinstance(tokenizer, OrderedTokenizer), tokenizer.num_codes is None)
     shape = tuple(data.shape)
     if not data.numel():
         raise ValueError(f"tokens: got shape {shape}, accepted: those of one picture or more")
-    channels = getattr(tokenizer.config, "latent_channels", None) if tokenizer.codes is None else None
+    channels = getattr(tokenizer.config, "latent_channels", None) if tokenizer.num_codes is None else None
     count = math.prod(own)
-    fits = data.dim() == (3 if tokenizer.codes is None else 2) and (grid is None or len(own) == len(grid))
+    fits = data.dim() == (3 if tokenizer.num_codes is None else 2) and (grid is None or len(own) == len(grid))
     if fits and isinstance(tokenizer, OrderedTokenizer):
         fits = 1 <= shape[1] <= (count if grid is None else math.prod(grid))
     elif fits:
         fits = shape[1] == count and channels in (None, shape[-1])
-    if tokenizer.codes is None:
+    if tokenizer.num_codes is None:
         fits = fits and data.is_floating_point()
     else:
         fits = fits and not (data.is_floating_point() or data.is_complex() or data.dtype == torch.bool)
     if not fits:
         raise ValueError(f"tokens: got {data.dtype} {shape} on a grid of {own}, accepted: {_accepted(tokenizer, grid)}")
-    if tokenizer.codes is None:
+    if tokenizer.num_codes is None:
         if not bool(data.isfinite().all()):
             raise ValueError("tokens: got NaN or infinity, accepted: finite numbers")
         return Tokens(data.to(tokenizer.device), own, source)
     data = data.long()
     low, high = int(data.min()), int(data.max())
-    if not 0 <= low <= high < tokenizer.codes:
-        raise ValueError(f"tokens: got codes {low} to {high}, accepted: 0 to {tokenizer.codes - 1}")
+    if not 0 <= low <= high < tokenizer.num_codes:
+        raise ValueError(f"tokens: got codes {low} to {high}, accepted: 0 to {tokenizer.num_codes - 1}")
     return Tokens(data.to(tokenizer.device), own, source)
 
 
@@ -108,7 +108,7 @@ def _accepted(tokenizer: Tokenizer, grid: tuple[int, ...] | None) -> str:
     """What tokens of a tokenizer look like, in words."""
     count = "N" if grid is None else f"{math.prod(grid)}"
     on = "" if grid is None or len(grid) == 1 else f", or Tokens with a grid of {len(grid)} sides and as many places"
-    if tokenizer.codes is None:
+    if tokenizer.num_codes is None:
         return f"latents [B, {count}, {getattr(tokenizer.config, 'latent_channels', 'C')}] in floating point{on}"
     up_to = "1 to " if isinstance(tokenizer, OrderedTokenizer) else ""
-    return f"whole numbers from 0 to {tokenizer.codes - 1}, [B, {up_to}{count}]{on}"
+    return f"whole numbers from 0 to {tokenizer.num_codes - 1}, [B, {up_to}{count}]{on}"

@@ -58,7 +58,7 @@ class Ladder(Result):
         own = {"model": self.name, "seed": self.seed, "tokens": list(self.numbers), "sampling": self.sampling}
         return {f"nextok.{key}": value for key, value in own.items()}
 
-    def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+    def sheet(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
         """Lay the ladder out in one sheet: per picture a row of it as it was given, then from each k of tokens.
 
         Args:
@@ -71,7 +71,7 @@ class Ladder(Result):
         assert self.given is not None
         _, zoom = sides(columns, zoom)
         rows = torch.cat((self.given[:, None], self.data), dim=1)
-        return media.grid(rows.flatten(0, 1), rows.shape[1], zoom, heads=["given", *map(str, self.numbers)])
+        return media.sheet(rows.flatten(0, 1), rows.shape[1], zoom, heads=["given", *map(str, self.numbers)])
 
     def pil(self) -> list[Image.Image]:
         """Turn the ladder into Pillow pictures.
@@ -80,7 +80,7 @@ class Ladder(Result):
             One picture per row.
         """
         assert self.given is not None
-        return [replace(self, given=given[None], data=data[None]).grid() for given, data in zip(self.given, self.data)]
+        return [replace(self, given=given[None], data=data[None]).sheet() for given, data in zip(self.given, self.data)]
 
     def save(
         self,
@@ -105,11 +105,11 @@ class Ladder(Result):
         Raises:
             ValueError: The file exists and `force` is not set, or its ending is none of those above.
         """
-        return media.save_picture(self.grid(columns, zoom), path, self.settings(), force)
+        return media.save_picture(self.sheet(columns, zoom), path, self.settings(), force)
 
     def _repr_png_(self) -> bytes:
         """Notebooks show the grid."""
-        return png(self.grid())
+        return png(self.sheet())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Notebooks show the grid."""
@@ -163,14 +163,14 @@ def climb(
     rows = torch.arange(len(pictures)).repeat_interleave(len(tokens))
     batches = math.ceil(len(rows) / batch)
     parts = []
-    for index, (mine, keep) in enumerate(zip(rows.split(batch), kept.split(batch))):
+    for index, (mine, counts) in enumerate(zip(rows.split(batch), kept.split(batch))):
 
         def count(done: int, steps: int, index: int = index) -> None:
             if progress is not None:
                 progress(index * steps + done, batches * steps)
 
         rng, chosen = Rng([mix(seed, row) for row in mine.tolist()]), Tokens(codes[mine.to(codes.device)], grid, source)
-        parts.append(tokenizer.decode(chosen, keep, rng, sampling, count).cpu())
+        parts.append(tokenizer.decode(chosen, counts, rng, sampling, count).cpu())
     return torch.cat(parts).unflatten(0, (len(pictures), len(tokens)))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts import Keep, Tokenizer
+from ..contracts import Known, Tokenizer
 from ..media import Fit
 from ..rng import mix
 from . import inputs
@@ -79,13 +79,13 @@ def stream(
     context = given if given < trained else half  # all that is given, where it leaves room for new frames
     while images.shape[2] < wanted:
         tokens = pipeline.tokenize(images[:, :, -context:])
-        known = torch.zeros(len(images), *tokenizer.grid((trained, *sides)), dtype=torch.long)
-        mask = torch.zeros_like(known[0], dtype=torch.bool)
-        known[:, : tokens.grid[0]] = tokens.data.unflatten(1, tokens.grid).cpu()
+        codes = torch.zeros(len(images), *tokenizer.grid((trained, *sides)), dtype=torch.long)
+        mask = torch.zeros_like(codes[0], dtype=torch.bool)
+        codes[:, : tokens.grid[0]] = tokens.data.unflatten(1, tokens.grid).cpu()
         mask[: tokens.grid[0]] = True
-        keep = Keep(known.flatten(1), mask.flatten())
+        known = Known(codes.flatten(1), mask.flatten())
         start = seed if window == 0 else mix(seed, "window", window)
-        result = pipeline.generate(labels, len(images), start, keep=keep, **sampling)
+        result = pipeline.generate(labels, len(images), start, known=known, **sampling)
         images = torch.cat((images, result.data[:, :, context:]), dim=2)[:, :, :wanted]
         window, context = window + 1, half
         yield replace(result, data=images, seed=seed, given=clips.cpu(), tokens=None)

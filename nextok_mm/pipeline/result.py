@@ -39,8 +39,8 @@ class Result:
         calls: Number of network calls per batch.
         seconds: Seconds spent, by part.
         backend: The attention backend that ran.
-        done: Number of finished entities, which is below `entities` in a partial result of `Pipeline.stream`.
-        entities: Number of entities of a whole sample.
+        finished: Number of finished entities, or passes; below `total` in a partial result of `Pipeline.stream`.
+        total: Number of entities, or of a masked model's passes, of a whole sample.
     """
 
     data: Any
@@ -54,8 +54,8 @@ class Result:
     calls: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     backend: str = ""
-    done: int = 0
-    entities: int = 0
+    finished: int = 0
+    total: int = 0
     added: Any = None
 
     @property
@@ -110,7 +110,7 @@ class Result:
     def __repr__(self) -> str:
         """One line: what it is, and how it was made."""
         asked = "".join(f", {name}={_short(values)}" for name, values in self.condition.items())
-        partial = f", {self.done} of {self.entities} entities" if self.done < self.entities else ""
+        partial = f", {self.finished} of {self.total} entities" if self.finished < self.total else ""
         size = self.medium.extent(self.data)
         return f"<Result: {self.medium.words(len(self))} of {size} by {self.name}, seed {self.seed}{asked}{partial}>"
 
@@ -126,7 +126,7 @@ class Result:
         """
         return self.medium.stills(self.data)
 
-    def grid(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
+    def sheet(self, columns: int | None = None, zoom: int | None = None) -> Image.Image:
         """Lay all samples out in one picture; clips become rows of their frames.
 
         Args:

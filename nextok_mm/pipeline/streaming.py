@@ -43,7 +43,7 @@ def results(run: Run, first: State) -> Iterator[Result]:
     for state in decode(generator, first):
         begun = time.perf_counter()
         seconds["generate"] += begun - started
-        if state.done or preview.watches or (run.decode_all and preview.due(state.entity)):
+        if state.done or preview.watches or (run.decode_all and preview.due(state.finished)):
             data = preview.decode(state)
             if rows := preview.stopped():
                 state = generator.end(state, torch.tensor(rows, device=state.data.device))
@@ -60,8 +60,8 @@ def results(run: Run, first: State) -> Iterator[Result]:
             calls=getattr(state, "calls", 0),
             seconds=dict(seconds),
             backend=generator.backend,
-            done=state.entity,
-            entities=state.entity if state.done else state.entities,  # texts end before they need to
+            finished=state.finished,
+            total=state.finished if state.done else state.total,  # texts end before they need to
         )
         shown, started = data, time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""Quantisers: continuous vectors to codes and back, with a gradient. One file each."""
+"""Quantizers: continuous vectors to codes and back, with a gradient. One file each."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Binary quantisation: a vector becomes n independent bits, and the code is the number that they spell.
+"""Binary quantization: a vector becomes n independent bits, and the code is the number that they spell.
 
 Nothing is looked up, so all 2 ** n codes are within reach from the start. Chances are in fp32: a bit has no tolerance.
 Shapes: [B, D, h, w] vectors, [B, n, h, w] chances and bits, [B, h, w] codes below 2 ** n, the first bit counting most.

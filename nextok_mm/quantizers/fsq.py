@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: every number of a vector is rounded to one of a few levels, and the code counts them.
+"""Finite scalar quantization: every number of a vector is rounded to one of a few levels, and the code counts them.
 
 No codebook is learned, so none can collapse. Everything here runs in fp32: a rounding has no tolerance.
 Shapes: [..., F] vectors of F = len(levels) numbers, [...] codes below product(levels).
@@ -32,7 +32,7 @@ class FSQConfig(Config):
 
 
 class FSQ(nn.Module):
-    """The quantiser: [..., F] -> quantised [..., F] in [-1, 1] and codes [...]; the first number counts fastest.
+    """The quantizer: [..., F] -> quantized [..., F] in [-1, 1] and codes [...]; the first number counts fastest.
 
     bound: how an even number of levels is centred, atanh (exactly, as the paper's code does) or tan (as an earlier
     version of it, which NBP's tokenizers were trained with). ValueError for fewer than two levels, or more codes than
@@ -54,7 +54,7 @@ class FSQ(nn.Module):
         self.register_buffer("basis", torch.tensor(basis, dtype=torch.int64), persistent=False)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Any numbers [..., F] -> (quantised, codes). The gradient passes through the rounding."""
+        """Any numbers [..., F] -> (quantized, codes). The gradient passes through the rounding."""
         with torch.autocast(z.device.type, enabled=False):
             bounded = self.bound(z.float())
             # From a thousand levels on, the margin of `bound` reaches the next whole number: the outermost levels end.
@@ -63,7 +63,7 @@ class FSQ(nn.Module):
             return (bounded + (rounded - bounded).detach()) / (self.levels // 2), codes
 
     def scaled(self, z: Tensor) -> Tensor:
-        """The quantised numbers before their rounding."""
+        """The quantized numbers before their rounding."""
         with torch.autocast(z.device.type, enabled=False):
             return self.bound(z.float()) / (self.levels // 2)
 
@@ -74,8 +74,8 @@ class FSQ(nn.Module):
         offset = 0.5 * (self.levels % 2 == 0)
         return torch.tanh(z + centre(offset / half)) * half - offset
 
-    def dequantise(self, codes: Tensor) -> Tensor:
-        """Codes [...] -> quantised [..., F]. ValueError for codes out of range."""
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Codes [...] -> quantized [..., F]. ValueError for codes out of range."""
         check_codes(codes, self.size)
         steps = codes.long()[..., None] // self.basis % self.levels
         return (steps - self.levels // 2).float() / (self.levels // 2)

@@ -1,4 +1,4 @@
-"""Vector quantisation: a vector becomes the nearest of V learned ones, and the code is its number.
+"""Vector quantization: a vector becomes the nearest of V learned ones, and the code is its number.
 
 The forward pass only reads the codebook and notes what it saw; `after_step` then updates it, once an optimizer step.
 So a row's loss doesn't depend on its neighbours, a step may be cut into parts or shared out over processes, and all
@@ -70,7 +70,7 @@ class VQConfig(Config):
 
 
 class VQ(nn.Module):
-    """The quantiser: [..., F] -> quantised [..., F], codes [...], and the loss terms of each vector [...].
+    """The quantizer: [..., F] -> quantized [..., F], codes [...], and the loss terms of each vector [...].
 
     Buffers: shares [V], running share of the vectors that each code gets; sums [V, F], the running mean of those
     vectors times the share (of an ema codebook); steps, how many have updated it.
@@ -95,7 +95,7 @@ class VQ(nn.Module):
         self._seen: list[tuple[Tensor, Tensor]] = []  # vectors and codes of each part of this step
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Any vectors [..., F] -> (quantised, codes, loss); the gradient of the quantised ones passes straight to z."""
+        """Any vectors [..., F] -> (quantized, codes, loss); the gradient of the quantized ones passes straight to z."""
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
             vectors = z.reshape(-1, z.shape[-1])
@@ -108,7 +108,7 @@ class VQ(nn.Module):
                 self._seen.append((vectors.detach(), codes))
             return z + (chosen - z).detach(), codes.reshape(z.shape[:-1]), loss
 
-    def dequantise(self, codes: Tensor) -> Tensor:
+    def dequantize(self, codes: Tensor) -> Tensor:
         """Codes [...] -> vectors [..., F]. ValueError for codes out of range."""
         check_codes(codes, self.size)
         return F.embedding(codes.long(), self.codebook).float()

@@ -48,24 +48,24 @@ def attention(
     backend: str = "auto",
     scale: float | None = None,
     dropout: float = 0.0,
-    hidden_BK: Tensor | None = None,
+    padding_BK: Tensor | None = None,
 ) -> Tensor:
     """Scaled dot-product attention under a mask; `scale` defaults to A**-0.5. Returns [B, H, Q, A].
 
-    hidden_BK: keys that nobody of a row sees beside what the mask says (the padding of its caption); sdpa alone can.
+    padding_BK: keys that nobody of a row sees beside what the mask says (the padding of its caption); sdpa alone can.
     """
     assert q_BHQA.shape[2] == mask.queries and k_BHKA.shape[2] >= mask.keys, (q_BHQA.shape, k_BHKA.shape, mask)
     group = q_BHQA.shape[1] // k_BHKA.shape[1]
     if group > 1 and mask.queries == 1 and mask.full:  # the group's queries see the same keys: they are so many queries
         folded = torch.unflatten(q_BHQA, 1, (-1, group)).squeeze(3)
         mask = Mask((Run(0, group, mask.runs[0].keys),))
-        return attention(folded, k_BHKA, v_BHKA, mask, backend, scale, dropout, hidden_BK).flatten(1, 2)[:, :, None]
+        return attention(folded, k_BHKA, v_BHKA, mask, backend, scale, dropout, padding_BK).flatten(1, 2)[:, :, None]
     if group > 1:
         k_BHKA, v_BHKA = (x[:, :, : mask.keys].repeat_interleave(group, dim=1) for x in (k_BHKA, v_BHKA))
-    if hidden_BK is not None:
+    if padding_BK is not None:
         if backend not in ("auto", "sdpa"):
-            raise ValueError(f"attention: got {backend!r} with hidden keys, accepted: auto, sdpa")
-        seen = _dense(mask, str(q_BHQA.device)) & ~hidden_BK[:, None, None, : mask.keys]
+            raise ValueError(f"attention: got {backend!r} with padding, accepted: auto, sdpa")
+        seen = _dense(mask, str(q_BHQA.device)) & ~padding_BK[:, None, None, : mask.keys]
         k, v = k_BHKA[:, :, : mask.keys], v_BHKA[:, :, : mask.keys]
         return F.scaled_dot_product_attention(q_BHQA, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
     name = choose_backend(backend, mask, q_BHQA.device)

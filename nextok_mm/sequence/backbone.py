@@ -118,15 +118,16 @@ class Backbone(nn.Module):
         tokens: tuple[Tensor, ...] | slice = slice(None),
         cache: KVCache | None = None,
         taps: dict[int, Tensor] | None = None,
-        hidden_BK: Tensor | None = None,
+        padding_BK: Tensor | None = None,
         places_NX: Tensor | None = None,
     ) -> Tensor:
         """Run a pass over N tokens of the sequence. Returns [B, N, D].
 
         sizes: tokens of each entity in this pass; cond_BED: their conditions, or `modulations` as made by that method;
         tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before;
-        taps: what comes out of the blocks that it has as keys is put there; hidden_BK: keys of the sequence so far that
-        nobody of a row sees; places: where these tokens are, [N, axes] or [B, N, axes], for a backbone without a table.
+        taps: what comes out of the blocks that it has as keys is put there; padding_BK: keys of the sequence so far
+        that nobody of a row sees; places: where these tokens are, [N, axes] or [B, N, axes], for a backbone without
+        a table.
         """
         rope = self._rotation(places_NX) if places_NX is not None and self.config.rope else self.rope
         rope = rope[tokens] if places_NX is None and rope is not None else rope
@@ -141,10 +142,10 @@ class Backbone(nn.Module):
             place = None if cache is None else (cache, index)
             if self.checkpointing and torch.is_grad_enabled():
                 x_BND = checkpoint(
-                    block, x_BND, mask, self.backend, rope, modulation, place, hidden_BK, use_reentrant=False
+                    block, x_BND, mask, self.backend, rope, modulation, place, padding_BK, use_reentrant=False
                 )
             else:
-                x_BND = block(x_BND, mask, self.backend, rope, modulation, place, hidden_BK)
+                x_BND = block(x_BND, mask, self.backend, rope, modulation, place, padding_BK)
             if taps and index in taps:
                 taps[index] = x_BND
         return self.norm_out(x_BND)

@@ -199,9 +199,9 @@ class Attention(nn.Module):
         backend: str,
         rope: Tensor | None,
         cache: tuple[KVCache, int] | None,
-        hidden_BK: Tensor | None = None,
+        padding_BK: Tensor | None = None,
     ) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `cache` is the cache and this block's place in it; hidden_BK: see `attention`."""
+        """[B, N, D] -> [B, N, D]; `cache` is the cache and this block's place in it; padding_BK: see `attention`."""
         qkv = torch.unflatten(self.qkv(x_BND), -1, (self.heads + 2 * self.kv_heads, self.head_dim))
         qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=2)
         both = [self.heads, self.kv_heads]
@@ -213,7 +213,7 @@ class Attention(nn.Module):
         q, k, v = (y.transpose(1, 2) for y in (*torch.split(qk, both, dim=2), v))
         if cache is not None:
             k, v = cache[0].append(cache[1], k, v)
-        y = attention(q, k, v, mask, backend, self.scale, self.dropout if self.training else 0.0, hidden_BK)
+        y = attention(q, k, v, mask, backend, self.scale, self.dropout if self.training else 0.0, padding_BK)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -239,12 +239,12 @@ class Block(nn.Module):
         rope: Tensor | None = None,
         modulation: Modulation | None = None,
         cache: tuple[KVCache, int] | None = None,
-        hidden_BK: Tensor | None = None,
+        padding_BK: Tensor | None = None,
     ) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
         m = modulation
         y = self.norm1(x_BND) if m is None else m.enter(self.norm1(x_BND), m.attention)
-        y = self.dropout(self.attention(y, mask, backend, rope, cache, hidden_BK))
+        y = self.dropout(self.attention(y, mask, backend, rope, cache, padding_BK))
         x_BND = x_BND + y if m is None else m.leave(x_BND, y, m.attention)
         y = self.norm2(x_BND) if m is None else m.enter(self.norm2(x_BND), m.mlp)
         y = self.dropout(self.mlp(y))

@@ -40,7 +40,7 @@ def take_in(backbone: Backbone, x_RND: Tensor, cache: KVCache, empty_R: Tensor |
         if bool((empty_R > cache.dropped).any()):
             held = torch.arange(start + count, device=device) + cache.dropped
             empty_RK = held < empty_R[:, None]
-    states = backbone(x_RND, mask, cache=cache, hidden_BK=empty_RK, places_NX=places)
+    states = backbone(x_RND, mask, cache=cache, padding_BK=empty_RK, places_NX=places)
     cache.commit(count)
     return states
 

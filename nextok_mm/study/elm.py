@@ -117,7 +117,7 @@ def _variants(given: argparse.Namespace, results: Results) -> None:
     from .. import bundled
     from ..train import load
 
-    codes = load(bundled.config(given.config), given.set).model.fields.model_dump()["codes"]
+    codes = load(bundled.config(given.config), given.set).model.fields.model_dump()["num_codes"]
     for seed in range(given.seeds):
         for name, overrides in variants(codes, given.splits).items():
             row = f"{name}, seed {seed}"
@@ -156,7 +156,7 @@ def _held_out(pipeline: Any) -> dict[str, float]:
 
 def _undropped(model: Any) -> Any:
     """The same model, whose loss keeps every row's condition."""
-    model.config = model.config.model_copy(update={"drop": 0.0, "smoothing": 0.0})
+    model.config = model.config.model_copy(update={"condition_dropout": 0.0, "smoothing": 0.0})
     return model
 
 

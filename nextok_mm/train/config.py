@@ -124,7 +124,7 @@ class Train(Config):
     )
     log_every: int = Field(default=50, gt=0, description="Number of steps between two lines of the log.")
     save_every: int = Field(default=1000, gt=0, description="Number of steps between two snapshots.")
-    keep: int = Field(default=2, gt=0, description="Number of newest snapshots that are kept.")
+    snapshots: int = Field(default=2, gt=0, description="Number of newest snapshots that are kept.")
     sample_every: int = Field(
         default=0,
         ge=0,
@@ -239,7 +239,7 @@ class TrainConfig(Config):
 
 
 _INDECISIVE = (
-    *("out", "processes", "cpu", "workers", "log_every", "save_every", "keep", "sample_every", "samples"),
+    *("out", "processes", "cpu", "workers", "log_every", "save_every", "snapshots", "sample_every", "samples"),
     *("trackers", "tensorboard", "resume", "overwrite", "max_minutes", "gradient_checkpointing", "accumulate"),
 )
 

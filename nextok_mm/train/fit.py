@@ -30,7 +30,7 @@ def check_data(config: TrainConfig, model: Model, source: Source, tokenizer: Tok
     if isinstance(source, Latents) and isinstance(model, Tokenizer) and model.size is not None:
         _check_grid(source.manifest.grid, vae.grid(model.size))
     model.check(row)
-    codes = model.codes if isinstance(model, Generator) else None
+    codes = model.num_codes if isinstance(model, Generator) else None
     for name, count, what in (("labels", classes, "classes"), ("tokens", codes, "codes")):
         for part in source.column(name) if count else ():
             check_numbers(name, part, count or 0, what)

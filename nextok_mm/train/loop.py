@@ -256,7 +256,7 @@ class Run:
             with self.accelerator.autocast():
                 return model.loss(batch, Rng(seeds))
 
-        copied = self._copy(keep=True) if is_spread(self.model) else copy.deepcopy(self.model)
+        copied = self._copy(gather_here=True) if is_spread(self.model) else copy.deepcopy(self.model)
         culprit = explain(copied, batches, forward)
         raise NotFinite(f"step {self.step + 1}: the first tensor that is not finite is the {culprit}")
 
@@ -287,7 +287,7 @@ class Run:
         if self.main:
             scaler = self.accelerator.scaler
             facts["scaler"] = scaler.state_dict() if scaler is not None else None
-            snapshots.write(self.folder.snapshots, self.step, tensors, facts, self.config.train.keep)
+            snapshots.write(self.folder.snapshots, self.step, tensors, facts, self.config.train.snapshots)
         self.accelerator.wait_for_everyone()
 
     def _stored(self) -> dict[str, Tensor]:
@@ -354,12 +354,12 @@ class Run:
     def _averaged(self) -> Iterator[Model]:
         """The model in one piece, with the averaged weights. Every process has to enter; the first one may use it."""
         with nullcontext() if self.ema is None else self.ema.applied():
-            yield self._copy(keep=self.main) if is_spread(self.model) else self.model
+            yield self._copy(gather_here=self.main) if is_spread(self.model) else self.model
 
-    def _copy(self, keep: bool) -> Model:
-        """A whole model with the weights of one that is spread over processes (without them where not `keep`)."""
-        weights, spec = gather(self.model.state_dict(), keep), self.config.model
-        if not keep:
+    def _copy(self, gather_here: bool) -> Model:
+        """A whole model with the weights of one that is spread over processes; without them where not `gather_here`."""
+        weights, spec = gather(self.model.state_dict(), gather_here), self.config.model
+        if not gather_here:
             return self.model
         model = registry.get(spec.role, spec.kind)(spec.fields)
         if self.config.train.lora is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..contracts import Condition, Generator, Keep, Tokens
+from ..contracts import Condition, Generator, Known, Tokens
 from ..data import Source
 from ..data.latents import Latents
 from ..decoding import decode
@@ -31,8 +31,8 @@ def write_grid(model: Any, tokenizer: Any, source: Source, config: TrainConfig, 
             made = torch.stack([images, model.decode(model.encode(images))], dim=1).flatten(0, 1)
         elif config.model.role == "generator" and tokenizer is not None:
             rng = Rng([mix(seed, "sample", row) for row in range(count)])
-            condition, keep = _condition(model, source, count, device), _given(model, tokenizer, source, count, device)
-            for state in decode(model, model.start(condition, rng, keep=keep)):
+            condition, known = _condition(model, source, count, device), _given(model, tokenizer, source, count, device)
+            for state in decode(model, model.start(condition, rng, known=known)):
                 last = state
             made = tokenizer.decode(Tokens(last.data, model.layout.grid))
         else:
@@ -63,10 +63,10 @@ def _condition(model: Generator, source: Source, count: int, device: torch.devic
     )
 
 
-def _given(model: Generator, tokenizer: Any, source: Source, count: int, device: torch.device) -> Keep | None:
+def _given(model: Generator, tokenizer: Any, source: Source, count: int, device: torch.device) -> Known | None:
     """What the first rows begin with, for a model that only goes on from something."""
     if not model.given:
         return None
     batch = source.batch([row % len(source) for row in range(count)])
     tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["images"].to(device)).data
-    return Keep(tokens.to(device), model.layout.entity_ids[model.layout.inverse] < model.given)
+    return Known(tokens.to(device), model.layout.entity_ids[model.layout.inverse] < model.given)

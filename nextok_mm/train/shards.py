@@ -20,12 +20,12 @@ def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if _is_shard(tensor) else tensor
 
 
-def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """All of them in one piece on the CPU, as a safetensors file takes them; empty in a process that doesn't `keep`."""
+def gather(tensors: Mapping[str, Tensor], gather_here: bool) -> dict[str, Tensor]:
+    """All of them in one piece on the CPU, as a safetensors file takes them; empty where not `gather_here`."""
     kept = {}
     for name, tensor in tensors.items():
         piece = whole(tensor.detach())
-        if keep:
+        if gather_here:
             kept[name] = piece.cpu().contiguous()
     return kept
 

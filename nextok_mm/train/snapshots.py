@@ -26,8 +26,8 @@ State = dict[str, dict[str, Tensor]]
 _STATE = "state.json"
 
 
-def write(folder: Path, step: int, tensors: State, facts: dict[str, Any], keep: int) -> Path:
-    """Add the snapshot of a step, then drop all but the newest `keep`. ValueError where the disk is full."""
+def write(folder: Path, step: int, tensors: State, facts: dict[str, Any], newest: int) -> Path:
+    """Add the snapshot of a step, then drop all but the `newest`. ValueError where the disk is full."""
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.tmp"
     try:
@@ -49,7 +49,7 @@ def write(folder: Path, step: int, tensors: State, facts: dict[str, Any], keep: 
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise ValueError(f"snapshot {final}: can't be written ({error}); the earlier ones are kept") from None
-    for old in _all(folder)[:-keep]:
+    for old in _all(folder)[:-newest]:
         _remove(old)
     return final
 
@@ -71,12 +71,14 @@ def steps(folder: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in _all(folder)]
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Any, str], keep: bool = True) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors in one piece: `weight.name/exp_avg`. See `shards.gather` for `keep`."""
+def pack_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[Any, str], gather_here: bool = True
+) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors in one piece: `weight.name/exp_avg`. `gather_here`: see `shards.gather`."""
     packed = {}
     for parameter, state in optimizer.state.items():
         packed |= {f"{names[parameter]}/{key}": torch.as_tensor(value) for key, value in state.items()}
-    return gather(packed, keep)
+    return gather(packed, gather_here)
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Any, str], packed: dict[str, Tensor]) -> None:

@@ -104,7 +104,7 @@ def test_two_names_of_one_weight_are_refused():
 def test_every_adapter_is_one(kind):
     """What the protocol names is there, and its role and kind are those of a method that can be built."""
     family = adapters.adapter(kind)
-    assert isinstance(family, adapters.Adapter) and family.LICENCE.strip()
+    assert isinstance(family, adapters.Adapter) and family.LICENSE.strip()
     assert family.KIND in registry.kinds(family.ROLE)
     reads = inspect.signature(family.read).parameters
     holds = isinstance(family, adapters.HoldingAdapter)
@@ -151,7 +151,7 @@ def test_parts_of_one_tensor_become_weights_of_their_own(tmp_path, monkeypatch):
     assert adapters.convert("xar", tmp_path / "xAR.pth", tmp_path / "ours") is None
     model, card = from_pretrained(tmp_path / "ours")
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in state.items())
-    assert card.about == {"converted from": "xAR.pth"} and card.license == xar.LICENCE
+    assert card.about == {"converted from": "xAR.pth"} and card.license == xar.LICENSE
 
 
 def test_weights_of_another_shape_are_one_line(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 from nextok_mm import registry
 from nextok_mm.adapters.next_block import block_shape, read
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
 from nextok_mm.rng import Rng
 
@@ -137,12 +137,12 @@ def test_a_class_then_given_frames_is_what_the_official_network_computes():
         ids = torch.cat((labels[row], codes[row, :-4] + 7))
         theirs = plain_logits(weights, ids, block=4)[1:, :-1]  # without the spare id
         torch.testing.assert_close(ours[row], theirs, rtol=1e-4, atol=1e-5)
-    keep = Keep(codes, torch.arange(80) < 16)
+    known = Known(codes, torch.arange(80) < 16)
     greedy = {"temperature": 0.0, "special": False}
     plain, uncached = (
         list(
             decode(
-                model, model.start({"labels": labels[:, 0]}, Rng([1, 2]), model.Sampling(**greedy, cache=cache), keep)
+                model, model.start({"labels": labels[:, 0]}, Rng([1, 2]), model.Sampling(**greedy, cache=cache), known)
             )
         )[-1].data
         for cache in (True, False)

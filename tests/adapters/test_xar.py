@@ -31,9 +31,9 @@ def test_a_converted_folder_loads(official, tmp_path):
     fields, state = xar.read(tmp_path / "xAR.pth")
     model = registry.build("generator", "xar", fields)
     model.load_state_dict(state)
-    save_pretrained(model, tmp_path / "converted", name="xar-tiny", license=xar.LICENCE)
+    save_pretrained(model, tmp_path / "converted", name="xar-tiny", license=xar.LICENSE)
     loaded, card = from_pretrained(tmp_path / "converted")
-    assert card.license == xar.LICENCE
+    assert card.license == xar.LICENSE
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in state.items())
 
 

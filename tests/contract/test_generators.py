@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
 from nextok_mm.rng import Rng
 
 from .conftest import example
 
 
-def run(generator, seeds, keep=None, **sampling):
+def run(generator, seeds, known=None, **sampling):
     labels = example(generator, range(8)).get("labels")
     labels = (
         {}
@@ -21,7 +21,7 @@ def run(generator, seeds, keep=None, **sampling):
     )
     few = {"steps": 3} if "steps" in generator.Sampling.model_fields else {}
     settings = generator.Sampling.parse({**generator.config.sampling.model_dump(), **few, **sampling})
-    return [state.data.clone() for state in decode(generator, generator.start(labels, Rng(seeds), settings, keep))]
+    return [state.data.clone() for state in decode(generator, generator.start(labels, Rng(seeds), settings, known))]
 
 
 def test_every_step_leaves_a_decodable_partial(generator):
@@ -62,7 +62,7 @@ def test_nothing_leaks_from_later_entities(generator):
             raster = generator.layout.order[ids == entity]
             tokens = batch["tokens"].clone()
             other = tokens[:, raster] + tokens.new_ones(())
-            tokens[:, raster] = other if generator.codes is None else other % generator.codes
+            tokens[:, raster] = other if generator.num_codes is None else other % generator.num_codes
             after = generator.predict({**batch, "tokens": tokens}, Rng([1, 2]))
             assert torch.equal(after[:, ids < entity], before[:, ids < entity])
             last = entity + 1 == generator.layout.entities  # of which only a model of noised tokens sees anything
@@ -73,26 +73,26 @@ def test_kept_tokens_stay_and_the_rest_is_new(generator):
     known = example(generator, [9])["tokens"]
     mask = torch.zeros(known.shape[1], dtype=torch.bool)
     mask[: known.shape[1] // 3 + 1] = True  # cuts through an entity where entities are larger than a token
-    result = run(generator, [1, 2], keep=Keep(known, mask))[-1]
+    result = run(generator, [1, 2], known=Known(known, mask))[-1]
     assert torch.equal(result[:, mask], known.expand(2, *known.shape[1:])[:, mask])
     assert not torch.isclose(result[:, ~mask].float(), known[:, ~mask].float()).all()
-    everything = run(generator, [1], keep=Keep(known, torch.ones_like(mask)))
+    everything = run(generator, [1], known=Known(known, torch.ones_like(mask)))
     assert torch.equal(everything[-1], known)
 
 
 def test_wrong_keep_is_refused(generator):
     known = example(generator, [9])["tokens"]
     mask = torch.ones(known.shape[1], dtype=torch.bool)
-    other = known.long() if generator.codes is None else known.float()
+    other = known.long() if generator.num_codes is None else known.float()
     for data, where in (
         (known[:, :-1], mask[1:]),
         (known.repeat_interleave(3, 0), mask),
         (other, mask),
         (known, mask[0]),
     ):
-        with pytest.raises(ValueError, match="keep: got .* of torch.* and mask .*, accepted: .*2 or 1, "):
-            run(generator, [1, 2], keep=Keep(data, where))
-    assert torch.equal(*(run(generator, [1], keep=Keep(known, kind))[-1] for kind in (mask, mask.int())))
+        with pytest.raises(ValueError, match="known: got .* of torch.* and mask .*, accepted: .*2 or 1, "):
+            run(generator, [1, 2], known=Known(data, where))
+    assert torch.equal(*(run(generator, [1], known=Known(known, kind))[-1] for kind in (mask, mask.int())))
 
 
 def test_a_label_out_of_range_is_refused(generator):
@@ -127,8 +127,10 @@ def test_labels_train_where_there_is_a_class_for_them_and_are_refused_elsewhere(
 def test_tokens_that_a_model_has_no_place_for_are_refused(generator):
     batch = example(generator, [1, 2])
     wrong = [batch["tokens"][:, :-1], batch["tokens"][:, :, None], None]
-    wrong += [batch["tokens"].float() if generator.codes else batch["tokens"].round().long()]
-    wrong += [batch["tokens"] + generator.codes, batch["tokens"] - generator.codes] if generator.codes else []
+    wrong += [batch["tokens"].float() if generator.num_codes else batch["tokens"].round().long()]
+    wrong += (
+        [batch["tokens"] + generator.num_codes, batch["tokens"] - generator.num_codes] if generator.num_codes else []
+    )
     for tokens in wrong:
         other = {name: column for name, column in batch.items() if name != "tokens"}
         with pytest.raises(ValueError, match="tokens") as error:
@@ -146,7 +148,7 @@ class Largest(Rng):
 
 def test_labels_are_dropped_in_any_precision(generator):
     """Where every label is dropped, none is kept because its number was rounded up to 1."""
-    drop = next(name for name in ("drop", "label_drop") if name in type(generator.config).model_fields)
+    drop = "condition_dropout"
     generator.config = generator.config.model_copy(update={drop: 1.0})
     rough, batch = generator.to(torch.bfloat16), example(generator, [1, 2])
     batch = {name: column.bfloat16() if column.is_floating_point() else column for name, column in batch.items()}

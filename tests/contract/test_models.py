@@ -148,7 +148,7 @@ def check_on_a_fake_gpu(model):
                 assert fake.decode(fake.encode(batch["images"])).device.type == "cuda"
             if model.role == "generator" and not fake.open_ended:  # which rows end is known by value
                 state = fake.start(None, Rng(range(2)))  # labels are checked by value, and a fake tensor has none
-                while state.entity < min(2, state.entities):
+                while state.finished < min(2, state.total):
                     state = fake.step(state)
                     assert state.data.device.type == "cuda"
     finally:

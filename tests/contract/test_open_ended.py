@@ -8,7 +8,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
 from nextok_mm.decoding.states import copied, load_state, save_state
 from nextok_mm.rng import Rng
@@ -78,7 +78,7 @@ def test_nothing_leaks_from_later_tokens(open_ended):
         for place in range(batch["tokens"].shape[1]):
             tokens = batch["tokens"].clone()
             tokens[:, place] = tokens[:, place] + 1
-            tokens = tokens if open_ended.codes is None else tokens % open_ended.codes
+            tokens = tokens if open_ended.num_codes is None else tokens % open_ended.num_codes
             after = open_ended.predict({**batch, "tokens": tokens}, Rng([1, 2]))
             assert torch.equal(after[:, :place], before[:, :place])
             assert not torch.equal(after[:, place:], before[:, place:])
@@ -87,9 +87,9 @@ def test_nothing_leaks_from_later_tokens(open_ended):
 def test_what_it_does_not_take_is_refused(open_ended):
     with pytest.raises(ValueError, match="labels: got a condition, accepted: .*tokens"):
         open_ended.start({"labels": torch.tensor([1])}, Rng([0]))
-    with pytest.raises(ValueError, match="keep: got known tokens"):
-        open_ended.start(None, Rng([0]), None, Keep(torch.zeros(1, 4).long(), torch.ones(4).bool()))
-    wrongs = [torch.rand(2, 5), torch.zeros(2, 1).long(), torch.full((2, 5), open_ended.codes or 0)]
+    with pytest.raises(ValueError, match="known: got known tokens"):
+        open_ended.start(None, Rng([0]), None, Known(torch.zeros(1, 4).long(), torch.ones(4).bool()))
+    wrongs = [torch.rand(2, 5), torch.zeros(2, 1).long(), torch.full((2, 5), open_ended.num_codes or 0)]
     for wrong in wrongs:
         with pytest.raises(ValueError, match="tokens: got"):
             open_ended.loss({"tokens": wrong}, Rng([0, 1]))

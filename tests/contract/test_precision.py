@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import nextok_mm as nx
-from nextok_mm.contracts import Keep, OrderedTokenizer
+from nextok_mm.contracts import Known, OrderedTokenizer
 from nextok_mm.rng import Rng
 
 from .conftest import example, tokenizer_output
@@ -51,7 +51,7 @@ def test_generators_take_no_float64(generator):
         sample(generator, [1, 2], conditions(generator, [1, 2]))
         if not refuses_keep(generator):
             known = example(generator, [1, 2])["tokens"]
-            sample(generator, [1, 2], None, Keep(known, torch.arange(known.shape[1]) % 3 > 0))
+            sample(generator, [1, 2], None, Known(known, torch.arange(known.shape[1]) % 3 > 0))
 
 
 @pytest.mark.parametrize(

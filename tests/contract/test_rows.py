@@ -6,7 +6,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from nextok_mm.contracts import Generator, Keep
+from nextok_mm.contracts import Generator, Known
 from nextok_mm.decoding import decode
 from nextok_mm.rng import Rng
 
@@ -30,10 +30,10 @@ def masks(model: Generator, kinds, seed: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def sample(model: Generator, seeds, condition=None, keep=None, **sampling) -> torch.Tensor:
+def sample(model: Generator, seeds, condition=None, known=None, **sampling) -> torch.Tensor:
     few = {"steps": 3} if "steps" in model.Sampling.model_fields else {}
     chosen = model.Sampling.parse({**model.config.sampling.model_dump(), **few, **sampling})
-    *_, last = decode(model, model.start(condition, Rng(seeds), chosen, keep))
+    *_, last = decode(model, model.start(condition, Rng(seeds), chosen, known))
     return last.data
 
 
@@ -42,14 +42,14 @@ def check_rows(model: Generator, seeds, condition, mask, **sampling) -> None:
 
     Codes are drawn in float64, where the rounding of another batch size has nothing to tip over.
     """
-    model = model if model.codes is None else model.double()
+    model = model if model.num_codes is None else model.double()
     known = example(model, [1000 + seed for seed in seeds])["tokens"]
-    together = sample(model, seeds, condition, Keep(known, mask), **sampling)
+    together = sample(model, seeds, condition, Known(known, mask), **sampling)
     for row, seed in enumerate(seeds):
         mine = slice(row, row + 1)
         own = {name: part[mine] for name, part in (condition or {}).items()}
-        alone = sample(model, [seed], own, Keep(known[mine], mask[mine]), **sampling)
-        if model.codes is None:
+        alone = sample(model, [seed], own, Known(known[mine], mask[mine]), **sampling)
+        if model.num_codes is None:
             torch.testing.assert_close(together[mine], alone, rtol=1e-5, atol=1e-5)
         else:
             assert torch.equal(together[mine], alone), (row, mask.int().tolist())
@@ -68,7 +68,7 @@ def rows(most: int = 3):
 def refuses_keep(model: Generator) -> bool:
     known = example(model, [0])["tokens"]
     try:
-        model.start(conditions(model, [0]), Rng([0]), None, Keep(known, torch.ones(known.shape[1], dtype=torch.bool)))
+        model.start(conditions(model, [0]), Rng([0]), None, Known(known, torch.ones(known.shape[1], dtype=torch.bool)))
     except ValueError:
         return True
     return False
@@ -93,7 +93,7 @@ def test_what_all_rows_know_may_be_said_once_or_row_by_row(generator):
         pytest.skip("keeps nothing")
     known, mask = example(generator, [9])["tokens"], masks(generator, ["some tokens"], 3)
     shared, each = (
-        sample(generator, [1, 2], None, Keep(known, where)) for where in (mask[0], mask.expand(2, -1).contiguous())
+        sample(generator, [1, 2], None, Known(known, where)) for where in (mask[0], mask.expand(2, -1).contiguous())
     )
     assert torch.equal(shared, each)
 

@@ -49,16 +49,16 @@ def test_a_shorter_list_of_tokens_is_the_same_as_keeping_fewer(ordered):
     tokens = ordered_tokens(ordered)
     for k in (1, 3, tokens.data.shape[1]):
         short = Tokens(tokens.data[:, :k], (k,), tokens.source)
-        torch.testing.assert_close(ordered.decode(short), ordered.decode(tokens, keep=k))
+        torch.testing.assert_close(ordered.decode(short), ordered.decode(tokens, num_tokens=k))
 
 
 def test_tokens_that_are_not_kept_do_not_matter(ordered):
     tokens = ordered_tokens(ordered)
     other = tokens.data.clone()
     other[:, 3:] = 0
-    kept = ordered.decode(tokens, keep=3)
-    torch.testing.assert_close(ordered.decode(Tokens(other, tokens.grid, tokens.source), keep=3), kept)
-    assert (ordered.decode(tokens, keep=4) - kept).abs().max() > 1e-4
+    kept = ordered.decode(tokens, num_tokens=3)
+    torch.testing.assert_close(ordered.decode(Tokens(other, tokens.grid, tokens.source), num_tokens=3), kept)
+    assert (ordered.decode(tokens, num_tokens=4) - kept).abs().max() > 1e-4
 
 
 def test_codes_of_no_picture_are_refused(ordered):
@@ -69,9 +69,9 @@ def test_codes_of_no_picture_are_refused(ordered):
 
 def test_each_picture_of_a_batch_keeps_its_own_number(ordered):
     tokens, numbers = ordered_tokens(ordered), (1, 5, 8)
-    mixed = ordered.decode(tokens, keep=torch.tensor(numbers))
+    mixed = ordered.decode(tokens, num_tokens=torch.tensor(numbers))
     for row, k in enumerate(numbers):
-        alone = ordered.decode(Tokens(tokens.data[row : row + 1], tokens.grid, tokens.source), keep=k)
+        alone = ordered.decode(Tokens(tokens.data[row : row + 1], tokens.grid, tokens.source), num_tokens=k)
         torch.testing.assert_close(mixed[row : row + 1], alone, rtol=1e-4, atol=1e-5)
 
 

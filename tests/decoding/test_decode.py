@@ -21,8 +21,8 @@ class Counting(nn.Module):
     def step(self, state: State) -> State:
         self.gradients.append(torch.is_grad_enabled())
         self.packed.append("forward" in self.linear.__dict__)
-        state.entity += 1
-        state.data[:, state.entity - 1] = state.entity
+        state.finished += 1
+        state.data[:, state.finished - 1] = state.finished
         return state
 
 
@@ -32,7 +32,7 @@ class Begun(State):
 
 
 def begun() -> Begun:
-    return Begun(data=torch.zeros(1, 3), entity=0, entities=3)
+    return Begun(data=torch.zeros(1, 3), finished=0, total=3)
 
 
 def test_every_entity_is_handed_out_and_counted() -> None:
@@ -54,4 +54,4 @@ def test_who_stops_early_leaves_nothing_behind() -> None:
 
 def test_what_is_done_already_takes_no_step() -> None:
     model = Counting()
-    assert list(decode(model, Begun(data=torch.zeros(1, 3), entity=3, entities=3))) == [] and not model.gradients
+    assert list(decode(model, Begun(data=torch.zeros(1, 3), finished=3, total=3))) == [] and not model.gradients

@@ -88,9 +88,9 @@ def test_a_caption_is_drawn_as_the_model_means_it(client: Any) -> None:
     for tokens in ({}, {"tokens": 8}):
         picture, said = client.predict(**given, **tokens)
         wanted = pipeline.generate(text="red apple", seed=3, **tokens)
-        assert said.startswith(f"Done: entity {wanted.done} of {wanted.entities}")
+        assert said.startswith(f"Done: entity {wanted.finished} of {wanted.total}")
         with Image.open(picture if isinstance(picture, str) else picture["path"]) as png:
-            assert ImageChops.difference(png.convert("RGB"), wanted.grid()).getbbox() is None
+            assert ImageChops.difference(png.convert("RGB"), wanted.sheet()).getbbox() is None
     with pytest.raises(Exception, match="tokens, coarse to fine: got 33.0, accepted: 1 to 32"):
         client.predict(**given, tokens="33")
 
@@ -271,7 +271,7 @@ def test_a_visit(served: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
     def slow(self: Pipeline, *given: Any, **named: Any) -> Iterator[Any]:
         for result in plain(self, *given, **named):
-            drawn.append(result.done)
+            drawn.append(result.finished)
             yield result
             time.sleep(1.0)
 

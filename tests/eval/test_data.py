@@ -143,7 +143,7 @@ def test_the_command_and_the_scaling_take_a_folder(
     assert scale._train(["kind=emoji", "split=all"]) == {"kind": "emoji", "split": "all"}
     given = scale._train(["kind=tensors", f"path={world / 'rows.safetensors'}"])
     assert given == {"kind": "tensors", "path": str(world / "rows.safetensors")}
-    scaled = scale.standardise(tiny / "vae", world / "scaled", given)
+    scaled = scale.standardize(tiny / "vae", world / "scaled", given)
     assert len(read_card(scaled).fields["scale"]) == 4
 
 

@@ -6,9 +6,9 @@ import torch
 from generators import elm
 from generators.elm import ELM, Sampling
 from nextok_mm import registry
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
-from nextok_mm.decoding.masked import hidden_after, least_sure, train_mask
+from nextok_mm.decoding.masked import least_sure, masked_after, train_mask
 from nextok_mm.rng import Rng
 from tests.contract.test_models import check_on_a_fake_gpu
 from tests.contract.test_rows import KNOWN, check_rows, masks
@@ -63,9 +63,9 @@ def condition(model: ELM, n: int):
     return {"labels": torch.arange(n) % model.config.classes} if model.config.classes else None
 
 
-def run(model: ELM, seeds=(1, 2), keep=None, **sampling) -> torch.Tensor:
+def run(model: ELM, seeds=(1, 2), known=None, **sampling) -> torch.Tensor:
     settings = Sampling(**{"cfg": 2.0, "passes": 4, **sampling})
-    *_, done = decode(model, model.start(condition(model, len(seeds)), Rng(seeds), settings, keep))
+    *_, done = decode(model, model.start(condition(model, len(seeds)), Rng(seeds), settings, known))
     return done.data
 
 
@@ -144,7 +144,7 @@ def test_greedy_needs_no_seed():
 def test_rows_may_keep_different_codes():
     known, mask = torch.randint(64, (2, 16)), torch.rand(2, 16) < 0.5
     for fields in ({"groups": 1}, {"objective": "masked"}):
-        codes = run(build(**fields), keep=Keep(known, mask))
+        codes = run(build(**fields), known=Known(known, mask))
         assert torch.equal(codes[mask], known[mask]) and not torch.equal(codes, known)
 
 
@@ -159,7 +159,7 @@ def test_the_masked_model_finds_every_code_in_the_passes_it_has():
         with torch.no_grad():
             state = model.step(state)
         hidden.append(int((~state.known_BN).sum()))
-    assert hidden == [14, 11, 6, 0] == [hidden_after(step, 4, 16) for step in range(1, 5)]
+    assert hidden == [14, 11, 6, 0] == [masked_after(step, 4, 16) for step in range(1, 5)]
 
 
 def test_masks_of_training_and_of_decoding():
@@ -182,7 +182,9 @@ def test_published_sizes():
     }
     for (size, groups, bits), millions in expected.items():
         with torch.device("meta"):
-            model = registry.build("generator", "elm", {"size": size, "groups": groups, "codes": 2 ** (groups * bits)})
+            model = registry.build(
+                "generator", "elm", {"size": size, "groups": groups, "num_codes": 2 ** (groups * bits)}
+            )
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.001)
 
 
@@ -214,8 +216,8 @@ def test_a_wrong_condition_is_one_line():
         build().loss({"tokens": torch.zeros(1, 15, dtype=torch.long)}, Rng([0]))
     with pytest.raises(ValueError, match="data: got no text, accepted: captions"):
         build(**TEXT).loss({"tokens": torch.zeros(1, 16, dtype=torch.long)}, Rng([0]))
-    with pytest.raises(ValueError, match="keep: got codes 0 to 64, accepted: 0 to 63"):
-        run(build(), keep=Keep(torch.full((1, 16), 64), torch.arange(16) < 3))
+    with pytest.raises(ValueError, match="known: got codes 0 to 64, accepted: 0 to 63"):
+        run(build(), known=Known(torch.full((1, 16), 64), torch.arange(16) < 3))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -132,7 +132,7 @@ def test_a_long_text_is_spoken_piece_by_piece():
 
 def test_a_rows_loss_does_not_depend_on_what_fills_it_up():
     for size in ("tiny", "tiny-aligned"):
-        model = made(size, history_noise=0.3, text_drop=0.0)
+        model = made(size, history_noise=0.3, condition_dropout=0.0)
         batch = model.example(2, Rng([1, 2]))
         alone = model.loss(batch, Rng([3, 4]))
         longer = {

@@ -47,7 +47,7 @@ def test_rows_that_have_ended_cost_nothing(model):
         state = model.step(state)
         live = len(PROMPTS) - int(state.ended_B.sum())
         assert len(state.rows_R) == state.cache.keys.shape[1] == (live or len(state.rows_R))
-    assert bool(state.ended_B.any()) and state.lengths_B.max() == state.entity
+    assert bool(state.ended_B.any()) and state.lengths_B.max() == state.finished
 
 
 @pytest.mark.parametrize("window", [3, 7])

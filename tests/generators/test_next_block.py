@@ -6,7 +6,7 @@ import torch
 from generators.next_block import NextBlock, Sampling
 from nextok_mm import registry
 from nextok_mm.checkpoint import Card
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
 from nextok_mm.pipeline import Pipeline, prediction
 from nextok_mm.rng import Rng
@@ -25,9 +25,9 @@ def build(**fields) -> NextBlock:
     return model
 
 
-def run(model, seeds=(1, 2), labels=(0, 1), keep=None, **sampling):
+def run(model, seeds=(1, 2), labels=(0, 1), known=None, **sampling):
     label = torch.tensor(labels) if model.config.classes else None
-    *_, last = decode(model, model.start({"labels": label}, Rng(seeds), Sampling(**sampling), keep))
+    *_, last = decode(model, model.start({"labels": label}, Rng(seeds), Sampling(**sampling), known))
     return last
 
 
@@ -64,10 +64,10 @@ def test_a_block_that_does_not_divide_the_grid_is_refused(block):
 
 def test_a_given_start_needs_its_first_block():
     model = build(start="given", classes=0)
-    with pytest.raises(ValueError, match=r"keep: got none of the first block \(1, 1, 4\), accepted: its codes"):
+    with pytest.raises(ValueError, match=r"known: got none of the first block \(1, 1, 4\), accepted: its codes"):
         model.start(None, Rng([0]))
     known = torch.randint(100, (1, 48))
-    state = model.start(None, Rng([0]), None, Keep(known, torch.arange(48) < 16))
+    state = model.start(None, Rng([0]), None, Known(known, torch.arange(48) < 16))
     *_, done = decode(model, state)
     assert torch.equal(done.data[:, :16], known[:, :16])
     assert done.calls == 8  # four known blocks cost nothing, the first call takes them in at once
@@ -78,15 +78,15 @@ def test_known_codes_in_between_stay_and_those_behind_follow_them():
     known = torch.randint(100, (1, 48), generator=torch.Generator().manual_seed(3))
     mask = torch.zeros(48, dtype=torch.bool)
     mask[:16] = mask[32:] = True  # first and last frame
-    done = run(model, keep=Keep(known, mask))
+    done = run(model, known=Known(known, mask))
     assert torch.equal(done.data[:, mask], known.expand(2, -1)[:, mask]) and done.calls == 4
-    other = run(model, keep=Keep(known.flip(1), mask))
+    other = run(model, known=Known(known.flip(1), mask))
     assert not torch.equal(other.data[:, 16:32], done.data[:, 16:32])
 
 
 def test_wrong_codes_to_keep_are_refused():
-    with pytest.raises(ValueError, match="keep: got codes 0 to 100, accepted: 0 to 99"):
-        run(build(), keep=Keep(torch.tensor([[100] + [0] * 47]), torch.ones(48, dtype=torch.bool)))
+    with pytest.raises(ValueError, match="known: got codes 0 to 100, accepted: 0 to 99"):
+        run(build(), known=Known(torch.tensor([[100] + [0] * 47]), torch.ones(48, dtype=torch.bool)))
 
 
 def test_special_ids_are_drawn_only_on_request():
@@ -241,5 +241,5 @@ def test_no_condition_has_no_padding():
 def test_known_codes_of_any_whole_dtype(dtype):
     known = torch.randint(100, (1, 48), generator=torch.Generator().manual_seed(3))
     mask = torch.arange(48) < 16
-    small, large = (run(build(), keep=Keep(codes, mask)).data for codes in (known.to(dtype), known))
+    small, large = (run(build(), known=Known(codes, mask)).data for codes in (known.to(dtype), known))
     assert torch.equal(small, large)

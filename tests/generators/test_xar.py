@@ -5,7 +5,7 @@ import torch
 
 from generators.xar import XAR, Sampling
 from nextok_mm import registry
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
 from nextok_mm.flow.guidance import Guidance
 from nextok_mm.rng import Rng
@@ -25,9 +25,9 @@ def build(seed: int = 0, **fields) -> XAR:
     return model
 
 
-def sample(model: XAR, seeds=(1, 2), keep=None, **sampling) -> torch.Tensor:
+def sample(model: XAR, seeds=(1, 2), known=None, **sampling) -> torch.Tensor:
     labels = torch.arange(len(seeds)) % model.config.classes if model.config.classes else None
-    begun = model.start({"labels": labels}, Rng(seeds), Sampling(**{"steps": 3, "cfg": 2.0, **sampling}), keep)
+    begun = model.start({"labels": labels}, Rng(seeds), Sampling(**{"steps": 3, "cfg": 2.0, **sampling}), known)
     *_, done = decode(model, begun)
     return done.data
 
@@ -70,7 +70,7 @@ def test_sampling_sees_what_training_would_with_clean_context():
         entity = 2
         start, stop = model.layout.span(entity)
         state = model.start({"labels": labels}, Rng([0]), Sampling(steps=2, cfg=1.0))
-        state.sequence_BSC, state.entity = x0, entity
+        state.sequence_BSC, state.finished = x0, entity
         sampled = model._pass(state, (0.5 * x0 + 0.5 * eps)[:, start:stop], 0.5, both=False)
     torch.testing.assert_close(sampled, trained[:, start:stop], rtol=1e-4, atol=1e-5)
 
@@ -135,7 +135,7 @@ def test_in_painting_keeps_what_is_known(kind, size):
     known = torch.randn(1, 24, 4)
     mask = torch.rand(24, generator=torch.Generator().manual_seed(0)) < 0.5
     for solver in ("euler_maruyama", "ab2"):
-        out = sample(model, keep=Keep(known, mask), solver=solver)
+        out = sample(model, known=Known(known, mask), solver=solver)
         assert torch.equal(out[:, mask], known[:, mask].expand(2, -1, -1))
         assert not torch.isclose(out[:, ~mask], known[:, ~mask]).any(dim=-1).all()
 

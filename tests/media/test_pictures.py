@@ -86,16 +86,16 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_grid_fills_rows() -> None:
     images = torch.linspace(0, 1, 3)[:, None, None, None].expand(3, 1, 2, 4)
-    sheet = media.grid(images, columns=2, zoom=1)
+    sheet = media.sheet(images, columns=2, zoom=1)
     assert sheet.size == (10, 6)
     assert [sheet.getpixel(at) for at in ((0, 0), (6, 0), (0, 4), (6, 4), (4, 0))] == [0, 128, 255, 255, 255]
-    assert media.grid(images).size[1] >= 96
+    assert media.sheet(images).size[1] >= 96
     for wrong in (torch.zeros(0, 1, 2, 2), torch.zeros(1, 2, 2)):
         with pytest.raises(ValueError, match="images: got shape"):
-            media.grid(wrong)
+            media.sheet(wrong)
     for wrong in (dict(columns=0), dict(columns=-1), dict(zoom=0)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            media.grid(images, **wrong)
+            media.sheet(images, **wrong)
 
 
 def test_an_existing_file_stays_without_force(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_what_is_padded_is_all_there(tmp_path: Path) -> None:
 
 def test_small_pictures_come_back_from_their_zoom_as_they_were(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (1, 3, 5, 7), generator=torch.Generator().manual_seed(0)) / 255
-    path = media.save_picture(media.grid(image), tmp_path / "a.png")
+    path = media.save_picture(media.sheet(image), tmp_path / "a.png")
     with Image.open(path) as zoomed:
         assert zoomed.size == (140, 100)
     torch.testing.assert_close(media.read_image(path, 3, (5, 7)), image)

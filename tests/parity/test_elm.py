@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from generators.elm import ELM, Sampling
 from nextok_mm.adapters.elm import read
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
 from nextok_mm.heads.categorical import CategoricalHead, join
 from nextok_mm.rng import Rng
@@ -39,9 +39,9 @@ def test_rotary_table_logits_and_loss(elm_ar_file):
         assert relative(CategoricalHead.loss(logits, io["codes"]).mean(), io[f"loss{name}"]) < 1e-5
 
 
-def sample(model: ELM, labels, keep=None, **sampling) -> torch.Tensor:
+def sample(model: ELM, labels, known=None, **sampling) -> torch.Tensor:
     *_, done = decode(
-        model, model.start({"labels": labels}, Rng(range(len(labels))), Sampling(temperature=0, **sampling), keep)
+        model, model.start({"labels": labels}, Rng(range(len(labels))), Sampling(temperature=0, **sampling), known)
     )
     return done.codes_BNG
 
@@ -59,8 +59,8 @@ def test_greedy_codes_under_every_schedule(elm_ar_file, cache):
 def test_continuation(elm_ar_file):
     model, io = load(elm_ar_file)
     known = torch.arange(model.layout.tokens) < 6
-    keep = Keep(join(io["codes"], model.vocabulary), known)
-    continued = sample(model, io["label"], keep, cfg=2.0, cfg_schedule="constant")
+    known = Known(join(io["codes"], model.vocabulary), known)
+    continued = sample(model, io["label"], known, cfg=2.0, cfg_schedule="constant")
     assert torch.equal(continued, io["continued"])
 
 

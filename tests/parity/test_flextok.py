@@ -47,16 +47,16 @@ def test_velocity_and_loss(flextok_pair):
 def test_sampling_trajectories(flextok_pair):
     model, io = load(flextok_pair)
     for name, guidance, weight in (("plain", "none", 1.0), ("cfg", "cfg", 3.0), ("apg", "apg", 7.5)):
-        sampling = Sampling(steps=int(io["sample.steps"]), guidance=guidance, weight=weight)
+        sampling = Sampling(steps=int(io["sample.steps"]), guidance=guidance, cfg=weight)
         given = io["encode.quants_BRl"], io["decode.keep_B"], io["decode.noise_BCHW"]
         assert relative(model.sample(*given, sampling), io[f"sample.{name}_BCHW"]) < 1e-3, name
 
 
-def test_the_quantiser(flextok_pair):
+def test_the_quantizer(flextok_pair):
     with safe_open(flextok_pair[0], "pt") as opened:
         assert opened.metadata()
     model, io = load(flextok_pair)
     fsq: FSQ = model.fsq
     quants, codes = fsq(io["fsq.z"])
     assert torch.equal(codes, io["fsq.codes"]) and relative(quants, io["fsq.quants"]) < 1e-6
-    assert relative(fsq.dequantise(io["fsq.some_codes"]), io["fsq.some_quants"]) < 1e-6
+    assert relative(fsq.dequantize(io["fsq.some_codes"]), io["fsq.some_quants"]) < 1e-6

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from generators.next_block import NextBlock, Sampling
 from nextok_mm.adapters.next_block import convert
 from nextok_mm.adapters.video_vq import UNIT
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
 from nextok_mm.quantizers.fsq import FSQ
 from nextok_mm.rng import Rng
@@ -78,11 +78,11 @@ def test_greedy_clips(nbp_file, cache):
             cfg=1.0 if name == "sampled" else 1 + strength,
             cfg_schedule="linear" if name.endswith("scaled") else "constant",
         )
-        keep = None
+        known = None
         if model.config.start == "given":
             known = data["start"].shape[1]
-            keep = Keep(data["codes"].flatten(1), torch.arange(model.layout.tokens) < known)
-        *_, done = decode(model, model.start({"labels": labels(model, data)}, Rng(range(rows)), settings, keep))
+            known = Known(data["codes"].flatten(1), torch.arange(model.layout.tokens) < known)
+        *_, done = decode(model, model.start({"labels": labels(model, data)}, Rng(range(rows)), settings, known))
         wanted = data[name]
         assert torch.equal(done.data[:, -wanted.shape[1] :], wanted), name
         assert done.calls == steps
@@ -131,12 +131,12 @@ def test_tokenizer_parts(nbp_file):
             assert ours.shape == y.shape and relative(ours, y) < 1e-5, (name, frames)
 
 
-def test_tokenizer_quantiser(nbp_file):
+def test_tokenizer_quantizer(nbp_file):
     part = parts(nbp_file)["fsq"]
     fsq = FSQ((8, 8, 8, 5, 5, 5), "tan")
     z = part["z"].movedim(1, -1)
     assert relative(fsq.bound(z), part["bound"]) < 1e-6
-    quantised, codes = fsq(z)
+    quantized, codes = fsq(z)
     assert torch.equal(codes, part["indices"].long())
-    assert relative(quantised, part["quantized"].movedim(1, -1)) < 1e-6
-    assert relative(fsq.dequantise(part["some_indices"]), part["some_codes"].movedim(1, -1)) < 1e-6
+    assert relative(quantized, part["quantized"].movedim(1, -1)) < 1e-6
+    assert relative(fsq.dequantize(part["some_indices"]), part["some_codes"].movedim(1, -1)) < 1e-6

@@ -189,7 +189,7 @@ def test_whole_numbers_of_numpy_and_torch(tiny: Path, tmp_path: Path, kind: Any)
     ladders = [flextok.reconstruct(picture, tokens=k, seed=s) for k, s in ((2, 3), (kind(2), kind(3)))]
     assert torch.equal(ladders[0].images, ladders[1].images) and ladders[1].numbers == (2,)
     assert found.save(tmp_path / "o.png", zoom=kind(2), columns=kind(1)).is_file()
-    assert found.grid(zoom=kind(2)).size == wanted.grid(zoom=2).size
+    assert found.sheet(zoom=kind(2)).size == wanted.sheet(zoom=2).size
 
 
 @pytest.mark.parametrize("wrong", [True, np.bool_(True), torch.tensor(True), 1.0, 1.5, "1", None, [1], np.float32(1)])
@@ -213,8 +213,8 @@ def test_what_is_no_whole_number_is_one_line(tiny: Path, tmp_path: Path, wrong: 
         return  # the grid's own
     for made in (result, ladder):
         one_line(lambda made=made: made.save(tmp_path / "o.png", zoom=wrong), "zoom: got", "a whole number from 1")
-        one_line(lambda made=made: made.grid(zoom=wrong), "zoom: got")
-    one_line(lambda: result.grid(columns=wrong), "columns: got")
+        one_line(lambda made=made: made.sheet(zoom=wrong), "zoom: got")
+    one_line(lambda: result.sheet(columns=wrong), "columns: got")
     assert not (tmp_path / "o.png").exists()
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import nextok_mm as nx
 from nextok_mm import registry
 from nextok_mm.checkpoint import Card, save_pretrained
-from nextok_mm.contracts import Keep, Tokens
+from nextok_mm.contracts import Known, Tokens
 from nextok_mm.media.pictures import to_pil
 from nextok_mm.pipeline.conditions import captions
 from nextok_mm.rng import Rng
@@ -27,7 +27,7 @@ def test_a_result_tells_how_it_came_about(xar: nx.Pipeline, tmp_path: Path) -> N
     result = xar.generate(labels=[2, 0], n=5, seed=7)
     assert result.images.shape == (5, 1, 8, 8) and 0 <= result.images.min() <= result.images.max() <= 1
     assert result.labels == [2, 0, 2, 0, 2]
-    assert result.done == result.entities == 4 and result.calls > 0 and result.backend
+    assert result.finished == result.total == 4 and result.calls > 0 and result.backend
     assert set(result.seconds) == {"generate", "decode"}
     with Image.open(result.save(tmp_path / "out.png")) as saved:
         assert saved.text["nextok.seed"] == "7" and saved.text["nextok.model"] == "tiny-xar"
@@ -75,7 +75,7 @@ def test_the_two_names_of_a_pair_are_in_no_order() -> None:
 
 def test_the_stream_grows_entity_by_entity_to_the_same_pictures(xar: nx.Pipeline) -> None:
     partial = list(xar.stream(n=2, seed=5))
-    counts = [result.done for result in partial]
+    counts = [result.finished for result in partial]
     assert counts == sorted(counts) and counts[-1] == 4 and len(set(counts)) >= 4
     assert torch.equal(partial[-1].images, xar.generate(n=2, seed=5).images)
     assert not torch.equal(partial[-2].images, partial[-1].images)
@@ -90,10 +90,10 @@ def test_progress_counts_over_all_batches(xar: nx.Pipeline) -> None:
 def test_kept_tokens_stay(xar: nx.Pipeline) -> None:
     images = torch.rand(1, 1, 8, 8)
     known = xar.tokenize(images).data
-    everything = xar.generate(n=1, keep=Keep(known, torch.ones(16, dtype=torch.bool)))
+    everything = xar.generate(n=1, known=Known(known, torch.ones(16, dtype=torch.bool)))
     torch.testing.assert_close(everything.images, xar.reconstruct(images).images, atol=1e-5, rtol=0)
     half = torch.arange(16) < 8
-    ways = [xar.generate(n=3, seed=9, batch=b, keep=Keep(known.expand(3, -1, -1), half)).images for b in (3, 2)]
+    ways = [xar.generate(n=3, seed=9, batch=b, known=Known(known.expand(3, -1, -1), half)).images for b in (3, 2)]
     torch.testing.assert_close(*ways, atol=1e-5, rtol=0)
     assert not torch.allclose(ways[0], xar.generate(n=3, seed=9).images, atol=1e-3)
 
@@ -116,8 +116,11 @@ def test_settings_replace_the_checkpoints_own(xar: nx.Pipeline) -> None:
         (dict(labels="bgg"), "labels: got 'bgg', accepted: 0 to 2 or shoe, bag, coat; did you mean 'bag'?"),
         (dict(labels=torch.tensor([[0, 1]])), r"labels: got \[0, 1\]"),
         (dict(labels=np.float64(1)), "labels: got 1.0"),
-        (dict(n=2, keep=Keep(torch.zeros(3, 16, 4), torch.ones(16))), "keep: got .*, accepted: data of 1 or 2 rows"),
-        (dict(n=2, batch=1, keep=Keep(torch.zeros(1, 16, 4), torch.ones(1, 16))), "keep: got .*, a mask of none or 2"),
+        (dict(n=2, known=Known(torch.zeros(3, 16, 4), torch.ones(16))), "known: got .*, accepted: data of 1 or 2 rows"),
+        (
+            dict(n=2, batch=1, known=Known(torch.zeros(1, 16, 4), torch.ones(1, 16))),
+            "known: got .*, a mask of none or 2",
+        ),
         (dict(n=0), "n: got 0"),
         (dict(n=2, batch=0), "batch: got 0"),
         (dict(n=True), "n: got True"),
@@ -125,7 +128,7 @@ def test_settings_replace_the_checkpoints_own(xar: nx.Pipeline) -> None:
         (dict(steps=0), r"sampling\.steps"),
         (dict(solver="rk45"), r"sampling\.solver"),
         (dict(stepz=3), r"sampling\.stepz: unknown key; did you mean 'steps'"),
-        (dict(keep=Keep(torch.zeros(1, 9, 4), torch.ones(9, dtype=torch.bool))), "keep"),
+        (dict(known=Known(torch.zeros(1, 9, 4), torch.ones(9, dtype=torch.bool))), "known"),
     ],
 )
 def test_what_is_not_accepted_is_named(xar: nx.Pipeline, arguments: dict, message: str) -> None:

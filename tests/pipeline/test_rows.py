@@ -10,23 +10,23 @@ import torch
 
 import nextok_mm as nx
 from nextok_mm.checkpoint import CONFIG, ZOO, read_card
-from nextok_mm.contracts import Keep
+from nextok_mm.contracts import Known
 from nextok_mm.pipeline import Pipeline
 
 SHIPPED = sorted(path.parent.name for path in ZOO.glob(f"*/{CONFIG}") if read_card(path.parent).role != "judge")
 
 
-def known(pipeline: Pipeline) -> Keep:
+def known(pipeline: Pipeline) -> Known:
     """Row 0 knows its first half, row 1 nothing, row 2 other tokens."""
     generator, gen = pipeline.generator, torch.Generator().manual_seed(0)
     assert generator is not None
     tokens = generator.layout.tokens
-    data = torch.randint(generator.codes or 9, (3, tokens), generator=gen)
-    if generator.codes is None:
+    data = torch.randint(generator.num_codes or 9, (3, tokens), generator=gen)
+    if generator.num_codes is None:
         data = torch.randn(3, tokens, 16, generator=gen)
     mask = torch.zeros(3, tokens, dtype=torch.bool)
     mask[0, : tokens // 2] = mask[2, 1::2] = True
-    return Keep(data, mask)
+    return Known(data, mask)
 
 
 def few(name: str) -> dict[str, int]:
@@ -37,7 +37,7 @@ def few(name: str) -> dict[str, int]:
 def test_rows_that_keep_different_tokens_do_not_depend_on_the_batch(name):
     pipeline = nx.load(name)
     drawn = [
-        pipeline.generate([7, 3, 1], n=3, seed=0, keep=known(pipeline), batch=batch, **few(name)).images
+        pipeline.generate([7, 3, 1], n=3, seed=0, known=known(pipeline), batch=batch, **few(name)).images
         for batch in (3, 2, 1)
     ]
     for other in drawn[1:]:
@@ -102,8 +102,8 @@ def test_where_it_was_loaded_does_not_matter(name):
 
 @pytest.mark.parametrize("give", [np.zeros((1, 16)), [1, 2, 3], torch.zeros(1, 16, dtype=torch.long)], ids=type)
 def test_known_tokens_without_a_mask_are_one_line(give, tiny: Path):
-    with pytest.raises(ValueError, match=r"keep: got \w+, accepted: nextok_mm.contracts.Keep\(data, mask\)") as error:
-        nx.load(tiny / "xar").generate(n=1, keep=give)
+    with pytest.raises(ValueError, match=r"known: got \w+, accepted: nextok_mm.contracts.Known\(data, mask\)") as error:
+        nx.load(tiny / "xar").generate(n=1, known=give)
     assert "\n" not in str(error.value)
 
 
@@ -111,8 +111,8 @@ def test_arrays_are_known_tokens_too(tiny: Path):
     pipeline = nx.load(tiny / "xar")
     data, mask = np.random.default_rng(0).normal(size=(1, 16, 4)), np.arange(16) < 8
     array, tensor = (
-        pipeline.generate(n=2, keep=keep).images
-        for keep in (Keep(data, mask), Keep(torch.tensor(data).float(), torch.tensor(mask)))  # type: ignore[arg-type]
+        pipeline.generate(n=2, known=known).images
+        for known in (Known(data, mask), Known(torch.tensor(data).float(), torch.tensor(mask)))  # type: ignore[arg-type]
     )
     assert torch.equal(array, tensor)
 
@@ -122,10 +122,10 @@ def test_known_latents_are_finite(wrong, tiny: Path):
     """Where they aren't known they may be anything: nobody reads them."""
     pipeline, mask = nx.load(tiny / "xar"), torch.arange(16) < 8
     data = torch.zeros(1, 16, 4, dtype=torch.float64)
-    plain = pipeline.generate(n=2, keep=Keep(data, mask)).images
-    assert torch.equal(plain, pipeline.generate(n=2, keep=Keep(data.masked_fill(~mask[:, None], wrong), mask)).images)
-    with pytest.raises(ValueError, match="keep: got NaN or infinity, accepted: finite numbers"):
-        pipeline.generate(n=2, keep=Keep(data.masked_fill(mask[:, None], wrong), mask))
+    plain = pipeline.generate(n=2, known=Known(data, mask)).images
+    assert torch.equal(plain, pipeline.generate(n=2, known=Known(data.masked_fill(~mask[:, None], wrong), mask)).images)
+    with pytest.raises(ValueError, match="known: got NaN or infinity, accepted: finite numbers"):
+        pipeline.generate(n=2, known=Known(data.masked_fill(mask[:, None], wrong), mask))
 
 
 def test_unknown_codes_may_be_anything(tiny: Path):
@@ -133,16 +133,16 @@ def test_unknown_codes_may_be_anything(tiny: Path):
     tokens = pipeline.generate(n=1).tokens
     assert tokens is not None
     mask = torch.arange(tokens.data.shape[1]) < 8
-    plain = pipeline.generate(n=2, seed=3, keep=Keep(tokens.data, mask)).data
+    plain = pipeline.generate(n=2, seed=3, known=Known(tokens.data, mask)).data
     for junk in (-1, 10**12):
-        keep = Keep(tokens.data.masked_fill(~mask, junk), mask)
-        assert torch.equal(plain, pipeline.generate(n=2, seed=3, keep=keep).data)
+        known = Known(tokens.data.masked_fill(~mask, junk), mask)
+        assert torch.equal(plain, pipeline.generate(n=2, seed=3, known=known).data)
 
 
 def test_known_tokens_of_another_tokenizer_are_refused(tiny: Path):
     pipeline, mask = nx.load(tiny / "xar"), torch.arange(16) < 8
     tokens = pipeline.generate(n=2).tokens
-    pipeline.generate(n=2, batch=1, keep=Keep(tokens, mask))  # type: ignore[arg-type]
+    pipeline.generate(n=2, batch=1, known=Known(tokens, mask))  # type: ignore[arg-type]
     other = dataclasses.replace(tokens, source="0123456789abcdef")  # type: ignore[type-var]
     with pytest.raises(ValueError, match="tokens: made by tokenizer 0123456789abcdef, accepted: those of tiny-xar"):
-        pipeline.generate(n=2, batch=1, keep=Keep(other, mask))  # type: ignore[arg-type]
+        pipeline.generate(n=2, batch=1, known=Known(other, mask))  # type: ignore[arg-type]

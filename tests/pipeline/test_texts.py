@@ -40,7 +40,7 @@ def test_it_says_what_it_does(text: nx.Pipeline, tiny: Path) -> None:
 def test_a_result_of_texts(text: nx.Pipeline, tmp_path: Path) -> None:
     result = text.generate(text=PROMPTS, tokens=12, seed=3)
     assert len(result) == 3 and list(result) == result.texts == [result[i] for i in range(3)]
-    assert result.text == PROMPTS and result.done == result.entities <= 12 and result.calls == result.done
+    assert result.text == PROMPTS and result.finished == result.total <= 12 and result.calls == result.finished
     assert str(result) == "\n\n".join(result.texts) and "3 texts of" in repr(result) and "\n" not in repr(result)
     assert result._repr_mimebundle_()["text/plain"] == str(result) and result._repr_png_() is None
     assert "image/png" not in result._repr_mimebundle_() and not hasattr(result, "images")
@@ -82,7 +82,7 @@ def test_stop_words_end_a_row_and_no_other(text: nx.Pipeline) -> None:
     assert [each.split(word)[0] for each in free] == held.texts and held.sampling["stop"] == [word, "never there"]
     assert len(held[0]) <= 5 < len(free[0])
     *partial, last = text.stream(text=PROMPTS[0], tokens=40, seed=2, stop=word)
-    assert last.texts == held.texts[:1] and last.done < 40 and last.done == last.entities
+    assert last.texts == held.texts[:1] and last.finished < 40 and last.finished == last.total
     assert all(last[0].startswith(each[0]) for each in partial)
 
 
@@ -120,7 +120,7 @@ def test_nothing_of_a_stop_word_is_ever_shown(text: str, stop: list[str]) -> Non
         (dict(text="a", max_new_tokens=3), "accepted: tokens="),
         (dict(text="a", prompt="b"), "accepted: text="),
         (dict(text="a", n=0), "n: got 0"),
-        (dict(text="a", keep=nx.Keep(torch.zeros(1, 4).long(), torch.ones(4) > 0)), "keep: got known tokens"),
+        (dict(text="a", known=nx.Known(torch.zeros(1, 4).long(), torch.ones(4) > 0)), "known: got known tokens"),
     ],
 )
 def test_what_is_not_accepted_is_named(text: nx.Pipeline, arguments: dict[str, Any], message: str) -> None:

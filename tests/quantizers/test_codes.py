@@ -1,4 +1,4 @@
-"""Codes of any whole-number dtype are the same codes, to every quantiser and to the tokenizers that read them."""
+"""Codes of any whole-number dtype are the same codes, to every quantizer and to the tokenizers that read them."""
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ TOKENIZERS = [kind for kind in registry.kinds("tokenizer") if "tiny" in registry
 
 
 @pytest.mark.parametrize("dtype", WHOLE, ids=str)
-def test_every_quantiser_takes_them(dtype):
+def test_every_quantizer_takes_them(dtype):
     codes = torch.tensor([[0, 5, 24], [7, 1, 2]])
-    for read in (FSQ([5, 5]).dequantise, VQ(VQConfig(size=25, width=3)).dequantise):
+    for read in (FSQ([5, 5]).dequantize, VQ(VQConfig(size=25, width=3)).dequantize):
         assert torch.equal(read(codes.to(dtype)), read(codes))
     bits = BinaryQuantizer(5, 4).to_bits
     assert torch.equal(bits(codes[:, None].to(dtype)), bits(codes[:, None]))
@@ -28,10 +28,10 @@ def test_every_quantiser_takes_them(dtype):
 def test_every_tokenizer_takes_them(kind, dtype):
     torch.manual_seed(0)
     model = registry.build("tokenizer", kind, {"size": "tiny"}).eval()
-    if model.codes is None:
+    if model.num_codes is None:
         pytest.skip("its tokens are no codes")
     grid = tuple(model.grid(model.size))
-    data = torch.randint(min(model.codes, 100), (2, torch.Size(grid).numel()))
+    data = torch.randint(min(model.num_codes, 100), (2, torch.Size(grid).numel()))
     with torch.no_grad():
         assert torch.equal(model.decode(Tokens(data.to(dtype), grid)), model.decode(Tokens(data, grid)))
         with pytest.raises(ValueError, match="codes: got "):

@@ -1,4 +1,4 @@
-"""The quantiser by itself; its numbers are checked against the official ones in tests/parity."""
+"""The quantizer by itself; its numbers are checked against the official ones in tests/parity."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ LEVELS = (8, 5, 4, 3, 2)
 def test_every_code_comes_back():
     fsq = FSQ(LEVELS)
     codes = torch.arange(fsq.size)
-    values = fsq.dequantise(codes)
+    values = fsq.dequantize(codes)
     assert values.unique(dim=0).shape == values.shape and values.abs().max() <= 1
     basis = [8**0, 8, 40, 160, 480]
     again = ((values * (fsq.levels // 2)).round().long() + fsq.levels // 2) @ torch.tensor(basis)
@@ -20,9 +20,9 @@ def test_every_code_comes_back():
 
 def test_every_level_is_reached_and_values_agree_with_their_codes():
     fsq = FSQ(LEVELS)
-    quantised, codes = fsq(torch.randn(20_000, len(LEVELS), generator=torch.Generator().manual_seed(0)) * 2)
-    assert torch.equal(quantised, fsq.dequantise(codes))
-    assert [len(column.unique()) for column in quantised.T] == list(LEVELS)
+    quantized, codes = fsq(torch.randn(20_000, len(LEVELS), generator=torch.Generator().manual_seed(0)) * 2)
+    assert torch.equal(quantized, fsq.dequantize(codes))
+    assert [len(column.unique()) for column in quantized.T] == list(LEVELS)
 
 
 def test_the_gradient_passes_the_rounding():
@@ -44,15 +44,15 @@ def test_it_stays_in_fp32_under_autocast():
 def test_no_number_reaches_beyond_the_outermost_levels(levels, bound):
     fsq = FSQ(levels, bound)
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * len(levels))
-    quantised, codes = fsq(torch.cat((50 * signs, 3 * signs, 0.1 * signs)))
+    quantized, codes = fsq(torch.cat((50 * signs, 3 * signs, 0.1 * signs)))
     assert 0 <= int(codes.min()) <= int(codes.max()) < fsq.size
-    assert torch.equal(quantised, fsq.dequantise(codes))
+    assert torch.equal(quantized, fsq.dequantize(codes))
 
 
 def test_the_extremes_of_many_levels_are_the_first_and_the_last():
-    quantised, codes = FSQ([1002, 4])(torch.tensor([[50.0, -50.0], [-50.0, 50.0]]))
+    quantized, codes = FSQ([1002, 4])(torch.tensor([[50.0, -50.0], [-50.0, 50.0]]))
     assert codes.tolist() == [1001, 3 * 1002]
-    torch.testing.assert_close(quantised, torch.tensor([[500 / 501, -1.0], [-1.0, 0.5]]))
+    torch.testing.assert_close(quantized, torch.tensor([[500 / 501, -1.0], [-1.0, 0.5]]))
 
 
 def test_usage_counts():
@@ -76,9 +76,9 @@ def test_it_agrees_with_vector_quantize_pytorch(levels):
     peer = pytest.importorskip("vector_quantize_pytorch")
     theirs, fsq = peer.FSQ(list(levels)), FSQ(levels)
     mine, other = (torch.randn(1, 500, len(levels), generator=torch.Generator().manual_seed(1)) * 2 for _ in range(2))
-    (quantised, codes), (expected, their_codes) = fsq(mine.requires_grad_()), theirs(other.requires_grad_())
-    torch.testing.assert_close(quantised, expected)
+    (quantized, codes), (expected, their_codes) = fsq(mine.requires_grad_()), theirs(other.requires_grad_())
+    torch.testing.assert_close(quantized, expected)
     assert torch.equal(codes, their_codes.long())
-    quantised.square().sum().backward()
+    quantized.square().sum().backward()
     expected.square().sum().backward()
     torch.testing.assert_close(mine.grad, other.grad)

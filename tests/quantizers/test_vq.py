@@ -38,11 +38,11 @@ def test_it_agrees_with_vector_quantize_pytorch(codebook):
         theirs._codebook.embed_avg.copy_(64 * (ours.codebook / V)[None])
     for step in range(3):
         mine, other = (vectors(seed=step)[None].clone().requires_grad_() for _ in range(2))
-        quantised, codes, loss = ours(mine)
+        quantized, codes, loss = ours(mine)
         expected, their_codes, their_loss = theirs(other)
         assert torch.equal(codes, their_codes)
-        torch.testing.assert_close(quantised, expected)
-        (quantised.square().sum() + (loss.mean() if not learned else 0)).backward()
+        torch.testing.assert_close(quantized, expected)
+        (quantized.square().sum() + (loss.mean() if not learned else 0)).backward()
         (expected.square().sum() + their_loss.sum()).backward()
         torch.testing.assert_close(mine.grad, other.grad)
         ours.after_step(Rng([step]))
@@ -63,11 +63,11 @@ def test_both_sides_of_a_learned_codebook_are_pulled():
 
 def test_codes_are_the_nearest_and_come_back():
     vq, z = make().eval(), vectors()
-    quantised, codes, _ = vq(z)
+    quantized, codes, _ = vq(z)
     assert torch.equal(codes, torch.cdist(z, vq.codebook).argmin(1))
-    torch.testing.assert_close(vq.dequantise(codes), quantised)
+    torch.testing.assert_close(vq.dequantize(codes), quantized)
     with pytest.raises(ValueError, match=f"accepted: 0 to {V - 1}"):
-        vq.dequantise(torch.tensor([0, V]))
+        vq.dequantize(torch.tensor([0, V]))
 
 
 def test_a_step_in_parts_is_the_whole_step():
@@ -125,5 +125,5 @@ def test_nothing_is_updated_where_nothing_learns():
 def test_it_stays_in_fp32_under_autocast():
     vq = make()
     with torch.autocast("cpu", torch.bfloat16):
-        quantised, codes, _ = vq(vectors())
-    assert quantised.dtype == torch.float32 and torch.equal(codes, vq(vectors())[1])
+        quantized, codes, _ = vq(vectors())
+    assert quantized.dtype == torch.float32 and torch.equal(codes, vq(vectors())[1])

@@ -57,7 +57,7 @@ def test_the_command_trains_measures_plots_and_goes_on(tmp_path, monkeypatch, ca
     save_file(rows, tmp_path / "rows.safetensors")
     config = tmp_path / "elm.yaml"
     config.write_text(
-        "model: {role: generator, kind: elm, size: tiny, codes: 16}\n"
+        "model: {role: generator, kind: elm, size: tiny, num_codes: 16}\n"
         f"data: {{kind: tensors, path: {tmp_path}/rows.safetensors}}\n"
         f"train: {{out: {tmp_path}/run, steps: 1, batch: 4, cpu: true}}\noptim: {{warmup: 0}}\n"
     )

@@ -68,7 +68,7 @@ def test_every_term_of_the_loss(monkeypatch):
 def test_the_published_geometry():
     with torch.device("meta"):
         model = registry.build("tokenizer", "bae", {"size": "bae20"})
-    assert model.grid((256, 256)) == (16, 16) and model.codes == 2**20 and model.config.stride == 16
+    assert model.grid((256, 256)) == (16, 16) and model.num_codes == 2**20 and model.config.stride == 16
     attended = [len(getattr(block, "attentions", [])) for block in model.encoder.down_blocks]
     assert attended == [0, 0, 0, 0, 2] and len(model.decoder.up_blocks[0].resnets) == 2
 

@@ -48,8 +48,8 @@ def test_noise_is_the_seeds(model, tokens):
 def test_guidance_of_weight_one_is_none(model, tokens):
     plain = model.decode(tokens, sampling=Sampling(steps=3, guidance="none"))
     for guidance in ("cfg", "apg"):
-        assert torch.equal(model.decode(tokens, sampling=Sampling(steps=3, guidance=guidance, weight=1)), plain)
-    away = Sampling(steps=3, guidance="cfg", weight=5, interval=(0.95, 0.96))  # no step falls into it
+        assert torch.equal(model.decode(tokens, sampling=Sampling(steps=3, guidance=guidance, cfg=1)), plain)
+    away = Sampling(steps=3, guidance="cfg", cfg=5, cfg_interval=(0.95, 0.96))  # no step falls into it
     torch.testing.assert_close(model.decode(tokens, sampling=away), plain)
 
 
@@ -86,8 +86,8 @@ def test_other_compositions_train_and_decode(fields):
     silent = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not silent
     model.eval()
-    both = model.decode(model.encode(batch["images"][:2]), keep=2)
-    alone = model.decode(model.encode(batch["images"][1:2]), keep=2)
+    both = model.decode(model.encode(batch["images"][:2]), num_tokens=2)
+    alone = model.decode(model.encode(batch["images"][1:2]), num_tokens=2)
     torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -95,14 +95,14 @@ def test_other_compositions_train_and_decode(fields):
     "mode, accepted", [("uniform", range(1, 9)), ("pow2", (1, 2, 4, 8)), ("uniform_pow2", (1, 2, 4, 8))]
 )
 def test_training_keeps_as_many_codes_as_the_mode_says(mode, accepted):
-    drawn = make(keep=mode)._draw_keep(Rng(range(400)))
+    drawn = make(nested_dropout=mode)._draw_num_tokens(Rng(range(400)))
     assert set(drawn.tolist()) == set(accepted)
 
 
 @pytest.mark.parametrize("mode", ["pow2", "uniform_pow2"])
 @pytest.mark.parametrize("most", [1, 2, 3, 6, 7, 64])
 def test_all_codes_are_kept_at_times_also_where_they_are_no_power_of_two(mode, most):
-    drawn = make(keep=mode, registers=most)._draw_keep(Rng(range(400)))
+    drawn = make(nested_dropout=mode, registers=most)._draw_num_tokens(Rng(range(400)))
     powers = [2**power for power in range(7) if 2**power < most]
     assert set(drawn.tolist()) == {*powers, most}
     if mode == "pow2" and most == 64:  # as before there were others
@@ -188,7 +188,7 @@ def test_latents_alone_are_not_enough_for_an_alignment():
 
 @torch.no_grad()
 def test_training_may_leave_numbers_unrounded_and_codes_swapped():
-    model = make(unquantised=0.5, corrupted=0.25)
+    model = make(unquantized=0.5, corrupted=0.25)
     numbers = torch.randn(400, 8, 3)
     quants, _ = model.fsq(numbers)
     seen = model._disturbed(quants, numbers, Rng(range(400)))
@@ -233,10 +233,12 @@ def test_wrong_codes_are_refused_in_one_line(model, tokens, change, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("keep", [0, 9, -1, 1.5, True, torch.tensor([1, 2]), torch.tensor([0, 1, 2]), torch.ones(3)])
-def test_a_wrong_number_of_codes_is_refused(model, tokens, keep):
-    with pytest.raises(ValueError, match="keep: got .* accepted: whole numbers from 1 to 8"):
-        model.decode(tokens, keep=keep)
+@pytest.mark.parametrize(
+    "num_tokens", [0, 9, -1, 1.5, True, torch.tensor([1, 2]), torch.tensor([0, 1, 2]), torch.ones(3)]
+)
+def test_a_wrong_number_of_codes_is_refused(model, tokens, num_tokens):
+    with pytest.raises(ValueError, match="num_tokens: got .* accepted: whole numbers from 1 to 8"):
+        model.decode(tokens, num_tokens=num_tokens)
 
 
 def test_a_picture_of_another_size_or_colour_is_refused(model):

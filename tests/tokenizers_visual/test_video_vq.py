@@ -110,7 +110,7 @@ def test_a_geometry_that_does_not_fit_is_refused(fields, words):
 def test_the_published_geometry():
     with torch.device("meta"):
         model = registry.build("tokenizer", "video_vq", {"size": "published"})
-    assert model.grid((17, 128, 128)) == (5, 16, 16) and model.codes == 64_000 and model.config.stride == (4, 8, 8)
+    assert model.grid((17, 128, 128)) == (5, 16, 16) and model.num_codes == 64_000 and model.config.stride == (4, 8, 8)
     assert len(model.encoder) == 27 and len(model.decoder) == 27  # theirs counts three rearrangements too
 
 
@@ -156,8 +156,8 @@ def test_published_names_become_ours(tmp_path):
         theirs = model.encoder(clip)
         ours = loaded.encoder(clip * 2 - 1)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-        quantised = torch.randn(1, 6, 5, 4, 4)
-        torch.testing.assert_close(loaded._clips(quantised), model.decoder(quantised), rtol=1e-4, atol=1e-5)
+        quantized = torch.randn(1, 6, 5, 4, 4)
+        torch.testing.assert_close(loaded._clips(quantized), model.decoder(quantized), rtol=1e-4, atol=1e-5)
 
 
 def test_another_file_is_one_line(tmp_path):

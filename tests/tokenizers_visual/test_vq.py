@@ -1,4 +1,4 @@
-"""What is special to the grid of codes: both quantisers, a codebook that learns, exact resume with one that does."""
+"""What is special to the grid of codes: both quantizers, a codebook that learns, exact resume with one that does."""
 
 import pytest
 import torch
@@ -17,22 +17,22 @@ def make(**fields):
     return registry.build("tokenizer", "vq", {"size": "tiny", **fields})
 
 
-@pytest.mark.parametrize("quantiser, codes", [(FSQ, 75), ({"kind": "vq", "size": 32, "width": 4}, 32)])
-def test_a_picture_is_a_grid_of_codes(quantiser, codes):
-    model = make(quantiser=quantiser).eval()
+@pytest.mark.parametrize("quantizer, codes", [(FSQ, 75), ({"kind": "vq", "size": 32, "width": 4}, 32)])
+def test_a_picture_is_a_grid_of_codes(quantizer, codes):
+    model = make(quantizer=quantizer).eval()
     images = model.example(2, Rng(range(2)))["images"]
     tokens = model.encode(images)
-    assert model.codes == codes and tokens.grid == (4, 4) and tokens.data.dtype == torch.int64
-    quantised, _, *_ = model.quantiser(model.encoder(images).movedim(1, -1))
-    torch.testing.assert_close(model._decode(quantised).clamp(0, 1), model.decode(tokens))
+    assert model.num_codes == codes and tokens.grid == (4, 4) and tokens.data.dtype == torch.int64
+    quantized, _, *_ = model.quantizer(model.encoder(images).movedim(1, -1))
+    torch.testing.assert_close(model._decode(quantized).clamp(0, 1), model.decode(tokens))
     assert {"pixel", "code_usage", "code_perplexity"} <= set(model.loss({"images": images}, Rng(range(2))).parts)
 
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])
 def test_the_codebook_learns(codebook):
-    model = make(quantiser={"kind": "vq", "size": 32, "width": 4, "codebook": codebook}).train()
+    model = make(quantizer={"kind": "vq", "size": 32, "width": 4, "codebook": codebook}).train()
     batch = model.example(16, Rng(range(16)))
-    before = model.quantiser.codebook.detach().clone()
+    before = model.quantizer.codebook.detach().clone()
     used = []
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step in range(20):
@@ -42,7 +42,7 @@ def test_the_codebook_learns(codebook):
         optimizer.step()
         model.after_step(Rng([step]))
         used.append(float(loss.parts["code_perplexity"]))
-    assert not torch.equal(model.quantiser.codebook, before)
+    assert not torch.equal(model.quantizer.codebook, before)
     assert used[-1] > used[0] and used[-1] > 8
 
 
@@ -57,7 +57,7 @@ def test_a_cut_training_ends_in_the_same_bits(codebook, tmp_path):
         "train": {"steps": 6, "batch": 8, "cpu": True, "save_every": 2},
         "optim": {"warmup": 2},
     }
-    fields["model"]["quantiser"] = {"kind": "vq", "size": 32, "width": 4, "codebook": codebook, "revive": 0.5}
+    fields["model"]["quantizer"] = {"kind": "vq", "size": 32, "width": 4, "codebook": codebook, "revive": 0.5}
 
     def run(name: str, **more) -> bytes:
         summary = train(
@@ -90,9 +90,9 @@ def test_wrong_codes_are_refused_in_one_line(change, words):
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"quantiser": {"kind": "lfq"}}, "quantiser"),
-        ({"quantiser": {"kind": "vq", "size": 1, "width": 4}}, "size"),
-        ({"quantiser": {"kind": "fsq", "levels": (8, 1)}}, "levels: got"),
+        ({"quantizer": {"kind": "lfq"}}, "quantizer"),
+        ({"quantizer": {"kind": "vq", "size": 1, "width": 4}}, "size"),
+        ({"quantizer": {"kind": "fsq", "levels": (8, 1)}}, "levels: got"),
         ({"attention": (2,)}, "levels 0 to 1"),
         ({"image_size": (9, 8)}, "multiples of the stride 2"),
     ],

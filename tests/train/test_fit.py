@@ -87,8 +87,8 @@ def test_labels_of_sources_with_classes_of_their_own(fields, tiny, tmp_path, kin
         fields["data"] |= {"frames": 5, "size": 32}
         video = registry.build("tokenizer", "video_vq", {"size": "tiny", "clip_size": (5, 32, 32)})
         fields["tokenizer"] = str(save_pretrained(video, tmp_path / "video"))
-        grid, codes = video.grid((5, 32, 32)), video.codes
-        fields["model"] = {"role": "generator", "kind": "next_block", "size": "tiny", "grid": grid, "vocabulary": codes}
+        grid, codes = video.grid((5, 32, 32)), video.num_codes
+        fields["model"] = {"role": "generator", "kind": "next_block", "size": "tiny", "grid": grid, "num_codes": codes}
     else:
         fields["model"]["grid"] = vae.grid((32, 32))
     last = {"fashion_mnist": 9, "moving": 54}[kind]
@@ -240,7 +240,7 @@ class TestPreviews:
             Image.effect_noise((8, 8), 30).save(tmp_path / "pictures" / name / "a.png")
         fields["data"] = {"kind": "image_folder", "path": str(tmp_path / "pictures"), "size": 8, "channels": 1}
         flextok = from_pretrained(tiny / "flextok")[0]
-        elm = {"role": "generator", "kind": "elm", "size": "tiny", "grid": [8], "codes": flextok.codes, "groups": 1}
+        elm = {"role": "generator", "kind": "elm", "size": "tiny", "grid": [8], "codes": flextok.num_codes, "groups": 1}
         for model, tokenizer in ((fields["model"], "vae"), (elm, "flextok")):
             out = tmp_path / model["kind"]
             chosen = config(fields | {"model": model}, out, model__classes=0, tokenizer=str(tiny / tokenizer))
@@ -252,17 +252,17 @@ class TestPreviews:
         from nextok_mm.train import samples
 
         video = from_pretrained(tiny / "video")[0]
-        codes = torch.randint(video.codes, (3, 48), generator=torch.Generator().manual_seed(0))
+        codes = torch.randint(video.num_codes, (3, 48), generator=torch.Generator().manual_seed(0))
         columns = {"tokens": codes, "labels": None}
-        model = dict(model__start="given", model__classes=0, model__vocabulary=video.codes)
+        model = dict(model__start="given", model__classes=0, model__num_codes=video.num_codes)
         chosen = short(fields, tmp_path, "next_block", columns, tokenizer=str(tiny / "video"), **model)
         train(config(chosen.plain(), train__sample_every=2, train__samples=4))
         assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
         assert not warnings_of(capsys.readouterr().err)
         spec = chosen.model
         built = registry.get(spec.role, spec.kind)(spec.fields)
-        keep = samples._given(built, video, chosen.data.open(), 4, torch.device("cpu"))
-        assert torch.equal(keep.data, codes[[0, 1, 2, 0]]) and keep.mask.sum() == built.block
+        known = samples._given(built, video, chosen.data.open(), 4, torch.device("cpu"))
+        assert torch.equal(known.data, codes[[0, 1, 2, 0]]) and known.mask.sum() == built.block
 
     def test_a_tokenizer_over_a_cache_shows_what_its_vae_makes_of_it(self, fields, tmp_path, capsys):
         vae = registry.build("tokenizer", "kl_vae", {"size": "tiny"})

@@ -60,12 +60,12 @@ def test_only_the_newest_snapshots_are_kept(plain):
 
 def test_damaged_snapshots_are_passed_over(fields, plain, tmp_path):
     out = tmp_path / "damaged"
-    train(config(fields, out, train__keep=5))
+    train(config(fields, out, train__snapshots=5))
     (out / "snapshots" / "step-00000012" / "state.json").unlink()
     path = out / "snapshots" / "step-00000010" / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.warns(UserWarning, match="step-00000010 is not whole"):
-        summary = train(config(fields, out, train__keep=5))
+        summary = train(config(fields, out, train__snapshots=5))
     assert summary.step == 12 and same(plain, out)
 
 
@@ -158,7 +158,7 @@ def test_a_snapshot_that_somebody_reads_is_pruned_later(fields, plain, tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refuse)
-        train(config(fields, out, train__keep=1))
+        train(config(fields, out, train__snapshots=1))
     assert same(plain, out) and snapshots.steps(out / "snapshots") == [5, 12]
     snapshots.write(out / "snapshots", 13, {}, {}, 1)
     assert snapshots.steps(out / "snapshots") == [13]
@@ -215,9 +215,9 @@ def test_another_config_is_refused_unless_told_to_overwrite(fields, plain):
 def test_what_decides_nothing_may_change_at_a_resume(fields, plain, tmp_path):
     out = tmp_path / "changed"
     train(config(fields, out, train__max_minutes=1e-9))
-    summary = train(config(fields, out, train__keep=1, train__save_every=2, train__workers=1))
+    summary = train(config(fields, out, train__snapshots=1, train__save_every=2, train__workers=1))
     assert summary.step == 12 and weights(out) == weights(plain)
-    assert json.loads((out / "config.json").read_text())["train"]["keep"] == 1
+    assert json.loads((out / "config.json").read_text())["train"]["snapshots"] == 1
 
 
 def test_a_constant_schedule_may_be_prolonged(fields, tmp_path):

@@ -158,4 +158,4 @@ class Rolls(Medium):
 
     def sheet(self, data: Tensor, columns: int | None = None, zoom: int | None = None) -> Image.Image:
         """All of them, side by side."""
-        return pictures.grid(self.tiles(data)[0], columns, zoom)
+        return pictures.sheet(self.tiles(data)[0], columns, zoom)

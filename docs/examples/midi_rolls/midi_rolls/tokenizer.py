@@ -66,7 +66,7 @@ class RollFSQ(Tokenizer):
         return (self.config.steps,)
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         """Different codes of a place."""
         return math.prod(self.config.levels)
 
@@ -82,13 +82,13 @@ class RollFSQ(Tokenizer):
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens -> rolls [B, 128, T]."""
-        return self._logits(self.quantizer.dequantise(tokens.data)).sigmoid()
+        return self._logits(self.quantizer.dequantize(tokens.data)).sigmoid()
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Whether each pitch sounds at each step, and how loud: the cross-entropy to its velocity."""
         quantized, codes = self.quantizer(self._vectors(batch["images"]))
         total = nn.functional.binary_cross_entropy_with_logits(self._logits(quantized), batch["images"])
-        return Loss(total * PITCHES, usage(codes, self.codes))
+        return Loss(total * PITCHES, usage(codes, self.num_codes))
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Random rolls."""
