@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nextok_mm.config import Config
+from nextok_mm.media.words import TextTokenizer
 
 WAVES = 4
 """Frequencies with which the place inside a phoneme is told."""
@@ -102,3 +103,32 @@ class Alignment(nn.Module):
     @staticmethod
     def _at(vectors_BPW: Tensor, place_BU: Tensor) -> Tensor:
         return vectors_BPW.gather(1, place_BU[..., None].expand(-1, -1, vectors_BPW.shape[-1]))
+
+
+Time = tuple[str, float, float]
+
+
+def spoken(ids_P: Tensor, durations_P: Tensor, words: TextTokenizer, unit: float) -> dict[str, list[Time]]:
+    """When phonemes and words are spoken.
+
+    Args:
+        ids_P: The phonemes, -1 behind the end.
+        durations_P: Their units.
+        words: What the ids stand for; a word is a run of letters, as stress marks are too.
+        unit: Seconds of a unit.
+
+    Returns:
+        `phonemes` and `words` as (what, begins, ends), in seconds.
+    """
+    ends = (durations_P.cumsum(0) * unit).tolist()
+    letters = [words.decode([place]) for place in ids_P.tolist() if place >= 0]
+    begins = [0.0, *ends]
+    times = [(letter, round(begins[at], 4), round(ends[at], 4)) for at, letter in enumerate(letters)]
+    found, inside = list[Time](), False
+    for letter, begin, end in times:
+        if letter.isalpha() and inside:
+            found[-1] = (found[-1][0] + letter, found[-1][1], end)
+        elif letter.isalpha():
+            found.append((letter, begin, end))
+        inside = letter.isalpha()
+    return {"phonemes": times, "words": found}

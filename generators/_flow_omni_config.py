@@ -23,7 +23,7 @@ class Sampling(Config):
         description="Bound of the noise on both sides: what is drawn is a normal number within it; null sets none.",
     )
     cfg: float = Field(default=1.0, ge=0, le=100, description="Weight of classifier-free guidance; 1 turns it off.")
-    stop: float = Field(
+    stop_logit: float = Field(
         default=-4.0,
         ge=-100,
         le=100,
@@ -70,7 +70,7 @@ class FlowOmniConfig(ModelConfig):
             mlp_hidden=64,
             flow_width=24,
             flow_depth=2,
-            sampling=dict(stop=0.02, steps=2),
+            sampling=dict(stop_logit=0.02, steps=2),
         ),
         "tiny-aligned": dict(
             vocabulary=61,

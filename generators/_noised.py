@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nextok_mm.contracts import dropped
+from nextok_mm.contracts import Batch, check_numbers, dropped
 from nextok_mm.flow import PATHS, sample_times
 from nextok_mm.rng import Rng
 from nextok_mm.sequence.reading import padded
@@ -79,3 +79,30 @@ class Noised:
     def mean(self, each_BN: Tensor) -> Tensor:
         """The mean over what belongs to each row, [B]."""
         return (each_BN * self.there_BN).sum(1) / self.there_BN.sum(1).clamp_min(1)
+
+
+def check(config: FlowOmniConfig, batch: Batch) -> None:
+    """ValueError in one line for a training batch that doesn't fit.
+
+    Latents `tokens` [B, N, C]; `lengths` [B] where rows end earlier; `text` [B, P], -1 behind a row's end; `durations`
+    [B, P] in a model that is told these; `voice` [B, V, C] where it reads one.
+    """
+    latents, text, durations = (batch.get(name) for name in ("tokens", "text", "durations"))
+    channels, told = config.channels, config.alignment is not None
+    if latents is None or latents.dim() != 3 or latents.shape[2] != channels or not latents.is_floating_point():
+        got = "none" if latents is None else f"{tuple(latents.shape)} of {latents.dtype}"
+        raise ValueError(f"tokens: got {got}, accepted: latents [batch, 1 or more, {channels}]")
+    rows = len(latents)
+    if text is not None and (text.dim() != 2 or len(text) != rows or text.is_floating_point()):
+        raise ValueError(f"text: got {tuple(text.shape)} of {text.dtype}, accepted: whole numbers [{rows}, tokens]")
+    if text is not None:
+        check_numbers("text", text.clamp_min(0), config.vocabulary, "vocabulary")
+    if told and (text is None or durations is None or durations.shape != text.shape):
+        got = "none" if durations is None or text is None else f"{tuple(durations.shape)}"
+        raise ValueError(f"durations: got {got}, accepted: whole numbers in the shape of text, which is needed too")
+    for name, shape in (("lengths", (rows,)), ("voice", (rows, -1, channels))):
+        given = batch.get(name)
+        if given is not None and (
+            len(shape) != given.dim() or any(a not in (-1, b) for a, b in zip(shape, given.shape))
+        ):
+            raise ValueError(f"{name}: got shape {tuple(given.shape)}, accepted: {shape}")

@@ -2,7 +2,8 @@
 
 The sequence is a prefix (the class, or a caption and a start token) and the codes in raster order, or coarse to fine.
 A code out of a large vocabulary is split into groups of a small one. The tokenizer may be any with codes: binary (BAE),
-FlexTok, VQ. Autoregressive: causal, every position predicts the next code. Masked: two-way, masked codes are predicted.
+FlexTok, VQ. What the model reads and predicts of them in training is the view of its objective (nextok_mm.objectives):
+the next code, masked codes, and others.
 
 Shapes: B batch, N codes of a picture, G groups of a code, V vocabulary of a group, P tokens of the prefix, Q tokens of
 a pass, D width, W width of text embeddings, R rows of a pass (B conditional ones, then, for guidance, B without).
@@ -11,6 +12,7 @@ Source: Liu et al., Elucidating the Design Space of Language Models for Image Ge
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -33,21 +35,23 @@ from nextok_mm.contracts import (
     labels_without,
     taken,
 )
-from nextok_mm.decoding.logits import Drawing, draw
-from nextok_mm.decoding.masked import confidence, least_sure, masked_after, train_mask
+from nextok_mm.decoding.logits import draw
+from nextok_mm.decoding.masked import Filling, fill
 from nextok_mm.features.text import Text, TextEncoder, load_text
 from nextok_mm.flow.guidance import Guidance, Schedule, guide_halves
-from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, group_vocabulary, join, split
+from nextok_mm.heads.categorical import CategoricalHead, ChainedHead, CodeEmbedding, Head, group_vocabulary, join, split
 from nextok_mm.heads.masked import MaskedHead
 from nextok_mm.inference import inferring
+from nextok_mm.objectives import ObjectiveField, View, parse
+from nextok_mm.objectives.masked import shown
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, Mask, choose_backend, make_layout
 from nextok_mm.sequence.masks import block_causal, two_way
 
 
-class Sampling(Drawing):
-    """How to sample: the settings of `Drawing`, and those of guidance and of masked models."""
+class Sampling(Filling):
+    """How to sample: the settings of `Filling`, of which `Drawing`'s are for every model, and those of guidance."""
 
     cfg: float = Field(default=1.0, ge=0, le=100, description="Weight of classifier-free guidance; 1 turns it off.")
     cfg_schedule: Schedule = Field(
@@ -63,22 +67,13 @@ class Sampling(Drawing):
         default=True,
         description="Keep the keys and values of finished tokens; without, every step computes them again.",
     )
-    passes: int = Field(
-        default=10, ge=1, le=1000, description="Number of passes in which a masked model fills in the codes."
-    )
-    noise: float = Field(
-        default=1.0,
-        ge=0,
-        le=100,
-        description="Scale of the Gumbel noise by which a masked model chooses the codes that stay; it fades "
-        "over the passes.",
-    )
 
 
 class ELMConfig(ModelConfig):
     """An ELM. `size` names a preset; B to 2B are the published ones (ImageNet 256, 16 x 16 codes of 20 bits).
 
-    A model reads labels or captions: with `text`, `classes` is 0. A masked model has independent heads and no text.
+    A model reads labels or captions: with `text`, `classes` is 0. A two-way objective goes with independent heads,
+    and with no text.
     """
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -124,9 +119,10 @@ class ELMConfig(ModelConfig):
         le=1 << 18,
         description="Width inside the MLPs; null takes 8/3 of the width, rounded up to a multiple of 256.",
     )
-    objective: Literal["autoregressive", "masked"] = Field(
-        default="autoregressive",
-        description="What is predicted: the next code (autoregressive), or masked codes in any order (masked).",
+    objective: ObjectiveField = Field(
+        default=parse("autoregressive"),
+        description="What the model is trained to predict: a kind (autoregressive, masked, meap, mlm_u), or a kind and "
+        "its fields.",
     )
     head: Literal["independent", "chained"] = Field(
         default="independent",
@@ -169,15 +165,19 @@ class ELMConfig(ModelConfig):
             )
         if self.ada and self.text:
             raise ValueError("ada: got true beside text, accepted: false, since a caption has no class to modulate by")
-        if self.objective == "masked" and (self.head != "independent" or self.text):
-            raise ValueError("objective: masked goes with head: independent, and it reads labels, not text")
+        if self.objective.two_way and (self.head != "independent" or self.text):
+            kind = self.objective.kind
+            raise ValueError(f"objective: {kind} goes with head: independent, and it reads labels, not text")
+        if self.objective.prompt >= math.prod(self.grid):
+            prompt, places = self.objective.prompt, math.prod(self.grid)
+            raise ValueError(f"objective.prompt: got {prompt}, accepted: below {places}, the number of codes")
         return self
 
 
 @dataclass
 class State(contracts.State):
-    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes are known, and of a masked
-    model what it is sure of; drawing: of each place, which rows draw its code; prefix, cond: of the R rows; calls:
+    """Samples under way. codes_BNG: the groups of what is finished; known_BN: which codes are known, and of a two-way
+    model what it has filled in; drawing: of each place, which rows draw its code; prefix, cond: of the R rows; calls:
     network calls so far."""
 
     codes_BNG: Tensor
@@ -204,9 +204,8 @@ class ELM(Generator[ELMConfig, State]):
         self.config, width = config, config.width
         self.layout = make_layout("token", config.grid)
         self.vocabulary = group_vocabulary(config.num_codes, config.groups)
-        self.masked = config.objective == "masked"
         self.prefix_tokens = 1 + (config.text.length if config.text else 0)
-        self.embed = CodeEmbedding(self.vocabulary + self.masked, width, config.groups)  # the masked model's last: mask
+        self.embed = CodeEmbedding(self.vocabulary + config.objective.unseen, width, config.groups)  # the last: unseen
         self.labels = nn.Embedding(config.classes + 1, width)  # the last one means "no label", or is the start token
         self.read = _Reader(config.text, width) if config.text else None
         hidden = config.mlp_hidden or 256 * math.ceil(int(8 * width / 3) / 256)
@@ -222,11 +221,9 @@ class ELM(Generator[ELMConfig, State]):
         )
         self.backbone = Backbone(BackboneConfig.parse(fields), self._positions())
         self.final = nn.Linear(width, 2 * width) if config.ada else None  # shift and scale of the last norm
-        if self.masked:
-            self.head: Any = MaskedHead(width, self.vocabulary, config.groups)
-        else:
-            head = {"independent": CategoricalHead, "chained": ChainedHead}[config.head]
-            self.head = head(width, self.vocabulary, config.groups)
+        heads = {"chained": ChainedHead, "tied": partial(MaskedHead, embedding=self.embed)}
+        head: Any = heads.get(config.objective.head or config.head, CategoricalHead)
+        self.head: Head = head(width, self.vocabulary, config.groups)
         self.dropout = nn.Dropout(config.dropout)
         self._reset_parameters()
 
@@ -286,35 +283,27 @@ class ELM(Generator[ELMConfig, State]):
         """Cross-entropy in nats a group. batch: tokens [B, N] codes, and labels [B], or text [B, P - 1, W] with
         text_length [B] (see nextok_mm.features.text)."""
         self.check(batch)
-        codes_BNG, masked_BN = self._codes(batch["tokens"]), None
-        if self.masked:
-            masked_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device)
-        logits_BNGV = self.logits(codes_BNG, *self._trained_on(batch, rng), masked_BN)
-        loss = CategoricalHead.loss(logits_BNGV, codes_BNG, masked_BN, self.config.smoothing).mean()
-        with torch.no_grad():
-            right = (logits_BNGV.argmax(-1) == codes_BNG).float().mean()
-        return Loss(loss, {"nats": loss.detach(), "accuracy": right})
+        view = self._view(batch, rng)
+        states_BND = self.states(view, *self._trained_on(batch, rng))
+        return self.head.loss(states_BND, self._split(view.target_BN), view.weight_BN, self.config.smoothing)
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """The logits [B, N, G, V] that `loss` compares."""
         self.check(batch)
-        codes_BNG = self._codes(batch["tokens"])
-        masked_BN = train_mask(rng, codes_BNG.shape[1]).to(codes_BNG.device) if self.masked else None
-        return self.logits(codes_BNG, *self._trained_on(batch, rng), masked_BN)
+        view = self._view(batch, rng)
+        return self.logits(view, *self._trained_on(batch, rng))
 
-    def logits(
-        self, codes_BNG: Tensor, prefix_BPD: Tensor, cond_B1D: Tensor, masked_BN: Tensor | None = None
-    ) -> Tensor:
-        """Logits [B, N, G, V] of every position at once. masked_BN: which codes a masked model doesn't see."""
-        places = codes_BNG.shape[1]
-        if masked_BN is not None:
-            seen = torch.where(masked_BN[..., None], self.vocabulary, codes_BNG)
-            x = torch.cat((prefix_BPD, self.embed(seen)), dim=1)
-            hidden_BQD = self._pass(self.dropout(x), two_way(x.shape[1]), cond_B1D)
-            return self.head(hidden_BQD[:, self.prefix_tokens :], self.embed)
-        x = torch.cat((prefix_BPD, self.embed(codes_BNG[:, :-1])), dim=1)
-        hidden_BQD = self._pass(self.dropout(x), self._mask(places), cond_B1D)
-        return self.head(hidden_BQD[:, self.prefix_tokens - 1 :], codes_BNG)
+    def logits(self, view: View, prefix_BPD: Tensor, cond_B1D: Tensor) -> Tensor:
+        """Logits [B, N, G, V] of every place of a view at once."""
+        return self.head(self.states(view, prefix_BPD, cond_B1D), self._split(view.target_BN))
+
+    def states(self, view: View, prefix_BPD: Tensor, cond_B1D: Tensor) -> Tensor:
+        """The hidden states [B, N, D] that predict the places of a view."""
+        read_BM = view.read_BN[:, : view.read_BN.shape[1] - view.ahead]
+        seen_BMG = torch.where(read_BM[..., None] < 0, self.vocabulary, self._split(read_BM))
+        x_BQD = torch.cat((prefix_BPD, self.embed(seen_BMG)), dim=1)
+        mask = view.mask(self.prefix_tokens, read_BM.shape[1])
+        return self._pass(self.dropout(x_BQD), mask, cond_B1D)[:, self.prefix_tokens - view.ahead :]
 
     def _mask(self, positions: int) -> Mask:
         """The prefix is one entity, every code but the last of `positions` one after it."""
@@ -332,10 +321,14 @@ class ELM(Generator[ELMConfig, State]):
         shift, scale = self.final(nn.functional.silu(cond_R1D)).chunk(2, dim=-1)
         return hidden * (1 + scale) + shift
 
-    def _codes(self, tokens_BN: Tensor) -> Tensor:
-        """[B, N] codes -> [B, N, G]. Where they go from coarse to fine, more than the N of this model may be there: it
-        is one of the first N."""
-        return split(tokens_BN[:, : self.layout.tokens], self.vocabulary, self.config.groups)
+    def _view(self, batch: Batch, rng: Rng) -> View:
+        """What the objective makes of a batch. Where codes go from coarse to fine, more than the N of this model may be
+        there: it is one of the first N."""
+        return self.config.objective.view(batch["tokens"][:, : self.layout.tokens], rng)
+
+    def _split(self, codes_BN: Tensor) -> Tensor:
+        """[B, N] codes -> their groups [B, N, G]."""
+        return split(codes_BN, self.vocabulary, self.config.groups)
 
     def _trained_on(self, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
         """Prefix and condition of a training batch, some rows without."""
@@ -367,15 +360,15 @@ class ELM(Generator[ELMConfig, State]):
         """Begin len(rng) samples; condition: labels [n], captions, or None; `known` holds known codes, raster order."""
         settings: Sampling = sampling or self.config.sampling
         rows, places = len(rng), self.layout.tokens
-        stop = self._stop(settings)
+        two_way, stop = self.config.objective.two_way, self._stop(settings)
         prefix, cond = self._conditions(condition, rows, guided=settings.cfg != 1.0)
-        cached, room = settings.cache and not self.masked, self.prefix_tokens + places - 1
+        cached, room = settings.cache and not two_way, self.prefix_tokens + places - 1
         cache = self.backbone.cache(len(prefix), room, like=prefix) if cached else None
         codes, known_BN = self._known(known, rows)
         return State(
             data=join(codes, self.vocabulary),
             finished=0,
-            total=settings.passes if self.masked else stop,
+            total=settings.passes if two_way else stop,
             codes_BNG=codes,
             rng=rng,
             sampling=settings,
@@ -387,8 +380,8 @@ class ELM(Generator[ELMConfig, State]):
         )
 
     def step(self, state: State) -> State:
-        """One more code of every sample; of a masked model, one more pass."""
-        return self._unmask(state) if self.masked else self._next(state)
+        """One more code of every sample; of a two-way model, one more pass."""
+        return self._fill(state) if self.config.objective.two_way else self._next(state)
 
     def _next(self, state: State) -> State:
         """Draw the next code, where it isn't known in every row."""
@@ -429,30 +422,20 @@ class ELM(Generator[ELMConfig, State]):
         if s.cfg != 1.0:
             # The published schedules count the step under way as done, all but the square root.
             done = state.finished + (s.cfg_schedule != "square_root")
-            total = state.total if self.masked else self.layout.entities
+            total = state.total if self.config.objective.two_way else self.layout.entities
             weight = Guidance(weight=s.cfg, schedule=s.cfg_schedule).grown(done / total)
             logits = guide_halves(logits, weight)
         return logits
 
-    def _unmask(self, state: State) -> State:
-        """Guess every masked code; the surest guesses stay."""
-        s, masked_BN = state.sampling, ~state.known_BN
-        guided = len(state.prefix_RPD) // len(masked_BN)
+    def _fill(self, state: State) -> State:
+        """Guess every masked code; some of the guesses stay."""
+        guided = len(state.prefix_RPD) // len(state.codes_BNG)
+        view = shown(join(state.codes_BNG, self.vocabulary), ~state.known_BN).repeated(guided)
         state.calls += 1
-        seen = state.codes_BNG.repeat(guided, 1, 1), state.prefix_RPD, state.cond_R1D, masked_BN.repeat(guided, 1)
-        logits_BNGV = self._guided(state, self.logits(*seen))
-        guess_BNG = draw(logits_BNGV, s, state.rng)
-        fading = s.noise * (1 - (state.finished + 1) / s.passes)
-        sure_BN = confidence(logits_BNGV, guess_BNG, fading, state.rng)
+        logits_BNGV = self._guided(state, self.logits(view, state.prefix_RPD, state.cond_R1D))
+        under_way = state.sampling, state.finished, state.total, state.rng
+        state.codes_BNG, state.known_BN = fill(logits_BNGV, state.codes_BNG, state.known_BN, *under_way)
         state.finished += 1
-        left_B = masked_BN.sum(1)
-        wanted = masked_after(state.finished, state.total, self.layout.tokens)
-        # Every pass but the last finds at least one code, and leaves at least one to the next where there are any.
-        count_B = left_B.sub(1).clamp(min=0, max=max(wanted, 1)) * (state.finished < state.total)
-        still_BN = least_sure(sure_BN, masked_BN, count_B)
-        new_BN1 = (masked_BN & ~still_BN)[..., None]
-        state.codes_BNG = torch.where(new_BN1, guess_BNG, state.codes_BNG)
-        state.known_BN = ~still_BN
         state.data = join(state.codes_BNG, self.vocabulary) * state.known_BN
         return state
 
@@ -460,8 +443,9 @@ class ELM(Generator[ELMConfig, State]):
         """How many codes will be there; ValueError where a part of them makes no picture."""
         places = self.layout.tokens
         stop = settings.tokens or places
-        if stop > places or (stop < places and (len(self.layout.grid) > 1 or self.masked)):
-            accepted = f"1 to {places}" if len(self.layout.grid) == 1 and not self.masked else f"{places}, all of them"
+        ordered = len(self.layout.grid) == 1 and not self.config.objective.two_way
+        if stop > places or (stop < places and not ordered):
+            accepted = f"1 to {places}" if ordered else f"{places}, all of them"
             raise ValueError(f"tokens: got {stop}, accepted: {accepted}")
         return stop
 

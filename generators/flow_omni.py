@@ -15,6 +15,7 @@ Sources: Flow-Omni (arXiv 2412.04917); CALM (2509.06926) and the Pocket TTS it b
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,22 +24,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextok_mm import contracts
-from nextok_mm.contracts import Batch, Condition, Generator, Known, Loss, check_numbers, taken
+from nextok_mm.contracts import Batch, Condition, Generator, Known, Loss, taken
 from nextok_mm.flow.jumps import residual
 from nextok_mm.flow.times import bounded_noise
 from nextok_mm.heads.flow import FlowMLP
 from nextok_mm.inference import inferring
+from nextok_mm.media.spoken import pieces, prepared
+from nextok_mm.media.words import TextTokenizer
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, choose_backend
-from nextok_mm.sequence.masks import causal, continued
-from nextok_mm.sequence.reading import padded, read_prefixes, take_in
+from nextok_mm.sequence.masks import continued
+from nextok_mm.sequence.reading import padded, read_prefixes, run_behind, take_in
 
-from ._alignment import Alignment
+from ._alignment import Alignment, spoken
 from ._flow_omni_config import FlowOmniConfig, Sampling
-from ._noised import Noised
+from ._noised import Noised, check
 from ._pieces import pieces_of
 
+SHORT, SHORT_AFTER = 4, 3  # words of a text that is very short, and its latents from the stop on
 ROOM = 256  # slots that a cache has beyond its prefix to begin with; it grows
 
 
@@ -51,8 +55,8 @@ class State(contracts.OpenState):
     stops_BN: logits of the stop head; rows_R: which rows are still in the batch; last_RC: the latent that the next step
     reads; left_R: latents to be made from the stop on, -1 before it; after_R: how many these are; empty_Q, and the
     cache's rows: Q is R, or with guidance 2 R, the rows without text behind the others; told_QTD: what each step is
-    told, durations_BP: of the phonemes, where it has these; queue: the pieces of its text that each row still has to
-    speak, [after, *ids] each; voices: what it goes back to for them, mute_B: how many slots of that are empty.
+    told, ids_BP and durations_BP: of the phonemes, where it has these; queue: the pieces of its text that each row
+    still has to speak, [after, *ids] each; voices: what it goes back to for them, mute_B: its empty slots.
     """
 
     most_B: Tensor
@@ -65,6 +69,7 @@ class State(contracts.OpenState):
     empty_Q: Tensor
     told_QTD: Tensor | None
     durations_BP: Tensor | None
+    ids_BP: Tensor | None
     queue: list[list[list[int]]]
     voices: KVCache
     mute_B: Tensor
@@ -133,30 +138,25 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         voice = ("voice",) if self.voice is not None else ()
         return ("tokens", *voice, "after" if self.alignment is None else "durations")
 
+    @property
+    def prompt_vocabulary(self) -> int:
+        """Different tokens of text."""
+        return self.config.vocabulary
+
+    def read_text(self, words: TextTokenizer, texts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
+        """See `Generator.read_text`: with durations a text is read whole, else in pieces; a very short one goes on for
+        longer behind its stop."""
+        if self.alignment is not None:
+            return {"tokens": [words.encode(text) for text in texts]}
+        cut = [pieces(prepared(text), lambda part: len(words.encode(part)), sampling.piece) for text in texts]
+        after = [[SHORT_AFTER if len(part.split()) <= SHORT else sampling.after for part in own] for own in cut]
+        return {"tokens": [[words.encode(part) for part in own] for own in cut], "after": after}
+
     # Training
 
     def check(self, batch: Batch) -> None:
-        """Latents `tokens` [B, N, C]; `lengths` [B] where rows end earlier; `text` [B, P], -1 behind a row's end;
-        `durations` [B, P] in a model that is told these; `voice` [B, V, C] where it reads one."""
-        latents, text, durations = (batch.get(name) for name in ("tokens", "text", "durations"))
-        channels, told = self.config.channels, self.alignment is not None
-        if latents is None or latents.dim() != 3 or latents.shape[2] != channels or not latents.is_floating_point():
-            got = "none" if latents is None else f"{tuple(latents.shape)} of {latents.dtype}"
-            raise ValueError(f"tokens: got {got}, accepted: latents [batch, 1 or more, {channels}]")
-        rows = len(latents)
-        if text is not None and (text.dim() != 2 or len(text) != rows or text.is_floating_point()):
-            raise ValueError(f"text: got {tuple(text.shape)} of {text.dtype}, accepted: whole numbers [{rows}, tokens]")
-        if text is not None:
-            check_numbers("text", text.clamp_min(0), self.config.vocabulary, "vocabulary")
-        if told and (text is None or durations is None or durations.shape != text.shape):
-            got = "none" if durations is None or text is None else f"{tuple(durations.shape)}"
-            raise ValueError(f"durations: got {got}, accepted: whole numbers in the shape of text, which is needed too")
-        for name, shape in (("lengths", (rows,)), ("voice", (rows, -1, channels))):
-            given = batch.get(name)
-            if given is not None and (
-                len(shape) != given.dim() or any(a not in (-1, b) for a, b in zip(shape, given.shape))
-            ):
-                raise ValueError(f"{name}: got shape {tuple(given.shape)}, accepted: {shape}")
+        """See `Model.check`; `_noised.check` says what a batch holds."""
+        check(self.config, batch)
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Flow matching, and what else the form has: the stop, durations, jumps; `check` says what a batch holds."""
@@ -164,14 +164,14 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         hidden_BND, parts = self._read(batch, noised)
         error_BNMC = self._velocities(noised, hidden_BND).float() - noised.target().float()
         flow = noised.mean(error_BNMC.square().mean((2, 3)))
-        total, logged, share = flow, {"flow": flow.mean().detach()}, self.config.distill
+        share = self.config.distill
+        loss = Loss({"flow": flow}, {"flow": 1 - share} if share else {})
         if share:
             off_BNC = residual(lambda x, t, r: self.head(x, hidden_BND, t, r), *noised.jumps())
-            jumps = noised.mean(off_BNC.float().square().mean(-1))
-            total, logged["jumps"] = (1 - share) * flow + share * jumps, jumps.mean().detach()
+            loss = loss.plus({"jumps": noised.mean(off_BNC.float().square().mean(-1))}, {"jumps": share})
         for name, (weight, rows_B) in parts.items():
-            total, logged[name] = total + weight * rows_B, rows_B.mean().detach()
-        return Loss(total.mean(), logged)
+            loss = loss.plus({name: rows_B}, {name: weight})
+        return loss
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """The velocities [B, N, M, C] that `loss` compares."""
@@ -202,7 +202,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         elif self.table is not None and "text" in batch:
             ids_BP = batch["text"].long()
             before.append((self.table(ids_BP.clamp_min(0)), (ids_BP >= 0) & ~noised.dropped_B[:, None]))
-        hidden_BND = self._behind(before, x_BND)
+        hidden_BND = run_behind(self.backbone, before, x_BND, self.config.window)
         if self.stop is not None:
             there_BN = noised.there_BN
             ends_BN = there_BN & ~F.pad(there_BN[:, 1:], (0, 1))
@@ -210,21 +210,6 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             each_BN = F.binary_cross_entropy_with_logits(logits_BN, ends_BN.float(), reduction="none")
             parts["stop"] = self.config.stop_weight, noised.mean(each_BN)
         return hidden_BND, parts
-
-    def _behind(self, before: list[tuple[Tensor, Tensor]], x_BND: Tensor) -> Tensor:
-        """Hidden states of the latents behind what stands before them, in rows without gaps: what isn't there moves to
-        the end, where nobody sees it."""
-        there = torch.ones(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device)
-        x_BSD = torch.cat([*(part for part, _ in before), x_BND], dim=1)
-        there_BS = torch.cat([*(seen for _, seen in before), there], dim=1)
-        order_BS = (~there_BS).to(torch.uint8).argsort(dim=1, stable=True)
-        total, width = x_BSD.shape[1:]
-        window = self.config.window or total
-        mask = causal(total) if total <= window else continued(0, [1] * total, window)
-        places = torch.arange(total, device=x_BSD.device)[:, None]
-        states_BSD = self.backbone(x_BSD.gather(1, order_BS[..., None].expand(-1, -1, width)), mask, places_NX=places)
-        back_BN = order_BS.argsort(dim=1)[:, total - x_BND.shape[1] :]
-        return states_BSD.gather(1, back_BN[..., None].expand(-1, -1, width))
 
     def _velocities(self, noised: Noised, hidden_BND: Tensor) -> Tensor:
         return self.head(noised.mixed(), hidden_BND[:, :, None], *[noised.t_BNM] * self.config.flow_times)
@@ -258,14 +243,17 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         given, rows, device = taken(condition, *self.takes), len(rng), self.device
         if known is not None:
             raise ValueError("known: got known tokens, accepted: none, what is known of speech is its voice")
-        pieces = pieces_of(given.get("tokens"), given.get("after"), rows, settings.after, self.config.vocabulary)
+        queue = pieces_of(given.get("tokens"), given.get("after"), rows, settings.after, self.config.vocabulary)
         voices, mute_B = self._voices(given.get("voice"), rows)
-        told_QTD = durations_BP = None
+        told_QTD = durations_BP = ids_BP = None
         if self.alignment is not None:
-            texts = [torch.tensor([token for _, *ids in row for token in ids], device=device) for row in pieces]
-            told_QTD, durations_BP, most = self._told(texts, given.get("durations"), settings)
+            texts = [
+                torch.tensor([i for _, *ids in row for i in ids], dtype=torch.long, device=device) for row in queue
+            ]
+            ids_BP = padded(texts, -1, least=1)
+            told_QTD, durations_BP, most = self._told(texts, ids_BP, given.get("durations"), settings)
         else:
-            most = [min(settings.tokens, sum(self._longest(piece, settings) for piece in row)) for row in pieces]
+            most = [min(settings.tokens, sum(self._longest(piece, settings) for piece in row)) for row in queue]
         state = State(
             data=self.shift.new_zeros(rows, 0, self.config.channels),
             finished=0,
@@ -282,7 +270,8 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             empty_Q=mute_B,
             told_QTD=told_QTD,
             durations_BP=durations_BP,
-            queue=pieces,
+            ids_BP=ids_BP,
+            queue=queue,
             voices=voices,
             mute_B=mute_B,
             cache=voices,
@@ -297,10 +286,10 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             return state
         settings, guided = state.sampling, 2 if state.sampling.cfg != 1.0 else 1
         rows = [int(state.rows_R[place]) for place in places]
-        pieces = [state.queue[row][0] for row in rows]
+        begun = [state.queue[row][0] for row in rows]
         state.queue = [queue[1:] if row in rows else queue for row, queue in enumerate(state.queue)]
         nothing = self.latents.weight.new_empty(0, self.config.width)
-        ids = [torch.tensor(piece[1:], dtype=torch.long, device=self.device) for piece in pieces]
+        ids = [torch.tensor(piece[1:], dtype=torch.long, device=self.device) for piece in begun]
         prefixes = [nothing if self.table is None else self.table(each) for each in ids]
         prefixes += [nothing] * len(rows) * (guided - 1)
         chosen_Q, mute = torch.tensor(rows * guided, device=self.device), state.mute_B.tolist()
@@ -319,7 +308,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             state.empty_Q = state.empty_Q + more
             state.cache.place(places_Q, own)
             state.empty_Q[places_Q] = empty_Q + state.cache.length - own.length + state.cache.dropped
-        for place, row, piece in zip(places, rows, pieces):
+        for place, row, piece in zip(places, rows, begun):
             state.last_RC[place], state.left_R[place], state.after_R[place] = self.begin.detach(), -1, piece[0]
             if self.alignment is None:
                 least = int(state.lengths_B[row]) + self._longest(piece, settings)
@@ -352,12 +341,13 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         stops_B1 = state.stops_BN.new_zeros(len(state.data), 1)
         stops_B1[rows_R, 0] = logits_R.to(stops_B1.dtype)
         state.stops_BN = torch.cat((state.stops_BN, stops_B1), dim=1)
-        state.left_R = torch.where((state.left_R < 0) & (logits_R > settings.stop), state.after_R, state.left_R)
+        state.left_R = torch.where((state.left_R < 0) & (logits_R > settings.stop_logit), state.after_R, state.left_R)
         state.left_R = torch.where(state.left_R > 0, state.left_R - 1, state.left_R)
         state.lengths_B[rows_R] += 1
         state.finished += 1
         full_R = state.lengths_B[rows_R] >= state.most_B[rows_R]
-        by_itself_R = full_R if state.durations_BP is not None else state.left_R == 0
+        whole_R = full_R & (state.most_B[rows_R] < settings.tokens)
+        by_itself_R = whole_R if state.durations_BP is not None else state.left_R == 0
         state.stopped_B[rows_R] = by_itself_R
         over_R = full_R | by_itself_R
         on = [row for row in rows_R[over_R].tolist() if state.queue[row] and state.lengths_B[row] < settings.tokens]
@@ -367,6 +357,16 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
         return (
             self._begin(state, [place for place, row in enumerate(state.rows_R.tolist()) if row in on]) if on else state
         )
+
+    def remarks(self, state: State, words: TextTokenizer | None) -> list[dict[str, Any]]:
+        """See `Generator.remarks`: `ended` is "stop" or "length"; with durations `phonemes` and `words` are
+        (what, begins, ends), in seconds."""
+        rows = [{"ended": "stop" if stopped else "length"} for stopped in state.stopped_B.tolist()]
+        if state.durations_BP is None or state.ids_BP is None or words is None or self.alignment is None:
+            return rows
+        unit = 1 / (self.config.rate * self.alignment.config.per_latent)
+        own = zip(rows, state.ids_BP, state.durations_BP)
+        return [row | spoken(ids_P, durations_P, words, unit) for row, ids_P, durations_P in own]
 
     def end(self, state: State, rows: Tensor) -> State:
         """Let rows end here: they leave the batch, and nothing changes for the others."""
@@ -387,10 +387,11 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
             return hidden_RD.new_full((len(hidden_RD),), -math.inf)
         return self.stop(hidden_RD).squeeze(-1)
 
-    def _told(self, texts: list[Tensor], given: Any, settings: Sampling) -> tuple[Tensor, Tensor, list[int]]:
+    def _told(
+        self, texts: list[Tensor], ids_BP: Tensor, given: Any, settings: Sampling
+    ) -> tuple[Tensor, Tensor, list[int]]:
         """What the steps of each row are told (with guidance those without text behind), durations, and lengths."""
         assert self.alignment is not None
-        ids_BP = padded(texts, -1, least=1)
         vectors_BPW = self.alignment.encode(ids_BP)
         if given is None:
             durations_BP = self.alignment.durations(vectors_BPW, ids_BP, settings.speed)

@@ -22,8 +22,10 @@ from nextok_mm import contracts
 from nextok_mm.config import ModelConfig
 from nextok_mm.contracts import Batch, Condition, Generator, Known, Loss, check_numbers, taken
 from nextok_mm.decoding.logits import Drawing, draw
+from nextok_mm.heads.categorical import compared
 from nextok_mm.inference import inferring
 from nextok_mm.media import Words
+from nextok_mm.objectives import KINDS, ObjectiveField, View, parse
 from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, choose_backend
@@ -32,6 +34,7 @@ from nextok_mm.sequence.packed import SharedTable
 from nextok_mm.sequence.reading import read_prefixes, take_in
 from nextok_mm.sequence.rope import LongRope
 
+AT_ONCE = 1 << 24  # logits that are computed at a time where only those of known tokens count
 ROOM = 128  # slots that a cache has beyond the prompt to begin with; it grows
 
 
@@ -105,6 +108,10 @@ class LanguageConfig(ModelConfig):
     tied: bool = Field(default=False, description="Use the table of input embeddings as the output table too.")
     begin: int | None = Field(default=None, ge=0, description="The token that stands before a text; null has none.")
     ends: tuple[int, ...] = Field(default=(), description="The tokens after which a row has ended.")
+    objective: ObjectiveField = Field(
+        default=parse("autoregressive"),
+        description="What the model is trained to predict: a kind (autoregressive, meap), or a kind and its fields.",
+    )
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Probability with which dropout zeroes an activation in training."
     )
@@ -118,6 +125,9 @@ class LanguageConfig(ModelConfig):
             for token in ids:
                 if not 0 <= token < self.vocabulary:
                     raise ValueError(f"{name}: got {token}, accepted: 0 to {self.vocabulary - 1}")
+        if self.objective.two_way:
+            accepted = ", ".join(kind for kind in KINDS if not parse(kind).two_way)
+            raise ValueError(f"objective: got {self.objective.kind}, accepted: {accepted}, which read left to right")
         return self
 
 
@@ -181,6 +191,7 @@ class Language(Generator[LanguageConfig, State]):
         )
         self.backbone = Backbone(BackboneConfig.parse(fields))
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self.unseen = nn.Parameter(0.02 * torch.randn(config.width)) if config.objective.unseen else None
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -216,35 +227,51 @@ class Language(Generator[LanguageConfig, State]):
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross-entropy in nats a token. batch: tokens [B, N], each predicted from those before it in its row; -1 is no
         target and stands at a row's end."""
-        self.check(batch)
-        tokens_BN = batch["tokens"].long()
-        target_BN = tokens_BN[:, 1:]
-        logits_BNV = self.predict(batch, rng)[:, :-1]
-        each_BN = F.cross_entropy(
-            logits_BNV.flatten(0, 1).float(), target_BN.flatten(), ignore_index=-1, reduction="none"
-        ).view(target_BN.shape)
-        there_BN = target_BN >= 0
-        rows_B = each_BN.sum(1) / there_BN.sum(1).clamp_min(1)
-        with torch.no_grad():
-            right = ((logits_BNV.argmax(-1) == target_BN) & there_BN).sum() / there_BN.sum().clamp_min(1)
-        loss = rows_B.mean()
-        return Loss(loss, {"nats": loss.detach(), "accuracy": right})
+        view = self._view(batch, rng)
+        logits_BNV = self.logits(view.read_BN)[:, :-1]
+        target_BN = view.target_BN[:, 1:].clamp_min(0)
+        return compared(logits_BNV[:, :, None], target_BN[..., None], view.weight_BN[:, 1:])
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """Logits [B, N, V] of what follows each token."""
+        return self.logits(self._view(batch, rng).read_BN)
+
+    def _view(self, batch: Batch, rng: Rng) -> View:
+        """What the objective makes of a batch."""
         self.check(batch)
-        return self.logits(batch["tokens"].long().clamp_min(0))
+        return self.config.objective.view(batch["tokens"].long(), rng)
 
     def logits(self, tokens_BN: Tensor) -> Tensor:
-        """Tokens [B, N] -> logits [B, N, V] of what follows each."""
+        """Tokens [B, N], negative ones unseen -> logits [B, N, V] of what follows each."""
         return self._head(self.states(tokens_BN))
 
     def states(self, tokens_BN: Tensor) -> Tensor:
-        """Tokens [B, N] -> hidden states [B, N, D] behind the last norm."""
-        count = tokens_BN.shape[1]
+        """Tokens [B, N], negative ones unseen -> hidden states [B, N, D] behind the last norm."""
+        count, x_BND = tokens_BN.shape[1], self.table(tokens_BN.clamp_min(0))
+        if self.unseen is not None:
+            x_BND = torch.where(tokens_BN[..., None] < 0, self.unseen, x_BND)
         mask = causal(count) if self.config.window is None else continued(0, [1] * count, self.config.window)
         places = torch.arange(count, device=tokens_BN.device)[:, None]
-        return self.backbone(self.table(tokens_BN), mask, places_NX=places)
+        return self.backbone(x_BND, mask, places_NX=places)
+
+    @inferring
+    def logprobs(self, tokens_BN: Tensor) -> Tensor:
+        """Log-probabilities [B, N - 1] in nats of each token but the first, given those before it in its row.
+
+        Not all logits are there at once: with a large vocabulary they are many times as large as anything else.
+        """
+        states_XD, targets_X = self.states(tokens_BN)[:, :-1].flatten(0, 1), tokens_BN[:, 1:].flatten()
+        some = max(1, AT_ONCE // self.config.vocabulary)
+        parts = []
+        for states, targets in zip(states_XD.split(some), targets_X.split(some)):
+            logits = self._head(states).float()
+            parts.append(logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1))
+        return torch.cat(parts).view(len(tokens_BN), -1)
+
+    @property
+    def before(self) -> int | None:
+        """The token that stands before a text: the one that begins it, or else one that ends another."""
+        return self.config.begin if self.config.begin is not None else next(iter(self.config.ends), None)
 
     def _head(self, states_BND: Tensor) -> Tensor:
         if self.head is not None:

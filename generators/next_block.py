@@ -303,25 +303,30 @@ class NextBlock(Generator[NextBlockConfig, State]):
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Cross-entropy over all codes that have a prediction. batch: tokens [B, N] raster codes, labels [B]."""
-        logits_BNV = self.predict(batch, rng)
-        target_BN = self.layout.to_sequence(batch["tokens"])
-        target_BN = target_BN[:, -logits_BNV.shape[1] :] + self.config.shift
-        loss = self.head.loss(logits_BNV[:, :, None], target_BN[..., None]).mean()
-        hits = (logits_BNV.detach().argmax(-1) == target_BN).float().mean()
-        return Loss(loss, {"nats": loss.detach(), "accuracy": hits})
+        states_BND = self._trained_on(batch, rng)
+        target_BN = self.layout.to_sequence(batch["tokens"])[:, -states_BND.shape[1] :] + self.config.shift
+        return self.head.loss(states_BND, target_BN[..., None])
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """Logits [B, N, V] of every code in the layout's order; a `given` start has none for its first block."""
+        return self.head(self._trained_on(batch, rng))[:, :, 0]
+
+    def _trained_on(self, batch: Batch, rng: Rng) -> Tensor:
+        """The hidden states of a training batch, some rows of it without their condition; see `states`."""
         self.check(batch)
         codes_BN = self.layout.to_sequence(batch["tokens"])
         labels = batch.get("labels") if self.config.prefix else None
         if labels is not None and self.config.prefix == 1:
             labels = labels[:, None]
         without_B = dropped(rng, self.config.condition_dropout if labels is not None else 1.0, codes_BN.device)
-        return self.logits(codes_BN, labels, without_B)
+        return self.states(codes_BN, labels, without_B)
 
     def logits(self, codes_BN: Tensor, condition_BP: Tensor | None, without_B: Tensor) -> Tensor:
         """Teacher forcing: codes in the layout's order, and conditions but for the rows without -> logits [B, N, V]."""
+        return self.head(self.states(codes_BN, condition_BP, without_B))[:, :, 0]
+
+    def states(self, codes_BN: Tensor, condition_BP: Tensor | None, without_B: Tensor) -> Tensor:
+        """As `logits`, the hidden states [B, N, D] that predict the codes."""
         prefix = self.config.prefix
         ids = self.ids(codes_BN, condition_BP)[:, : self.config.length]
         x_BLD = self.embed(ids[:, prefix:, None])
@@ -330,7 +335,7 @@ class NextBlock(Generator[NextBlockConfig, State]):
             x_BLD = torch.cat((self._embed_condition(given, without_B), x_BLD), dim=1)
         mask, places = block_causal(self.sizes), slice(0, self.config.length)
         y_BLD = self.backbone(x_BLD, mask, tokens=places, padding_BK=self._padding(condition_BP))
-        return self.head(y_BLD[:, prefix:])[:, :, 0]
+        return y_BLD[:, prefix:]
 
     # Sampling
 

@@ -198,8 +198,7 @@ class XAR(Generator[XARConfig, State]):
         """Flow-matching error over all entities. batch: tokens [B, N, C] raster latents, labels [B] (with classes)."""
         x0_BSC, eps_BSC, times_BE, labels_B = self._noise(batch, rng)
         target_BSC = self.path.velocity(x0_BSC, eps_BSC, self._per_token(times_BE, x0_BSC))
-        loss = self.head.loss(self.velocity(x0_BSC, eps_BSC, times_BE, labels_B), target_BSC).mean()
-        return Loss(loss, {"flow": loss.detach()})
+        return Loss({"flow": self.head.loss(self.velocity(x0_BSC, eps_BSC, times_BE, labels_B), target_BSC)})
 
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """The velocities [B, S, C] that `loss` compares."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .contracts import Known, Tokens
     from .pipeline import Pipeline, Result, load
+    from .pipeline.chat import Chat
     from .pipeline.ladder import Ladder
     from .zoo import detokenize, generate, list_models, predict, reconstruct, tokenize
 
@@ -18,10 +19,12 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(("Known", "Tokens"), "contracts"),
     **dict.fromkeys(("Pipeline", "Result", "load"), "pipeline"),
+    "Chat": "pipeline.chat",
     "Ladder": "pipeline.ladder",
     **dict.fromkeys(("detokenize", "generate", "list_models", "predict", "reconstruct", "tokenize"), "zoo"),
 }
 __all__ = [
+    "Chat",
     "Known",
     "Ladder",
     "Pipeline",

@@ -130,6 +130,8 @@ def _front(card: Card, model: Any) -> dict[str, Any]:
     takes = model.takes if card.role == "generator" else ()
     if card.role == "generator" and model.medium is not None:
         front |= {"pipeline_tag": "text-generation"}
+    elif "tokens" in takes:
+        front |= {"pipeline_tag": "text-to-speech"}
     elif card.role == "generator" and "text" in takes:
         front |= {"pipeline_tag": "text-to-video" if moves else "text-to-image"}
     elif card.role == "generator":  # the hub has no task for classes
@@ -153,6 +155,8 @@ def _usage(card: Card, model: Any, address: str) -> list[str]:
         call = 'predict("beginning.mp4", seed=0)'
     elif model.medium is not None:
         call, shown = 'generate(text="Once upon a time", tokens=50, seed=0)', ""
+    elif "tokens" in model.takes:
+        call, shown = 'generate(text="Hello there.", seed=0)', '.save("out.wav")'
     else:
         label = json.dumps(card.labels[0], ensure_ascii=False) if card.labels else "0"
         asked = {"text": 'text="a red heart", ', "labels": f"labels=[{label}], "}

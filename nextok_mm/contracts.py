@@ -8,7 +8,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config, ModelConfig
+from .loss import Loss
 from .rng import Rng
 from .sequence.layout import Layout
 
@@ -48,21 +49,14 @@ class Tokens:
         return self.data.is_floating_point()
 
 
-@dataclass(frozen=True)
-class Loss:
-    """What is minimised (a scalar with a gradient) and the parts worth logging (detached scalars)."""
-
-    total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 """The config of a kind: `class XAR(Generator[XARConfig, State])`."""
 
 Batch = dict[str, Tensor]
 """`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames), of sounds [B, channels, T] in [-1, 1]
 (T samples); or `tokens` [B, N, C] / [B, N];
-`labels` [B] int64 where the data has any. `images` is the name of the samples of every medium: [B, *its axes]."""
+`labels` [B] int64, and `weights` [B], how much each row counts, where the data has any. `images` is the name of the
+samples of every medium: [B, *its axes]."""
 
 Condition = Mapping[str, Any] | None
 """What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.
@@ -97,7 +91,7 @@ class Model(nn.Module, ABC, Generic[ConfigT]):
             rng: Random numbers, one stream per row, so that the loss of a row does not depend on its neighbors.
 
         Returns:
-            The loss, and its parts.
+            The loss, one number per row and term.
         """
 
     @abstractmethod
@@ -573,6 +567,39 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
         """The largest number of tokens that a prompt may have, where `takes` names `tokens`; else none."""
         return 0
 
+    @property
+    def prompt_vocabulary(self) -> int:
+        """How many different tokens a prompt may hold, where `takes` names `tokens`."""
+        return self.num_codes or 0
+
+    def read_text(self, words: "TextTokenizer", texts: Sequence[str], sampling: Any) -> dict[str, Any]:
+        """Read what people ask for in words, where `takes` names `tokens`.
+
+        Args:
+            words: The text tokenizer.
+            texts: The texts.
+            sampling: A `Sampling` config.
+
+        Returns:
+            Parts of a condition by name, each with a value per text.
+
+        Raises:
+            ValueError: A text is longer than a prompt may be, or can't be read.
+        """
+        return {"tokens": [words.prompt(text, self.longest_prompt) for text in texts]}
+
+    def remarks(self, state: Any, words: "TextTokenizer | None") -> list[dict[str, Any]] | None:
+        """Say about each finished sample what its tokens don't.
+
+        Args:
+            state: The last state.
+            words: The text tokenizer, where there is one.
+
+        Returns:
+            Remarks by name for each sample, such as why it ended; None where there are none.
+        """
+        return None
+
     @abstractmethod
     def predict(self, batch: Batch, rng: Rng) -> Tensor:
         """Predict what the loss compares with its target.
@@ -755,7 +782,7 @@ def check_words(generator: Generator[Any, Any], words: "TextTokenizer", known: s
     known: the fingerprint of the one that it was trained with, "" where nobody has noted it. A table of embeddings may
     have room to spare, but not half of it.
     """
-    codes = generator.num_codes or 0
+    codes = generator.prompt_vocabulary
     if known and words.fingerprint != known:
         raise ValueError(
             f"tokenizer: got the text tokenizer {words.fingerprint}, accepted: {known}, with which {name} was trained; "

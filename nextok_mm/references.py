@@ -8,7 +8,14 @@ from .config import shown
 from .weights import PARTS, first_line
 
 ZOO = Path(__file__).parent / "zoo"
-WORDS = ("tokenizer.json", "tokenizer.model", "bytes.json", "chat_template.jinja", "tokenizer_config.json")
+WORDS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "bytes.json",
+    "phonemes.json",
+    "chat_template.jinja",
+    "tokenizer_config.json",
+)
 """What belongs to a text tokenizer in a checkpoint's folder."""
 ENDS = "generation_config.json"
 """Where published language models say how a text ends."""

@@ -17,7 +17,7 @@ def test_every_training_is_one(path, tmp_path) -> None:
     text = path.read_text()
     assert text.startswith("# ") and f"nextok train configs/{path.relative_to(ROOT)}" in text
     # What begins from another training's output is complete without it: the preset has the same part.
-    begins = ["init=null"] if "init: {vae: runs/" in text else []
+    begins = ["init=null"] if any(f"init: {{{part}: runs/" in text for part in ("vae", "mel")) else []
     if "lora: {" in text:  # the base's fields are the model's
         save_pretrained(registry.build("generator", "language", {"size": "tiny"}), tmp_path / "base")
         begins = [f"init={tmp_path / 'base'}"]

@@ -12,7 +12,7 @@ import pytest
 import nextok_mm
 from nextok_mm import checkpoint, contracts, data, media, pipeline, train
 from nextok_mm.eval import quality
-from nextok_mm.pipeline import ladder, prediction
+from nextok_mm.pipeline import chat, ladder, prediction, scores
 
 FUNCTIONS: list[Callable[..., Any]] = [
     *(getattr(nextok_mm, name) for name in nextok_mm.__all__ if inspect.isfunction(getattr(nextok_mm, name))),
@@ -28,9 +28,11 @@ CLASSES: list[type] = [
         media.Pictures,
         media.Clips,
         media.Sounds,
+        media.Words,
         media.Saving,
     ),
-    *(contracts.Tokens, contracts.Known, contracts.State, contracts.Model),
+    *(chat.Chat, scores.Scores),
+    *(contracts.Tokens, contracts.Known, contracts.State, contracts.OpenState, contracts.Model),
     *(contracts.Tokenizer, contracts.OrderedTokenizer, contracts.StreamingTokenizer, contracts.ClipTokenizer),
     contracts.Generator,
 ]
@@ -67,7 +69,7 @@ def test_a_docstring_is_whole(name: str) -> None:
     doc = method.__doc__ or ""
     first = inspect.cleandoc(doc).split("\n")[0]
     assert re.fullmatch(r"[A-Z].*\.", first), f"{first!r} is no sentence"
-    if name.startswith(("Pictures.", "Clips.", "Sounds.")) or re.search("[Ss]ee `", first):
+    if name.startswith(("Pictures.", "Clips.", "Sounds.", "Words.")) or re.search("[Ss]ee `", first):
         return  # the contract tells the rest; what differs from it is said in a sentence
     signature, found = inspect.signature(method), sections(doc)
     names = [parameter for parameter in signature.parameters if parameter not in ("self", "cls")]

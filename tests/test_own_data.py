@@ -97,3 +97,30 @@ def test_clips_are_a_training_each(tmp_path: Path) -> None:
 
     config = sources.parse(override({}, given))
     assert config.kind == "clips" and config.size == found[0].data.size
+
+
+def test_text_is_learned_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands up to the training, which is made short."""
+    pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    for number in range(60):
+        (tmp_path / "notes" / f"{number}.txt").write_text(
+            "".join(f"{number * n} is {n} times {number}\n" for n in range(99))
+        )
+    words, train = commands("Text")[:2]
+    small = [
+        "train.steps=1",
+        "train.batch=1",
+        "train.cpu=true",
+        "model.width=32",
+        "model.heads=2",
+        "model.mlp_hidden=32",
+    ]
+    for line in ([*words[:-1], "300"], [*train, *small, "model.vocabulary=300", "data.length=64"]):
+        monkeypatch.setattr(sys, "argv", line)
+        try:
+            cli.main()
+        except SystemExit as stop:
+            assert not stop.code, line
+    assert (tmp_path / "runs" / "own-text" / "final" / "tokenizer.json").is_file()

@@ -1,7 +1,6 @@
 """Causal convolutions of sounds: no output sees a later sample, and chunks one after another equal the whole.
 
-A `Carry` hands on what each layer still needs: a convolution its last inputs, a transposed one what its outputs reach
-over into the next chunk. So a stream of any length passes in constant memory.
+A `Carry` hands on what each layer still needs, its last inputs. So a stream of any length passes in constant memory.
 
 Shapes: B batch, D width, T samples or frames.
 Sources: SEANet (arXiv 2009.02095) in the causal form of SoundStream (2107.03312), section III, and Mimi (2410.00037).
@@ -59,28 +58,22 @@ class CausalConv1d(nn.Module):
 
 
 class CausalTranspose1d(nn.Module):
-    """A transposed convolution that begins with its input: one frame makes `stride` samples, and a tail over the next.
+    """A transposed convolution of kernel 2 * stride, whose every output is made of one input and the one before.
 
-    The tail is carried; the bias is added once.
+    So it is a convolution of two inputs to `stride` outputs at once: nothing is left over for the next chunk, and what
+    is carried is the last input.
     """
 
-    def __init__(self, width: int, out: int, kernel: int, stride: int, groups: int = 1, bias: bool = True):
+    def __init__(self, width: int, out: int, stride: int, groups: int = 1, bias: bool = True):
         super().__init__()
-        self.conv = nn.ConvTranspose1d(width, out, kernel, stride, groups=groups, bias=bias)
-        self.tail = kernel - stride
+        self.pair = CausalConv1d(width, out * stride, 2, groups=groups, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out)) if bias else None
+        self.stride = stride
 
     def forward(self, x_BDT: Tensor, carry: Carry | None = None) -> Tensor:
         """[B, D, T] -> [B, out, T * stride]."""
-        conv = self.conv
-        y = F.conv_transpose1d(x_BDT, conv.weight, None, conv.stride, groups=conv.groups)
-        made, tail = y[:, :, : y.shape[2] - self.tail], y[:, :, y.shape[2] - self.tail :]
-        if carry is not None and self.tail > 0:
-            past = carry.inputs.get(self)
-            if past is not None:  # it may reach over more than this chunk
-                y = torch.cat((y[:, :, : self.tail] + past, y[:, :, self.tail :]), dim=2)
-                made, tail = y[:, :, : y.shape[2] - self.tail], y[:, :, y.shape[2] - self.tail :]
-            carry.inputs[self] = tail
-        return made if conv.bias is None else made + conv.bias[:, None]
+        y = self.pair(x_BDT, carry).unflatten(1, (-1, self.stride)).transpose(2, 3).flatten(2)
+        return y if self.bias is None else y + self.bias[:, None]
 
 
 class Residual(nn.Module):
@@ -93,7 +86,7 @@ class Residual(nn.Module):
 
     def forward(self, x_BDT: Tensor, carry: Carry | None = None) -> Tensor:
         """[B, D, T] -> the same shape."""
-        return x_BDT + self.mix(F.elu(self.spread(F.elu(x_BDT), carry)), carry)
+        return x_BDT + self.mix(F.elu(self.spread(F.elu(x_BDT), carry), inplace=True), carry)
 
 
 class Elu(nn.Module):
@@ -101,7 +94,7 @@ class Elu(nn.Module):
 
     def forward(self, x_BDT: Tensor, carry: Carry | None = None) -> Tensor:
         """[B, D, T] -> the same shape."""
-        return F.elu(x_BDT)
+        return F.elu(x_BDT, inplace=True)
 
 
 class Stack(nn.ModuleList):

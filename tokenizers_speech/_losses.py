@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nextok_mm.config import Config
+from nextok_mm.contracts import Loss
 
 from ._mel import mel_filters, spectra
 
@@ -72,32 +73,32 @@ class SoundLoss:
         config = self.adversarial
         return None if config is None else nn.ModuleList(Discriminator(config) for _ in self.windows)
 
-    def __call__(
-        self, sounds: Tensor, target: Tensor, discriminators: nn.ModuleList | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sounds [B, channels, T] (fp32, not cut) and what they were -> the loss, and its parts before weights."""
-        wave = (sounds - target).abs().mean()
-        mels, mags, fooled, judged, alike = [], [], [], [], []
+    def __call__(self, sounds: Tensor, target: Tensor, discriminators: nn.ModuleList | None) -> Loss:
+        """Sounds [B, channels, T] (fp32, not cut) and what they were -> the loss; a tokenizer may add terms."""
+        terms: dict[str, list[Tensor]] = {"wave": [(sounds - target).abs()], "mel": [], "spectrum": []}
+        weights = {"wave": self.wave_weight}
+        if self.adversarial is not None:
+            terms |= {"adversarial": [], "discriminator": [], "features": []}
+            weights["adversarial"] = self.adversarial.weight
+            weights["features"] = self.adversarial.weight * self.adversarial.features
         for index, window in enumerate(self.windows):
             hann, filters = self._table(window, sounds.device)
             made, real = (_padded_spectra(x.flatten(0, 1), hann) for x in (sounds, target))
             sizes = made.abs(), real.abs()
             logs = [(size @ filters.T).clamp(min=self.FLOOR).log() for size in sizes]
-            mels.append((logs[0] - logs[1]).abs().mean())
+            terms["mel"].append((logs[0] - logs[1]).abs())
             # Of each row by itself, since no row of a batch may touch another.
             norms = [part.flatten(1).norm(dim=1) for part in (sizes[0] - sizes[1], sizes[1])]
-            mags.append((norms[0] / (norms[1] + 0.1)).mean())
+            terms["spectrum"].append(norms[0] / (norms[1] + 0.1))
             if discriminators is not None:
-                judge = discriminators[index]
-                for kept, part in zip((fooled, judged, alike), _judged(judge, made, real)):
-                    kept.append(part)
-        parts = {"wave": wave, "mel": torch.stack(mels).mean(), "spectrum": torch.stack(mags).mean()}
-        total = self.wave_weight * wave + parts["mel"] + parts["spectrum"]
-        if self.adversarial is not None:
-            sums = [torch.stack(each).mean() for each in (fooled, judged, alike)]
-            parts["adversarial"], parts["discriminator"], parts["features"] = sums
-            total = total + self.adversarial.weight * (sums[0] + self.adversarial.features * sums[2]) + sums[1]
-        return total, parts
+                found = _judged(discriminators[index], made, real)
+                for name, parts in zip(("adversarial", "discriminator", "features"), found):
+                    terms[name] += parts
+        rows = len(sounds)  # of which a channel is a part
+        return Loss(
+            {name: tuple(torch.unflatten(part, 0, (rows, -1)) for part in parts) for name, parts in terms.items()},
+            weights,
+        )
 
     def _table(self, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The window's shape and its mel bands [M, K]."""
@@ -115,8 +116,9 @@ def _padded_spectra(x_BT: Tensor, hann: Tensor) -> Tensor:
     return spectra(F.pad(x_BT, (half, half)), hann, max(1, len(hann) // 4))
 
 
-def _judged(judge: Any, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the autoencoder wants of a discriminator, what the discriminator wants, and how far their maps are apart.
+def _judged(judge: Any, made: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """What the autoencoder wants of a discriminator, what the discriminator wants, and how far their maps are apart;
+    each in parts [B, ...] that count alike.
 
     One backward serves both: the autoencoder's terms see the discriminator's weights detached, the discriminator's sees
     the sounds detached.
@@ -127,11 +129,10 @@ def _judged(judge: Any, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Ten
     true, true_maps = judge(shown_real)
     false, _ = judge(shown_made.detach())
     alike = [
-        ((a - b.detach()).abs().flatten(1).mean(1) / (b.detach().abs().flatten(1).mean(1) + 1e-3)).mean()
+        (a - b.detach()).abs().flatten(1).mean(1) / (b.detach().abs().flatten(1).mean(1) + 1e-3)
         for a, b in zip(maps, true_maps)
     ]
-    hinge = 0.5 * (F.relu(1 - true).mean() + F.relu(1 + false).mean())
-    return -logits.mean(), hinge, torch.stack(alike).mean()
+    return [-logits], [F.relu(1 - true), F.relu(1 + false)], alike
 
 
 def _shown(spectra_BFK: Tensor) -> Tensor:

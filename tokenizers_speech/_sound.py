@@ -10,7 +10,9 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextok_mm.contracts import ConfigT, StreamingTokenizer
+from nextok_mm.contracts import ConfigT, Generator, StreamingTokenizer
+from nextok_mm.decoding.previews import Preview
+from nextok_mm.decoding.sounds import Heard
 from nextok_mm.media import Sounds
 
 
@@ -30,6 +32,10 @@ class SoundTokenizer(StreamingTokenizer[ConfigT]):
     def medium_of(cls, config: Any) -> Sounds:
         """See `Tokenizer.medium_of`."""
         return Sounds(config.rate, config.sound_channels, (config.sound_size,))
+
+    def preview(self, generator: Generator[Any, Any]) -> Preview:
+        """See `Tokenizer.preview`."""
+        return Heard(self)
 
     @property
     def size(self) -> tuple[int]:

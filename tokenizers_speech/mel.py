@@ -104,8 +104,7 @@ class Mel(SoundTokenizer[MelConfig]):
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Squared error of the log-mel frames, which `fit` makes as small as it can be in closed form."""
         mel = self.front.mel(self.whole(batch["images"])[:, 0])
-        error = (self.front.frames(self.front.tokens(mel)) - mel).square().mean()
-        return Loss(error, {"mel": error.detach()})
+        return Loss({"mel": (self.front.frames(self.front.tokens(mel)) - mel).square()})
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise."""

@@ -180,6 +180,7 @@ class Windowed(nn.Module):
         super().__init__()
         self.window = config.window
         self.backbone = Backbone(_backbone_config(width, config))
+        self.backbone.backend = "sdpa"  # a window of its own for each frame of a chunk: one masked call is quicker
         with torch.no_grad():  # layer scale: branches begin as good as silent. Loaded ones are products with theirs
             for name, parameter in self.backbone.named_parameters():
                 if name.endswith("out.weight"):
@@ -231,15 +232,15 @@ class Autoencoder(nn.Module):
         self.decoder_in = CausalConv1d(config.latent_channels, inner, 1, bias=False)
         decoder: list[nn.Module] = [CausalConv1d(inner, widths[-1], config.kernel)]
         for width, wider, ratio in list(zip(widths, widths[1:], config.ratios))[::-1]:
-            decoder += [Elu(), CausalTranspose1d(wider, width, 2 * ratio, ratio), *units(width)]
+            decoder += [Elu(), CausalTranspose1d(wider, width, ratio), *units(width)]
         decoder += [Elu(), CausalConv1d(widths[0], channels, config.last_kernel)]
         self.decoder = Stack(decoder)
         one = config.transformer
         self.encoder_transformer = None if one is None else Windowed(inner, one)
         self.decoder_transformer = None if one is None else Windowed(inner, one)
         self.down = CausalConv1d(inner, moments, 2 * stride, stride, bias=False, before="first")
-        self.up = CausalTranspose1d(inner, inner, 2 * stride, stride, groups=inner, bias=False)
-        nn.init.constant_(self.up.conv.weight, 0.5)  # each frame begins as the mean of two tokens
+        self.up = CausalTranspose1d(inner, inner, stride, groups=inner, bias=False)
+        nn.init.constant_(self.up.pair.conv.weight, 0.5)  # each frame begins as the mean of two tokens
 
     def encode(self, sounds_BPT: Tensor, carry: Carry | None = None) -> Tensor:
         """Sounds [B, channels, T] -> moments [B, C or 2 * C, N]."""
@@ -313,13 +314,11 @@ class SpeechVAE(SoundTokenizer[SpeechVAEConfig]):
         mean, deviation = self._moments(target)
         latents = mean + deviation * rng.normal(*mean.shape[1:], like=mean)
         sounds = self.net.decode(latents.transpose(1, 2)).float()
-        total, parts = self.sound_loss(sounds, target.float(), self.adversarial)
-        kl = 0.5 * mean.square().mean()
+        kl = 0.5 * mean.square()
         if self.config.deviation == "learned":
-            kl = kl + (0.5 * deviation.square() - deviation.log() - 0.5).mean()
-        parts["kl"] = kl
-        total = total + self.config.kl_weight * kl
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+            kl = kl + (0.5 * deviation.square() - deviation.log() - 0.5)
+        loss = self.sound_loss(sounds, target.float(), self.adversarial)
+        return loss.plus({"kl": kl}, {"kl": self.config.kl_weight})
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise."""

@@ -184,8 +184,7 @@ class Vocoder(SoundTokenizer[VocoderConfig]):
         target = self.whole(batch["images"]).float()
         with torch.no_grad():
             tokens = self.mel.encode(target).data
-        total, parts = self.sound_loss(self._sounds(tokens), target, self.adversarial)
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+        return self.sound_loss(self._sounds(tokens), target, self.adversarial)
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise."""

@@ -54,7 +54,7 @@ class Alignment(nn.Module):
         return {self.config.layer: like.new_empty(0)}
 
     def forward(self, taps: dict[int, Tensor], images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Filled taps, whose first h * w tokens are patches, and images [B, channels, H, W] in [0, 1] -> a scalar.
+        """Filled taps, whose first h * w tokens are patches, and images [B, channels, H, W] in [0, 1] -> [B, P].
 
         ValueError in one line for a layer that isn't there, or a map of other channels.
         """
@@ -63,7 +63,7 @@ class Alignment(nn.Module):
             raise ValueError(f"repa.layer: got {self.config.layer}, accepted: a number below the decoder's depth")
         target = self._target(images, grid)
         mine = self.mlp(features[:, : grid[0] * grid[1]].to(next(self.mlp.parameters()).dtype))
-        return 1 - F.cosine_similarity(mine.float(), target, dim=-1).mean()
+        return 1 - F.cosine_similarity(mine.float(), target, dim=-1)
 
     @torch.no_grad()
     def _target(self, images: Tensor, grid: tuple[int, int]) -> Tensor:

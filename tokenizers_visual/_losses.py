@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nextok_mm.config import Config
+from nextok_mm.contracts import Loss
 
 
 class Adversarial(Config):
@@ -69,51 +70,47 @@ class PictureLoss:
         low: int = 0,
         critic_low: int = -1,
     ):
-        self.error = F.l1_loss if pixel == "l1" else F.mse_loss
+        self.error: Any = F.l1_loss if pixel == "l1" else F.mse_loss
         self.perceptual, self.adversarial = perceptual, adversarial
         self.low, self.critic_low = low, critic_low
         self.features = None if perceptual is None else FrozenFeatures(perceptual.net)
 
-    def __call__(
-        self, pictures: Tensor, target: Tensor, discriminator: nn.Module | None, beside: Tensor | float = 0.0
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What came back (fp32, not clamped) and what it was -> the loss, and its parts before they are weighted.
-
-        beside: what else the loss holds; it is added to the pixels' error.
-        """
-        parts = {"pixel": self.error(pictures, target.float())}
-        total = parts["pixel"] + beside
+    def __call__(self, pictures: Tensor, target: Tensor, discriminator: nn.Module | None) -> Loss:
+        """What came back (fp32, not clamped) and what it was -> the loss, to which a tokenizer may add terms."""
+        loss = Loss({"pixel": self.error(pictures, target.float(), reduction="none")})
         if self.perceptual is not None:
             assert self.features is not None
             seen = (_frames(_ranged(x, self.low, 0)) for x in (pictures, target))
-            parts["perceptual"] = perceive(self.features.on(pictures.device), *seen)
-            total = total + self.perceptual.weight * parts["perceptual"]
+            maps = perceive(self.features.on(pictures.device), *seen)
+            maps = tuple(torch.unflatten(each, 0, (len(pictures), -1)) for each in maps)  # the frames of a clip
+            loss = loss.plus({"perceptual": maps}, {"perceptual": self.perceptual.weight})
         if self.adversarial is not None:
             shown = (_ranged(x, self.low, self.critic_low) for x in (pictures, target))
-            parts["adversarial"], parts["discriminator"] = adversarial(discriminator, *shown)
-            total = total + self.adversarial.weight * parts["adversarial"] + parts["discriminator"]
-        return total, parts
+            fooled, judged = adversarial(discriminator, *shown)
+            terms = {"adversarial": fooled, "discriminator": judged}
+            loss = loss.plus(terms, {"adversarial": self.adversarial.weight})
+        return loss
 
 
-def perceive(net: Any, pictures: Tensor, target: Tensor) -> Tensor:
-    """Mean squared distance of channel-normalised feature maps, averaged over the maps (as LPIPS, no weights).
+def perceive(net: Any, pictures: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """Squared distance of channel-normalised feature maps (as LPIPS, no weights), of each map a tensor [B, h, w].
 
     Both are [B, P, H, W] in [0, 1]; net: see nextok_mm.features.pictures.
     """
     pairs = zip(net.maps(pictures), net.maps(target))
-    return torch.stack([(F.normalize(a) - F.normalize(b)).square().sum(1).mean() for a, b in pairs]).mean()
+    return tuple((F.normalize(a) - F.normalize(b)).square().sum(1) for a, b in pairs)
 
 
-def adversarial(discriminator: Any, pictures: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The autoencoder's and the discriminator's hinge terms, of pictures or clips.
+def adversarial(discriminator: Any, pictures: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The autoencoder's and the discriminator's hinge terms, of pictures or clips, a number per patch.
 
     One backward serves both: the autoencoder's term sees the discriminator's weights detached, the discriminator's sees
     the reconstructions detached, so neither pushes the other's parameters.
     """
     frozen = {name: weight.detach() for name, weight in discriminator.named_parameters()}
-    fooled = -functional_call(discriminator, frozen, (pictures,)).mean()
+    fooled = -functional_call(discriminator, frozen, (pictures,))
     real, fake = discriminator(target.float()), discriminator(pictures.detach())
-    return fooled, 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return fooled, (F.relu(1 - real), F.relu(1 + fake))
 
 
 def patch_discriminator(channels: int, config: Adversarial | None, dimensions: Literal[2, 3] = 2) -> Any:

@@ -109,11 +109,9 @@ class BAE(ConvTokenizer[BAEConfig]):
         chances = self.chances(target)
         bits = self.quantizer.bits(chances, rng if self.config.stochastic else None)
         pictures = self._decode(bits + chances - chances.detach()).float()  # straight through
-        total, parts = self.picture_loss(pictures, target, self.discriminator)
-        parts["undecided"] = (chances * (1 - chances)).mean()
-        total = total + self.config.bits_weight * parts["undecided"]
-        parts["entropy"] = self.quantizer.entropy(bits)
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+        loss = self.picture_loss(pictures, target, self.discriminator)
+        undecided, weights = {"undecided": chances * (1 - chances)}, {"undecided": self.config.bits_weight}
+        return loss.plus(undecided, weights, {"entropy": self.quantizer.entropy(bits)})
 
     def _decode(self, bits: Tensor) -> Tensor:
         """Bits [B, n, h, w] -> pictures, not clamped."""

@@ -211,12 +211,11 @@ class FlexTok(Networks, OrderedTokenizer[FlexTokConfig]):
         x = path.mix(latents, noise, times[:, None, None, None])
         taps = {} if self.repa is None else self.repa.taps(x)
         velocity = self._velocity_of_mixed(x, self.from_code(quants), num_tokens, dropped, times, taps)
-        loss = (velocity.float() - path.velocity(latents, noise, 0.0)).square().mean()
-        parts = {"flow": loss.detach(), **usage(codes, self.fsq.size)}
+        terms = {"flow": (velocity.float() - path.velocity(latents, noise, 0.0)).square()}
         if self.repa is not None:
-            away = self.repa(taps, batch["images"], self.config.grid)
-            loss, parts = loss + self.repa.config.weight * away, {**parts, "repa": away.detach()}
-        return Loss(loss, parts)
+            terms["repa"] = self.repa(taps, batch["images"], self.config.grid)
+        weights = {} if self.repa is None else {"repa": self.repa.config.weight}
+        return Loss(terms, weights, usage(codes, self.fsq.size))
 
     def _disturbed(self, quants: Tensor, numbers: Tensor, rng: Rng) -> Tensor:
         """Quantized numbers [B, R, F], some samples left as they were before, some codes swapped for random ones."""

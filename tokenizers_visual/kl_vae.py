@@ -178,11 +178,9 @@ class KLVAE(ConvTokenizer[KLVAEConfig]):
         target = batch["images"] * 2 - 1
         mean, logvar = self._moments(batch["images"])
         latents = mean + (0.5 * logvar).exp() * rng.normal(*mean.shape[1:], like=mean)
-        nats = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
-        kl = self.config.kl_weight * nats / target[0].numel()
-        total, parts = self.picture_loss(self.net.decode(latents).float(), target, self.discriminator, beside=kl)
-        parts["kl_nats"] = nats
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+        nats_B = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+        loss = self.picture_loss(self.net.decode(latents).float(), target, self.discriminator)
+        return loss.plus({"kl_nats": nats_B}, {"kl_nats": self.config.kl_weight / target[0].numel()})
 
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw mean and log variance [B, C, h, w], always in fp32: the exponential of a bf16 number is 1 % off."""

@@ -236,9 +236,8 @@ class VideoVQ(ClipTokenizer[VideoVQConfig]):
         target = batch["images"]
         self._check(target)
         quantized, codes = self._codes(target)
-        total, parts = self.picture_loss(self._clips(quantized).float(), target, self.discriminator)
-        parts |= usage(codes, self.fsq.size)
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+        loss = self.picture_loss(self._clips(quantized).float(), target, self.discriminator)
+        return loss.plus({}, measures=usage(codes, self.fsq.size))
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise clips in this model's shapes."""

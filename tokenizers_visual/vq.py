@@ -87,12 +87,8 @@ class VQTokenizer(ConvTokenizer[VQTokenizerConfig]):
         """The pictures' terms and the codebook's; use of the codes is logged beside them. Draws nothing."""
         target = batch["images"]
         quantized, codes, *terms = self.quantizer(self.encoder(self.checked(target)).movedim(1, -1))
-        total, parts = self.picture_loss(self._decode(quantized), target, self.discriminator)
-        if terms:
-            parts["codebook"] = terms[0].mean()
-            total = total + parts["codebook"]
-        parts |= usage(codes, self.num_codes)
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+        loss = self.picture_loss(self._decode(quantized), target, self.discriminator)
+        return loss.plus({"codebook": terms[0]} if terms else {}, measures=usage(codes, self.num_codes))
 
     def after_step(self, rng: Rng) -> None:
         """The codebook of a VQ learns."""

@@ -58,8 +58,17 @@ class HoldingAdapter(Adapter, Protocol):
 
 
 @runtime_checkable
-class WordsAdapter(Adapter, Protocol):
-    """The adapter of models that are of no use without their text tokenizer, and that `load` reads as they are."""
+class ReadingAdapter(Adapter, Protocol):
+    """The adapter of models that read text by a text tokenizer of their own."""
+
+    def files(self, source: Path) -> dict[str, bytes]:
+        """What belongs beside the weights, by name; ValueError where it can't be read."""
+        ...
+
+
+@runtime_checkable
+class WordsAdapter(ReadingAdapter, Protocol):
+    """The adapter of models that write texts too, and that `load` reads as they are."""
 
     def recognizes(self, source: Path) -> bool:
         """Whether a folder or file has the published form of this family."""
@@ -67,10 +76,6 @@ class WordsAdapter(Adapter, Protocol):
 
     def fields(self, source: Path) -> dict[str, Any]:
         """The fields that `read` gives, before any weight is read."""
-        ...
-
-    def files(self, source: Path) -> dict[str, bytes]:
-        """What belongs beside the weights, by name; ValueError where it can't be read."""
         ...
 
 
@@ -111,9 +116,10 @@ def convert(
         fields, state = holding.read(source, tokenizer)
         model = _filled(family, fields, state, f"{kind} checkpoint {source}")
         about["stands on"] = Path(tokenizer).name
-    beside = family.files(source) if isinstance(family, WordsAdapter) else {}
+    beside = family.files(source) if isinstance(family, ReadingAdapter) else {}
     if beside:  # what can't be read is said before anything is written
-        meta |= {"tokenizer_fingerprint": words_of(beside, f"{kind} checkpoint {source}").fingerprint}
+        words = words_of(beside, f"{kind} checkpoint {source}")
+        meta |= {"tokenizer_fingerprint": words.fingerprint} if isinstance(family, WordsAdapter) else {}
     save_pretrained(model, folder, name=folder.name, license=family.LICENSE, about=about, **meta)
     write_files(folder, beside)
     return None if holding is None else holding.note(fields)

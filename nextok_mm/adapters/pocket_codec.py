@@ -66,7 +66,7 @@ def convert(official: Mapping[str, Tensor], config: Any = None) -> tuple[dict[st
         depth = _transformers(rest, state)
         state["net.decoder_in.conv.weight"] = rest.pop("quantizer.output_proj.weight")
         state["net.down.conv.weight"] = rest.pop("downsample.conv.conv.weight")
-        state["net.up.conv.weight"] = rest.pop("upsample.convtr.convtr.weight")
+        state["net.up.pair.conv.weight"] = _pairs(rest.pop("upsample.convtr.convtr.weight"), depthwise=True)
         if rest:
             raise ValueError(f"unknown key {CODEC + min(rest)!r}")
         return _fields(state, shape, depth, told.get("mimi", told)), state
@@ -90,17 +90,30 @@ def _stacks(rest: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Any]
             found.append(kind)
             for theirs, ours in _layer(kind).items():
                 for part in ("weight", "bias"):
-                    name = f"{prefix}{layer}.{theirs}.{part}"
-                    state[f"net.{side}.{layer}.{ours}.{part}"] = rest.pop(name)
+                    tensor = rest.pop(f"{prefix}{layer}.{theirs}.{part}")
+                    if kind == "transpose" and part == "weight":
+                        tensor, name = _pairs(tensor), "pair.conv.weight"
+                    else:
+                        name = f"{ours}.{part}".lstrip(".")
+                    state[f"net.{side}.{layer}.{name}"] = tensor
         shape[side] = found
     return shape
+
+
+def _pairs(weight: Tensor, depthwise: bool = False) -> Tensor:
+    """The weight [in, out, 2 * stride] of a transposed convolution as that of a convolution of two inputs, [out *
+    stride, in, 2]: the earlier input makes what the kernel's second half did."""
+    halves = weight.unflatten(2, (2, -1)).flip(2)  # [in, out, 2, stride]
+    if depthwise:
+        return halves.permute(0, 1, 3, 2).reshape(-1, 1, 2).contiguous()
+    return halves.permute(1, 3, 0, 2).flatten(0, 1).contiguous()
 
 
 def _layer(kind: str) -> dict[str, str]:
     """Names in a layer of theirs -> names in ours."""
     return {
         "conv": {"conv": "conv"},
-        "transpose": {"convtr": "conv"},
+        "transpose": {"convtr": ""},
         "unit": {"block.1.conv": "spread.conv", "block.3.conv": "mix.conv"},
         "elu": {},
     }[kind]

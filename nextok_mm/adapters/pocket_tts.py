@@ -20,6 +20,7 @@ from . import described, numbered, plain_names, tensors
 
 ROLE, KIND = "generator", "flow_omni"
 LICENSE = "cc-by-4.0 (the published checkpoint's own)"
+WORDS, MAX_WORDS = "tokenizer.model", 64 << 20
 PREFIX, CODEC = "flow_lm.", "mimi."
 
 _PLAIN = {
@@ -50,7 +51,7 @@ _LAYER = {
 }
 _RESIDUAL = {"in_ln": "norm", "mlp.0": "up", "mlp.2": "out"}
 _TIME = {"mlp.0": "up", "mlp.2": "out"}
-_SAMPLING = {"steps": 1, "temperature": 0.7, "stop": -4.0}
+_SAMPLING = {"steps": 1, "temperature": 0.7, "stop_logit": -4.0}
 
 
 def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -58,6 +59,12 @@ def read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = weights_file(source)
     found = plain_names(tensors(f"Pocket TTS checkpoint {path}", read_weights(path)))
     return convert(found, described(path))
+
+
+def files(source: Path) -> dict[str, bytes]:
+    """The text tokenizer beside the weights, where there is one."""
+    path = weights_file(source).parent / WORDS
+    return {WORDS: path.read_bytes()} if path.is_file() and path.stat().st_size <= MAX_WORDS else {}
 
 
 def weights_file(source: Path) -> Path:

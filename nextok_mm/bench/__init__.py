@@ -15,9 +15,12 @@ BENCHES = {
     "flextok": "FlexTok d12-d12: encoding, decoding, memory, the official code; and how few network calls will do",
     "claims": "xAR's claims at small scale: trains and measures eight small models",
     "ladder": "FlexTok: reconstruction against the number of tokens, nested dropout, and a 2-D grid",
+    "speech": "speech: time to the first sound, real-time factor and memory of Pocket TTS's shape, or of a checkpoint",
     "steps": "how few steps will do: Frechet distance against network calls",
     "zoo": "every shipped checkpoint: its pictures' hash and its own figures, beside those from before a change",
+    "text": "bits per byte of held-out pages: a language model beside 5-grams and xz -9",
     "table": "writes the Markdown table of a bench's JSON into docs/benchmarks, or prints it",
+    "sounds": "tokenizers of sound: what comes back of held-out recordings, and what it costs",
     "sampling": "a shipped or tiny xAR: cached against uncached, attention backends, images a second, training",
 }
 PLOTTED = ("blocks", "claims", "ladder", "steps")

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 class Results:
     """A JSON file of figures by name, written whole after each of them: a killed run goes on where it stopped.
 
-    figures: name -> what was measured; with parts (a study's) part -> name -> what was measured. Every results file
-    ends in a plot, so ValueError at once, before hours of work, where matplotlib is missing or the file is broken.
+    figures: name -> what was measured; with parts (a study's) part -> name -> what was measured. Where a plot is made
+    of it at the end (`plotted`), ValueError at once, before hours of work, for a missing matplotlib; for a broken file
+    always.
     """
 
-    def __init__(self, path: Path):
-        if importlib.util.find_spec("matplotlib") is None:
+    def __init__(self, path: Path, plotted: bool = True):
+        if plotted and importlib.util.find_spec("matplotlib") is None:
             raise ValueError("plots: matplotlib is not installed; pip install 'nextok_mm[eval]'")
         self.path = path
         self.figures: dict[str, Any] = self._read()

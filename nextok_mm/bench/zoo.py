@@ -4,28 +4,34 @@
     nextok bench zoo --n 500 --json before.json                 each checkpoint's own evaluation as well (`nextok eval`)
     nextok bench zoo --pictures --against before.json --exact   exit code 1 where a picture is another one
 
-A generator draws its first classes or a few captions, a tokenizer reconstructs discs. Pictures are compared as they are
-saved, in 8 bits per channel, and made on one thread: how many share a sum changes its last bit. Processors differ in
-that too, so the file from before has to come from the same kind of machine. A judge draws nothing: it has figures only.
+A generator draws its first classes or a few captions, a tokenizer reconstructs discs, a language model goes on with a
+few words, whose letters are compared as pixels are. Pictures are compared as they are saved, in 8 bits per channel, and
+made on one thread: how many share a sum changes its last bit. Processors differ in that too, so the file from before
+has to come from the same kind of machine. A judge draws nothing: it has figures only.
 """
 
 import base64
 import hashlib
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint import Card
 from ..machine import describe
+from ..media import VISUAL, Pictures, Sounds, Words
 from ..pipeline import Pipeline, load
 from .harness import options, read_json, write_json
 
 CAPTIONS = ["red heart", "green apple", "blue circle", "smiling cat"]
 TESTS: dict[str, dict[str, Any]] = {"flextok-emoji": {"kind": "emoji", "split": "test", "tones": False}}
 """Test data of those whose evaluation has to be told."""
+TEXTS: dict[str, dict[str, Any]] = {"text-tiny": {"path": "runs/python-docs", "split": "test"}}
+"""The held-out pages of language models; where the folder isn't there, they have no figures."""
+PROMPTS = ["import", "The following", "class "]
 
 
 def main(arguments: list[str]) -> None:
@@ -69,11 +75,21 @@ def pictures(pipeline: Pipeline, seed: int) -> Tensor:
     try:
         if pipeline.generator is None:
             tokenizer: Any = pipeline.tokenizer
+            if pipeline.medium.name == Sounds.name:
+                return pipeline.reconstruct(glides(n, pipeline.medium.channels, tokenizer.size[0])).data * 0.5 + 0.5
             return pipeline.reconstruct(discs(n, tokenizer.config.image_channels, tokenizer.size)).data
+        if isinstance(pipeline.medium, Words):
+            return letters(pipeline.generate(text=PROMPTS, seed=seed, tokens=40).data)
         text = CAPTIONS if "text" in pipeline.generator.takes else None
         return pipeline.generate(n=n, seed=seed, text=text).data
     finally:
         torch.set_num_threads(threads)
+
+
+def letters(texts: Sequence[str]) -> Tensor:
+    """The bytes of texts as grey pixels [n, 1, 1, L], black behind a shorter one's end."""
+    rows = [torch.frombuffer(bytearray(text.encode("utf8") or b"\0"), dtype=torch.uint8) for text in texts]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)[:, None, None] / 255
 
 
 def discs(n: int, channels: int, size: tuple[int, ...]) -> Tensor:
@@ -90,14 +106,28 @@ def discs(n: int, channels: int, size: tuple[int, ...]) -> Tensor:
     return found if len(size) == 3 else found[:, :, 0]
 
 
+def glides(n: int, channels: int, samples: int) -> Tensor:
+    """A tone in each [n, C, T] that rises over two octaves, from different pitches."""
+    turns = torch.linspace(0, 2, samples).exp2().cumsum(0) * torch.linspace(0.006, 0.01, n)[:, None]
+    return (0.3 * torch.sin(2 * torch.pi * turns))[:, None].expand(n, channels, samples).contiguous()
+
+
 def figures(name: str, card: Card, n: int, seed: int) -> dict[str, float]:
     """The checkpoint's own evaluation, without baselines, as `pictures: figure (feature space)`."""
     from ..eval import quality
     from ..pipeline import medium_of
 
-    given: dict[str, Any] = {} if card.role == "judge" else {"n": n, "seed": seed}
-    given |= {"baselines": False} if card.role == "generator" or getattr(medium_of(name), "temporal", False) else {}
-    given |= {"test": TESTS[name]} if name in TESTS else {}
+    if card.role == "tokenizer" and not isinstance(medium_of(name) or Pictures(3, (1, 1)), VISUAL):
+        return {}  # `nextok bench sounds` measures these
+    if name in TEXTS:
+        if not Path(TEXTS[name]["path"]).is_dir():
+            print(f"{name:18s} no figures: {TEXTS[name]['path']} isn't there (python -m nextok_mm.data.python_docs)")
+            return {}
+        given: dict[str, Any] = {"data": TEXTS[name]}
+    else:
+        given = {} if card.role == "judge" else {"n": n, "seed": seed}
+        given |= {"baselines": False} if card.role == "generator" or getattr(medium_of(name), "temporal", False) else {}
+        given |= {"test": TESTS[name]} if name in TESTS else {}
     return {
         f"{row}: {figure} ({space})": value
         for row, spaces in quality.evaluate(name, **given)["figures"].items()

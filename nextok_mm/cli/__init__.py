@@ -7,10 +7,10 @@ commands, so that `nextok --help` answers at once.
 import sys
 
 from .. import console
-from . import checkpoints, draw, installation, measure, training
+from . import checkpoints, draw, installation, language, measure, training
 from .base import app, run
 
-__all__ = ["app", "checkpoints", "draw", "installation", "main", "measure", "training"]
+__all__ = ["app", "checkpoints", "draw", "installation", "language", "main", "measure", "training"]
 
 
 def main() -> None:

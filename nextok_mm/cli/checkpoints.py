@@ -34,14 +34,14 @@ def info(name: Name) -> None:
 
     Its size, license, tokenizer, labels, settings, training and figures are printed, one per line.
     """
-    from ..checkpoint import from_pretrained, resolve
+    from ..checkpoint import resolve
     from ..config import described
 
     folder = resolve(name)
-    model, card = from_pretrained(folder)
+    model, card, uses = _loaded(folder)
     weights = sum(parameter.numel() for parameter in model.parameters())
     rows: dict[str, Any] = {"name": card.name, "role": card.role, "kind": card.kind, "parameters": f"{weights:,}"}
-    rows |= {"license": card.license or "not stated", "tokenizer": card.tokenizer, "folder": str(folder)}
+    rows |= {**uses, "license": card.license or "not stated", "tokenizer": card.tokenizer, "folder": str(folder)}
     rows |= {"labels": ", ".join(f"{i} {label}" for i, label in enumerate(card.labels or ()))}
     rows |= {f"about.{key}": value for key, value in card.about.items()}
     for key, value in rows.items():
@@ -53,6 +53,26 @@ def info(name: Name) -> None:
     ]
     _print_fields("Fields of its config:", [field for field in fields if not field[0].startswith("sampling.")])
     _print_fields("Sampling settings (config.sampling); --set replaces one:", settings)
+
+
+def _loaded(folder: Path) -> tuple[Any, Any, dict[str, str]]:
+    """A model, its card, and what can be done with both: with their tokenizer, where that is there."""
+    from ..checkpoint import from_pretrained, read_card
+    from ..pipeline import load
+
+    if read_card(folder).role == "judge":
+        return *from_pretrained(folder), {"tasks": "a feature space of nextok eval (--judge)"}
+    try:
+        pipeline = load(folder, device="cpu")
+    except ValueError as error:
+        return *from_pretrained(folder), {"tasks": f"none as it is here ({error})"}
+    uses = {"tasks": ", ".join(pipeline.tasks) or "none without a tokenizer (--tokenizer)"}
+    if pipeline.tasks:
+        uses["medium"] = pipeline.medium.plural
+    if pipeline.words is not None:
+        chat = "no" if pipeline.words.template is None else "a"
+        uses["text tokenizer"] = f"{pipeline.words.size:,} tokens, {chat} chat template"
+    return pipeline.generator or pipeline.tokenizer, pipeline.card, uses
 
 
 def _print_fields(title: str, fields: Sequence[tuple[str, Any, str]]) -> None:

@@ -38,7 +38,8 @@ def generate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write. By default out.png, and for texts standard output, which is also written as -."
+            help="The file to write. By default out.png, out.wav for sounds, and for texts standard output, which is "
+            "also written as -."
         ),
     ] = None,
     labels: Annotated[
@@ -49,6 +50,10 @@ def generate(
         typer.Option(help="A caption to draw, or the beginning of a text; repeatable. Several are cycled."),
     ] = None,
     text_file: TextFile = None,
+    voice: Annotated[
+        list[str] | None,
+        typer.Option(help="A recording to speak like, or a .safetensors file of a heard voice; repeatable."),
+    ] = None,
     stop: Stop = None,
     n: Annotated[
         int | None, typer.Option(help="How many samples to make. By default 16, and of texts one per beginning.")
@@ -68,11 +73,12 @@ def generate(
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Draw pictures or clips, or go on with texts.
+    """Draw pictures or clips, go on with texts, or speak.
 
     Pictures and clips are drawn from class labels or captions. Pictures are saved as one .png, .jpg or .webp file,
-    clips as .mp4, .gif, .webp or .png, texts as .txt, .md or .jsonl. The file keeps the settings that it was made
-    with, where its format has room for them. On standard output a text appears word by word, and nothing else does.
+    clips as .mp4, .gif, .webp or .png, texts as .txt, .md or .jsonl, sounds as .wav or .flac. The file keeps the
+    settings that it was made with, where its format has room for them. On standard output a text appears word by word,
+    a sound as a WAV stream while it is made, and nothing else does.
     """
     from ..files import refuse_existing
     from ..media import Saving
@@ -91,10 +97,12 @@ def generate(
     pipeline.medium.check_sheet(n, columns and whole("columns", columns, 1))
     flags = {"steps": steps, "cfg": cfg, "solver": solver, "tokens": tokens}
     named = {flag: value for flag, value in flags.items() if value is not None}
-    options: dict[str, Any] = {"text": texts, "stop": stop} | settings(pipeline.generator, setting) | named
+    options: dict[str, Any] = (
+        {"text": texts, "voice": voice, "stop": stop} | settings(pipeline.generator, setting) | named
+    )
     if data:
         reserve_stdout()
-        result = written(pipeline.stream(listed(labels), n, seed, **options))
+        result = written(pipeline.stream(listed(labels), n, seed, **options), pipeline.medium)
     else:
         with bar("entity") as show:
             result = pipeline.generate(listed(labels), n, seed, batch=batch, progress=show, **options)
@@ -199,10 +207,10 @@ def reconstruct(
     from ..pipeline import load
 
     refuse_existing(out, force)
-    how = fitting(fit, crop)
+    how: Any = fitting(fit, crop)
     pipeline = load(name, device=device)
     pipeline.medium.check_out(out, force)
-    images = torch.cat([fitted(pipeline, picture, how, pipeline.read) for picture in pictures])
+    images = pipeline.medium.take([fitted(pipeline, picture, how, pipeline.read) for picture in pictures], how)
     sampling = settings(pipeline.tokenizer, setting)
     if sampling and not tokens:
         raise ValueError("set: got a setting, accepted: beside --tokens, and for tokenizers with ordered tokens")
@@ -216,7 +224,7 @@ def reconstruct(
         print(f"{path}: {made}, as given (left) and from their first tokens; PSNR in dB by number of tokens: {found}")
         return
     both = torch.stack((images, pipeline.reconstruct(images).data), dim=1).flatten(0, 1)
-    error = (both[0::2] - both[1::2]).square().mean().clamp_min(1e-12)
+    error = ((both[0::2] - both[1::2]) / (1 - pipeline.medium.low)).square().mean().clamp_min(1e-12)
     path = pipeline.medium.save(both, out, {"nextok.model": pipeline.card.name}, force, Saving(columns=2))
     print(f"{path}: {made}, each as given and then as it came back; PSNR {-10 * error.log10():.1f} dB")
 

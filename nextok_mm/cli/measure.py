@@ -17,10 +17,11 @@ def evaluate(
     n: Annotated[
         int | None,
         typer.Option(
-            help="How many samples of a generator, or pictures for a tokenizer. By default 10,000 (clips: 200)."
+            help="How many samples of a generator, pictures for a tokenizer (by default 10,000; clips: 200), or "
+            "documents for a language model (by default all)."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the samples.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="The seed of the samples, by default 0.")] = None,
     setting: Sets = None,
     tokens: Annotated[
         str, typer.Option(help="Numbers of leading tokens to decode from, such as 1,4,16 (ordered tokenizers).")
@@ -29,12 +30,17 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--data",
-            help="A field of other data to measure on, as name=value; repeatable: kind=image_folder, path=FOLDER.",
+            help="A field of other data to measure on, as name=value; repeatable: kind=image_folder, path=FOLDER. A "
+            "folder of text by itself, for a language model.",
         ),
     ] = None,
     judge: Annotated[
         list[str] | None,
         typer.Option(help="A feature space to measure in; repeatable. By default all that fit the data."),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(help="How many tokens a language model sees at a time. By default its context, up to 1,024."),
     ] = None,
     baselines: Annotated[bool, typer.Option(help="Measure the baselines as well.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file as well.")] = None,
@@ -42,8 +48,8 @@ def evaluate(
 ) -> None:
     """Measure the quality of a checkpoint.
 
-    Generators get the Frechet distance, precision, recall and class agreement; tokenizers get PSNR and SSIM. Each
-    figure is printed with its protocol.
+    Generators get the Frechet distance, precision, recall and class agreement; tokenizers get PSNR and SSIM; language
+    models get perplexity and bits per byte. Each figure is printed with its protocol.
     """
     from ..checkpoint import read_card, resolve
     from ..config import override
@@ -57,13 +63,15 @@ def evaluate(
         check_out(out, force)
     options: dict[str, Any] = {"judges": judge} if judge else {}
     if given:
-        options["data"] = override({}, given)
-    if (role := read_card(resolve(name)).role) != "judge":
-        options |= {"seed": seed, "sampling": override({}, setting or [])} | ({"n": n} if n is not None else {})
+        fields = [f"path={field}" if "=" not in field or Path(field).exists() else field for field in given]
+        options["data"] = override({}, fields)
+    named = {"n": n, "seed": seed, "window": window, "sampling": override({}, setting or []) or None}
+    options |= {field: value for field, value in named.items() if value is not None}
+    role = read_card(resolve(name)).role
     if tokens and role != "tokenizer":
         raise ValueError(f"tokens: got {tokens!r}, accepted: for a tokenizer with an order, {name} is a {role}")
-    if role == "generator":
-        options["baselines"] = baselines
+    if not baselines:
+        options["baselines"] = False
     if tokens:
         options["tokens"] = numbers(tokens)
     result = quality.evaluate(name, **options)

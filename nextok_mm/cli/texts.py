@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..media import Medium
 
 STDOUT = STDIN = "-"
 
@@ -33,15 +36,18 @@ def piped() -> str:
     return decoded(data, "text from standard input")
 
 
-def written(results: Iterator[Any]) -> Any:
-    """Write texts to standard output, a single one as it comes; the last result, on the way out by Ctrl-C too."""
-    result, several = None, False
+def written(results: Iterator[Any], medium: "Medium") -> Any:
+    """Write samples to standard output, a single one as it comes; the last result, on the way out by Ctrl-C too."""
+    result, several, begun, out = None, False, False, sys.stdout.buffer
     try:
         for result in results:
             several = len(result) > 1
             if not several:
-                print(result.added[0], end="", flush=bool(result.added[0]))
+                out.write(medium.raw(result.added, not begun))
+                out.flush()
+                begun = True
     finally:
         if result is not None:
-            print(result if several else "", flush=True)
+            out.write((medium.raw(result.data) if several else b"") + medium.last)
+            out.flush()
     return result

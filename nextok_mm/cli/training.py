@@ -1,4 +1,4 @@
-"""Commands before and during a training: the cache of tokens, and the training itself."""
+"""Commands before and during a training: a text tokenizer, the cache of tokens, and the training itself."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,32 @@ def train(
     from ..train import train as run
 
     raise typer.Exit(run(load(bundled.config(config), overrides or []), progress=True).exit_code)
+
+
+@app.command(epilog="Example: nextok words runs/python-docs runs/python-words --size 2048")
+def words(
+    data: Annotated[str, typer.Argument(help="The file or the folder of the text.")],
+    folder: Annotated[Path, typer.Argument(help="The folder that the text tokenizer is written to.")],
+    size: Annotated[int, typer.Option(help="How many tokens there are.")] = 2048,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="A field of the data, as name=value; repeatable: held_out=0, field=body."),
+    ] = None,
+) -> None:
+    """Learn a text tokenizer, for a language model of your own.
+
+    The documents that the data holds out for the test split are not looked at. Train with `data.words=FOLDER`.
+    """
+    from ..config import override
+    from ..data.text import Config, documents
+    from ..files import check_out, write_files
+    from ..media.own_words import learn
+
+    check_out(folder, force=False)
+    config = Config.parse({"kind": "text", "path": data, **override({}, given or [])}, "data")
+    learned = learn((text for _, text in documents(config)), size)
+    write_files(folder, learned.files())
+    print(f"{learned.size} tokens in {folder}")
 
 
 @app.command(epilog="Example: nextok cache vae-fashion runs/cache/fashion")

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -10,8 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import Config
-from ..contracts import Batch
+from ..contracts import Batch, Tokenizer
 from ..rng import Rng, mix
+
+if TYPE_CHECKING:
+    from ..media.words import TextTokenizer
 
 
 class SourceConfig(Config):
@@ -25,12 +29,17 @@ class SourceConfig(Config):
 
 
 class Source(ABC):
-    """Rows by index. class_names: of the labels, where there are any; captions: of every row, where it has one; draws:
-    what seeds decide (flip, crop, sample)."""
+    """Rows by index. class_names: of the labels, where there are any; captions: of every row, where it has one; words:
+    what makes its tokens of text, without which a model of them is of no use; draws: what seeds decide (flip, crop,
+    sample); makes_tokens: its rows may be tokens that no tokenizer made; token_rows: how many tokens a row has, and how
+    many different codes there are, where the source itself says so."""
 
     class_names: tuple[str, ...] | None = None
     captions: tuple[str, ...] | None = None
+    words: "TextTokenizer | None" = None
     draws: frozenset[str] = frozenset()
+    makes_tokens: ClassVar[bool] = False
+    token_rows: tuple[int, int] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -46,6 +55,10 @@ class Source(ABC):
         """The labels that there are, each once, in order; none where `column` knows of none."""
         parts = [part.unique() for part in self.column("labels")]
         return torch.cat(parts).unique().tolist() if parts else []
+
+    def check(self, tokenizer: Tokenizer[Any]) -> None:
+        """ValueError where rows hold tokens that another tokenizer made."""
+        return
 
     @abstractmethod
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:

@@ -24,14 +24,13 @@ from torch import Tensor
 
 from ..checkpoint import fingerprint, from_pretrained, read_weights
 from ..console import run
-from ..contracts import Batch
+from ..contracts import Batch, Tokenizer
 from ..files import write_whole
 from ..inference import inference
+from ..media.spelling import SILENCE, Spelling
 from ..rng import Rng, mix
 from ..sequence.reading import padded
 from .source import Source, SourceConfig
-
-SILENCE = "_"
 
 
 class Config(SourceConfig):
@@ -49,8 +48,8 @@ class Config(SourceConfig):
 
 
 class SpeechLatents(Source):
-    """Rows of sentences. alphabet: the letters of all phonemes, whose places are their ids; tokenizer: the fingerprint
-    of what encoded them; per_latent: units of duration that a latent covers."""
+    """Rows of sentences. words: what spells text in the same phonemes; tokenizer: the fingerprint of what encoded the
+    sounds; per_latent: units of duration that a latent covers."""
 
     draws = frozenset({"sample"})
 
@@ -65,7 +64,7 @@ class SpeechLatents(Source):
             raise ValueError(
                 f"{where}: no {min(missing or {'description'})}, accepted: what this module's command writes"
             )
-        self.alphabet, self.tokenizer = str(about["alphabet"]), str(about["tokenizer"])
+        self.words, self.tokenizer = Spelling(str(about["alphabet"])), str(about["tokenizer"])
         self.per_latent = int(about["per_latent"])
         self.tokens = list(found["tokens"].split(found["lengths"].tolist()))
         self.phonemes, self.durations = (
@@ -74,6 +73,14 @@ class SpeechLatents(Source):
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def check(self, tokenizer: Tokenizer[Any]) -> None:
+        """See `Source.check`."""
+        if fingerprint(tokenizer) != self.tokenizer:
+            raise ValueError(
+                f"data.path {self.config.path}: made by tokenizer {self.tokenizer}, not by {fingerprint(tokenizer)}; "
+                "encode the speech again with this one"
+            )
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`tokens` [B, N, C], `text` [B, P] (-1 behind a row's end), `durations` [B, P]. Without seeds a row goes on

@@ -1,4 +1,4 @@
-"""Rows that are tensors already: one safetensors file with any of `images`, `tokens`, `labels`."""
+"""Rows that are tensors already: one safetensors file with any of `images`, `tokens`, `labels`, `weights`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,11 +12,15 @@ from ..checkpoint import read_weights
 from ..contracts import Batch
 from .source import Source, SourceConfig, flipped
 
-_RANKS = {"images": (4,), "tokens": (2, 3), "labels": (1,)}
+_RANKS = {"images": (4,), "tokens": (2, 3), "labels": (1,), "weights": (1,)}
 
 
 class Config(SourceConfig):
-    """A safetensors file: images [n, C, H, W] (floats in [0, 1] or bytes), tokens [n, N, C] or [n, N], labels [n]."""
+    """A safetensors file: images [n, C, H, W] (floats in [0, 1] or bytes), tokens [n, N, C] or [n, N], labels [n].
+
+    There may be weights [n], which say how much each row counts in the loss. They are not normalized: a mean of 1
+    leaves the learning rate what it is.
+    """
 
     kind: Literal["tensors"] = Field(
         default="tensors", description="Name of this kind of source, which selects this config."
@@ -31,6 +35,8 @@ class Config(SourceConfig):
 
 class Tensors(Source):
     """The rows of one file."""
+
+    makes_tokens = True
 
     def __init__(self, config: Config):
         if Path(config.path).suffix != ".safetensors":
@@ -78,6 +84,10 @@ def _check(config: Config, columns: dict[str, Tensor]) -> None:
         if column is not None and (column.is_floating_point() == whole or column.dtype == torch.bool):
             accepted = "whole numbers" if whole else "floating point, as latents of rank 3 are"
             raise ValueError(f"{where}: {name} {tuple(column.shape)} are {column.dtype}, accepted: {accepted}")
+    weights = columns.get("weights")
+    if weights is not None and (not weights.is_floating_point() or weights.amin() < 0 or not weights.any()):
+        got = f"{weights.dtype} of {float(weights.amin()):g} and more"
+        raise ValueError(f"{where}: weights are {got}, accepted: floating point, from 0 on, not all of them 0")
     if config.flip and "images" not in columns:
         raise ValueError(f"{where}: data.flip mirrors images, and there are none (accepted: flip=false)")
     if "images" in columns and columns["images"].is_floating_point():

@@ -59,13 +59,12 @@ class Config(SourceConfig):
 class Text(Source):
     """The pieces of one long row of tokens."""
 
+    makes_tokens = True
+
     def __init__(self, config: Config):
         self.config = config
         self.words = Bytes() if config.words == "bytes" else load_words(Path(config.words).expanduser())
-        documents = (
-            text for name, text in read(Path(config.path).expanduser(), config.field) if self._mine(name, text)
-        )
-        parts = [torch.tensor(ends(self.words, text), dtype=torch.int32) for text in documents]
+        parts = [torch.tensor(ends(self.words, text), dtype=torch.int32) for _, text in documents(config)]
         self.tokens = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32)
         self.documents = len(parts)
         if len(self) < 1:
@@ -74,14 +73,6 @@ class Text(Source):
                 f"{config.split}, accepted: {config.length} or more (data.length)"
             )
 
-    def _mine(self, name: str, text: str) -> bool:
-        """Whether a document belongs to this split."""
-        if not self.config.held_out:
-            return True
-        digest = hashlib.blake2b(f"{name}\0{text}".encode("utf8", "replace"), digest_size=8).digest()
-        held_out = int.from_bytes(digest, "little") % self.config.held_out == 0
-        return held_out == (self.config.split == "test")
-
     def __len__(self) -> int:
         return len(self.tokens) // self.config.length
 
@@ -89,6 +80,15 @@ class Text(Source):
         """`tokens` [B, N]; nothing is drawn."""
         starts = torch.tensor(indices)[:, None] * self.config.length
         return {"tokens": self.tokens[starts + torch.arange(self.config.length)].long()}
+
+
+def documents(config: Config, split: str | None = None) -> Iterator[tuple[str, str]]:
+    """(name, text) of every document of the config's split, or of another one."""
+    share, test = config.held_out, (split or config.split) == "test"
+    for name, text in read(Path(config.path).expanduser(), config.field):
+        digest = hashlib.blake2b(f"{name}\0{text}".encode("utf8", "replace"), digest_size=8).digest()
+        if not share or (int.from_bytes(digest, "little") % share == 0) == test:
+            yield name, text
 
 
 def ends(words: TextTokenizer, text: str) -> list[int]:

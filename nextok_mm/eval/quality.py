@@ -20,10 +20,10 @@ from ..checkpoint import Card, fingerprint, from_pretrained, read_card, resolve
 from ..contracts import OrderedTokenizer, Tokenizer
 from ..data import Source
 from ..features.pictures import LITE0, load_features
-from ..media import VISUAL, Clips, Medium, Pictures
+from ..media import Clips, Medium, Pictures, Sounds, Words
 from ..pipeline import ladder, load, medium_of, settings_of
 from ..pipeline.inputs import whole
-from . import captions, clips, metrics, samples
+from . import captions, clips, metrics, samples, speech, texts
 from .cache import remembered
 
 JUDGES = ("fashion-judge", LITE0)
@@ -31,6 +31,16 @@ TEST = {"kind": "fashion_mnist", "split": "test"}
 TRAIN = {"kind": "fashion_mnist", "split": "train"}
 NEIGHBOURS = 3
 BATCH = 250
+
+MEASURES: dict[tuple[str, str], Callable[..., dict[str, Any]] | None] = {
+    ("generator", Pictures.name): None,
+    ("tokenizer", Pictures.name): None,
+    ("generator", Clips.name): clips.evaluate,
+    ("tokenizer", Clips.name): clips.evaluate,
+    ("generator", Sounds.name): speech.evaluate,
+    ("generator", Words.name): texts.evaluate,
+}
+"""What measures a role and a medium; None: what measures the role."""
 
 Measured = dict[str, Tensor]
 """`features` [n, F]; `predicted` and `asked` [n] where the network classifies and classes were asked for."""
@@ -97,7 +107,8 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
     Args:
         name: Name of a checkpoint; see `nextok_mm.load`.
         options: Options of the `evaluate_<role>` function of its role; those of `captions.evaluate` for a generator
-            that reads captions, and of `clips.evaluate` for a model of clips. With `data`, the fields of a source of
+            that reads captions, of `clips.evaluate` for a model of clips, and of `texts.evaluate` for a language
+            model, whose `data` is a folder of text. With `data`, the fields of a source of
             `nextok_mm.data`, the figures are taken on that source in place of Fashion-MNIST; size and channels are the
             model's where it leaves them out.
 
@@ -114,24 +125,24 @@ def evaluate(name: str, **options: Any) -> dict[str, Any]:
         "judge": evaluate_judge,
     }
     medium, run = medium_of(name), kinds[card.role]
-    if medium is not None and not isinstance(medium, VISUAL):
-        known = " or ".join(each.plural for each in VISUAL)
-        raise ValueError(f"eval: got {name}, a {card.role} of {medium.plural}, accepted: models of {known}")
-    clip = medium is not None and medium.name == Clips.name
-    known = inspect.signature(clips.evaluate if clip else run).parameters
-    if (given := options.pop("data", None)) is not None:
-        test, train = samples.splits(given, **_own(medium))
+    if medium is not None:
+        if (card.role, medium.name) not in MEASURES:
+            accepted = ", ".join(f"{word}s" for role, word in MEASURES if role == card.role)
+            raise ValueError(f"eval: got {name}, a {card.role} of {medium.plural}, accepted: models of {accepted}")
+        run = MEASURES[card.role, medium.name] or run
+    known = inspect.signature(run).parameters
+    if options.get("data") is not None and "test" in known:
+        test, train = samples.splits(options.pop("data"), **_own(medium))
         options |= {"test": test} | ({"train": train} if "train" in known else {})
     for option in options:
         if option not in known:
             raise ValueError(f"{option}: got {options[option]!r:.80}, accepted: none, since {name} has no such option")
-    return clips.evaluate(load(name), **options) if clip else run(name, **options)
+    return run(load(name) if "pipeline" in known else name, **options)
 
 
 def _own(medium: Medium | None) -> dict[str, Any]:
     """Size and channels of what a checkpoint makes, where it says so."""
-    visual = isinstance(medium, Pictures | Clips)
-    return {"size": medium.size, "channels": medium.channels} if visual else {}
+    return {} if medium is None else {"size": medium.size, "channels": medium.channels}
 
 
 def evaluate_generator(

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..loss import Loss
+
 Chooser = Callable[[Tensor], Tensor]
 
 
@@ -37,8 +39,29 @@ class CodeEmbedding(nn.Module):
         return embedded if self.join is None else self.join(embedded)
 
 
-class CategoricalHead(nn.Module):
-    """Hidden states to logits: one linear layer, whose outputs are those of G groups of V codes each."""
+class Head(nn.Module):
+    """Hidden states to logits of G groups, to a choice, and to a loss."""
+
+    groups: int
+
+    def forward(self, hidden_BND: Tensor, codes_BNG: Tensor | None = None) -> Tensor:
+        """[..., D] -> logits [..., G, V]; `codes` are the true ones, for heads whose groups depend on each other."""
+        raise NotImplementedError
+
+    def choose(self, hidden_RND: Tensor, chooser: Chooser) -> Tensor:
+        """Codes [B, N, G] of hidden states, by a function from logits [R, N, g, V] to codes [B, N, g] of the first B
+        rows; the other R - B rows (guidance) belong to the same samples."""
+        return chooser(self(hidden_RND))
+
+    def loss(
+        self, hidden_BND: Tensor, codes_BNG: Tensor, weight_BN: Tensor | None = None, smoothing: float = 0.0
+    ) -> Loss:
+        """What the hidden states of places should have predicted; see `compared`."""
+        return compared(self(hidden_BND, codes_BNG), codes_BNG, weight_BN, smoothing)
+
+
+class CategoricalHead(Head):
+    """One linear layer, whose outputs are the logits of G groups of V codes each."""
 
     def __init__(self, width: int, vocabulary: int, groups: int = 1, bias: bool = False):
         super().__init__()
@@ -51,24 +74,6 @@ class CategoricalHead(nn.Module):
     def forward(self, hidden_BND: Tensor, codes_BNG: Tensor | None = None) -> Tensor:
         """[..., D] -> logits [..., G, V]; `codes` are the true ones, for heads whose groups depend on each other."""
         return self.logits(hidden_BND).unflatten(-1, (self.groups, -1))
-
-    def choose(self, hidden_RND: Tensor, chooser: Chooser) -> Tensor:
-        """Codes [B, N, G] of hidden states, by a function from logits [R, N, g, V] to codes [B, N, g] of the first B
-        rows; the other R - B rows (guidance) belong to the same samples."""
-        return chooser(self(hidden_RND))
-
-    @staticmethod
-    def loss(logits_BNGV: Tensor, codes_BNG: Tensor, mask_BN: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy in nats a row, [B], in fp32: the mean over groups and positions (those of `mask` alone).
-
-        smoothing: share of the target that is spread evenly over the vocabulary. A row with nothing masked gives 0.
-        """
-        flat = logits_BNGV.flatten(0, -2).float()
-        each = F.cross_entropy(flat, codes_BNG.flatten(), reduction="none", label_smoothing=smoothing)
-        each_BN = each.view(codes_BNG.shape).flatten(2).mean(2)
-        if mask_BN is None:
-            return each_BN.mean(1)
-        return (each_BN * mask_BN).sum(1) / mask_BN.sum(1).clamp_min(1)
 
 
 class ChainedHead(CategoricalHead):
@@ -104,6 +109,34 @@ class ChainedHead(CategoricalHead):
             chosen = chooser(self(hidden_RND, codes)[..., group : group + 1, :])
             codes[..., group : group + 1] = chosen.repeat(rows // len(chosen), 1, 1)
         return codes[: len(chosen)]
+
+
+def compared(logits_BNGV: Tensor, codes_BNG: Tensor, weight_BN: Tensor | None = None, smoothing: float = 0.0) -> Loss:
+    """Compare logits with the codes that should have been predicted.
+
+    Args:
+        logits_BNGV: The logits.
+        codes_BNG: The codes; any of the vocabulary where nothing is asked for.
+        weight_BN: How much each place counts among those of its row; None: all alike.
+        smoothing: Share of the target that is spread evenly over the vocabulary.
+
+    Returns:
+        The cross-entropy in nats per group, in fp32: of each row the weighted mean over its places, 0 where nothing
+        counts; and how many groups were predicted rightly, as a share.
+    """
+    flat = logits_BNGV.flatten(0, -2).float()
+    each = F.cross_entropy(flat, codes_BNG.flatten(), reduction="none", label_smoothing=smoothing)
+    right_BNG = (logits_BNGV.detach().argmax(-1) == codes_BNG).float()
+    nats_B, right_B = (_of_rows(part.view(codes_BNG.shape).mean(2), weight_BN) for part in (each, right_BNG))
+    return Loss({"nats": nats_B}, measures={"accuracy": right_B})
+
+
+def _of_rows(each_BN: Tensor, weight_BN: Tensor | None) -> Tensor:
+    """The weighted mean of each row, [B]."""
+    if weight_BN is None:
+        return each_BN.mean(1)
+    count_B = weight_BN.sum(1)
+    return (each_BN * weight_BN).sum(1) / count_B.where(count_B > 0, 1)
 
 
 def split(codes: Tensor, vocabulary: int, groups: int) -> Tensor:

@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+STDOUT = "-"
+"""The name of standard output, for what can be written as it comes."""
 Fit = Literal["exact", "crop", "pad"]
 MAX_SHEET = 1 << 28
 """Pixels of the picture that holds all samples, in memory three bytes each and more."""
@@ -64,6 +66,7 @@ class Medium(ABC):
     out: ClassVar[str] = "out.png"
     endings: ClassVar[tuple[str, ...]]
     temporal: ClassVar[bool] = False
+    last: ClassVar[bytes] = b""
     low: ClassVar[float] = 0.0
     axes: ClassVar[tuple[str, ...]]
     rank: ClassVar[int]
@@ -260,6 +263,21 @@ class Medium(ABC):
 
     def _unseen(self) -> ValueError:
         return ValueError(f"picture: got {self.plural}, accepted: what can be shown as pictures")
+
+    def raw(self, samples: Any, first: bool = True) -> bytes:
+        """Prepare samples, or what was added to them, for a program that reads standard output.
+
+        Args:
+            samples: The samples, or `added` of one that grows.
+            first: Whether this is the beginning.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            ValueError: The medium can't be written without a file.
+        """
+        raise ValueError(f"out: got -, standard output, accepted for {self.plural}: a file's name")
 
     def printed(self, data: Any) -> str:
         """Prepare the samples for a terminal.

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor
 from ..files import check_name, in_line, write_whole
 from . import pictures
 from .arrays import as_tensor
-from .medium import Fit, Medium, Saving, png
+from .medium import STDOUT, Fit, Medium, Saving, png
 
 _log = logging.getLogger(__name__)
 ENDINGS = (".wav", ".flac", ".png")
@@ -55,6 +56,7 @@ class Sounds(Medium):
     size: tuple[int] = (24_000,)  # type: ignore[assignment]
     name: ClassVar[str] = "sound"
     plural: ClassVar[str] = "sounds"
+    out: ClassVar[str] = "out.wav"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
     temporal: ClassVar[bool] = True
     axes: ClassVar[tuple[str, ...]] = ("channels", "samples")
@@ -135,21 +137,35 @@ class Sounds(Medium):
         return made if frames is None else F.pad(made, (0, max(0, frames - made.shape[2])))[:, :, :frames]
 
     def changed(self, path: str | Path, fit: Fit) -> str:
-        """See `Medium.changed`."""
-        _, rate, channels = header(path)
-        rates = f"{rate} Hz brought to {self.rate} Hz" if rate != self.rate else ""
-        mixed = f"{channels} channels mixed to {self.channels}" if channels != self.channels else ""
-        return ", ".join(filter(None, (rates, mixed)))
+        """Nothing that `fit` decides: a sound by itself keeps its length."""
+        return ""
 
     def empty(self, n: int) -> Tensor:
         """Sounds of no samples."""
         return torch.zeros(n, self.channels, 0)
 
+    def added(self, before: Tensor, now: Tensor) -> Tensor:
+        """The samples at the end of each."""
+        return now[:, :, before.shape[2] :]
+
     def check_out(self, path: str | Path, force: bool = False, how: Saving | None = None) -> None:
         """See `Medium.check_out`."""
+        if str(path) == STDOUT:
+            return
         check_name(path, ENDINGS, force)
         if Path(path).suffix.lower() != ".png":
             _soundfile()
+
+    def raw(self, samples: Tensor, first: bool = True) -> bytes:
+        """A WAV file of 16 bits as a stream, whose header says that nobody knows how long it is."""
+        sounds = samples.detach().cpu().float().clamp(-1, 1)
+        numbers = (sounds.permute(0, 2, 1).reshape(-1) * 32767).round().to(torch.int16).numpy().astype("<i2").tobytes()
+        if not first:
+            return numbers
+        frame = 2 * self.channels
+        form = struct.pack("<HHIIHH", 1, self.channels, self.rate, self.rate * frame, frame, 16)
+        unknown = struct.pack("<I", 0xFFFFFFFF)
+        return b"RIFF" + unknown + b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + unknown + numbers
 
     def check_sheet(self, n: int, columns: int | None = None) -> None:
         """See `Medium.check_sheet`."""

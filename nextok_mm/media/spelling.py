@@ -10,9 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from .spoken import prepared, sentences
-from .words import TextTokenizer
+from .words import PHONEMES, TextTokenizer
 
-PHONEMES = "phonemes.json"
 SILENCE = "_"
 MAX_LETTERS = 512
 

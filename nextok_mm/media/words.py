@@ -5,6 +5,7 @@
 | tokenizer.json       | the `tokenizers` package   | Llama 3, SmolLM2, Mistral, Qwen     |
 | tokenizer.model      | the `sentencepiece` package| Llama 2, Vicuna                     |
 | bytes.json           | nothing: 256 bytes and ends| our own small models                |
+| phonemes.json        | `spelling`, by hibari-tts  | our own models of speech            |
 
 A user's text never becomes a special token, whatever it says; only a chat template's own words do. Text that comes in
 is UTF-8, or refused; a file of it is read whole, and nothing of it is cut off.
@@ -22,13 +23,12 @@ from ..config import shown
 from ..files import check_name, in_line, write_whole
 from ..references import WORDS as FILES
 from .chat_template import MAX_TEMPLATE, render
-from .medium import Fit, Medium, Saving
+from .medium import STDOUT, Fit, Medium, Saving
 
 if TYPE_CHECKING:
     from ..contracts import Generator
     from ..decoding.texts import Texts
 
-STDOUT = "-"
 ENDINGS = (".txt", ".md", ".jsonl")
 BETWEEN = "\n\n"
 """What stands between several texts in one file or on a terminal; a .jsonl has a line for each instead."""
@@ -36,7 +36,8 @@ MAX_FILE = 64 << 20
 MAX_TEXT = 16 << 20
 BYTES = "bytes.json"
 TEMPLATE = "chat_template.jinja"
-MAIN = ("tokenizer.json", "tokenizer.model", BYTES)
+PHONEMES = "phonemes.json"
+MAIN = ("tokenizer.json", "tokenizer.model", BYTES, PHONEMES)
 SLACK = 16
 """Tokens by which a text's beginning may have more than the whole text has there."""
 _CONTENT = range(0xE000, 0xF8FF)  # letters of no script: one that no message holds marks where a word is cut
@@ -50,6 +51,7 @@ class Words(Medium):
     plural: ClassVar[str] = "texts"
     field: ClassVar[str] = "texts"
     out: ClassVar[str] = STDOUT
+    last: ClassVar[bytes] = b"\n"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
 
     def take(self, given: Any, fit: Fit = "exact") -> list[str]:
@@ -116,6 +118,10 @@ class Words(Medium):
             content = self.printed(data)
         return write_whole(path, lambda file: file.write(content.encode()), force)
 
+    def raw(self, samples: Any, first: bool = True) -> bytes:
+        """As `printed`, in UTF-8."""
+        return self.printed(samples).encode("utf8", "replace")
+
     def printed(self, data: Any) -> str:
         """The texts, with an empty line between them."""
         return BETWEEN.join(data)
@@ -164,15 +170,15 @@ class TextTokenizer(ABC):
 
         return Texts(self)
 
-    def prompt(self, text: str, most: int) -> list[int]:
-        """The tokens of a text of at most `most` tokens.
+    def prompt(self, text: str, most: int, begin: bool = True) -> list[int]:
+        """The tokens of a text of at most `most` tokens; begin: as of `encode`.
 
         ValueError in one line for a longer one, which says how much of it fits; what is far too long is refused without
         being read to its end.
         """
-        part = _checked(text)[: 8 * most]
+        part, most = _checked(text)[: 8 * max(most, 1)], max(most, 0)
         while True:
-            tokens = self.encode(part)
+            tokens = self.encode(part, begin)
             if len(tokens) <= most and len(part) == len(text):
                 return tokens
             if len(tokens) > most + SLACK or len(part) == len(text):
@@ -404,6 +410,10 @@ def words_of(files: Mapping[str, bytes], where: str) -> TextTokenizer:
     template = named.decode("utf8", errors="replace") if named else _template(config.get("chat_template"))
     if BYTES in files:
         return Bytes()
+    if PHONEMES in files:
+        from .spelling import Spelling
+
+        return Spelling.read(files[PHONEMES])
     if (data := files.get("tokenizer.json")) is not None:
         return Pretrained(data.decode("utf8", errors="replace"), special, template)
     if (data := files.get("tokenizer.model")) is not None:

@@ -33,19 +33,22 @@ def read(
     n: int,
     given: Mapping[str, Any],
     text_tokenizer: TextTokenizer | None = None,
+    sampling: Any = None,
 ) -> dict[str, Any]:
     """The condition of n samples, by name, as the generator reads it: `labels` [n], `text` of n captions, `tokens` of n
     prompts.
 
     names: of the classes; model: its name, in messages; given: what was asked for by name, None for nothing;
-    text_tokenizer: what reads prompts. ValueError in one line for what this generator doesn't take.
+    text_tokenizer: what reads prompts; sampling: the settings (None: the model's own). ValueError in one line for what
+    this generator doesn't take.
     """
     takes = () if generator is None else generator.takes
-    if generator is not None and text_tokenizer is not None and "tokens" in takes:
+    if generator is not None and "tokens" in takes:
         if given.get("labels") is not None:
             raise ValueError(f"labels: got {given['labels']!r}, accepted: text, {model} reads prompts")
-        found = prompts(text_tokenizer, given.get("text"), n, generator.longest_prompt)
-        return {} if found is None else {"tokens": found}
+        if given.get("text") is not None and text_tokenizer is None:
+            raise ValueError(f"text: got {given['text']!r:.80}, accepted: none, {model} has no text tokenizer")
+        return prompts(generator, text_tokenizer, given.get("text"), n, sampling or generator.config.sampling)
     words = {"labels": "class labels", "text": "captions"}
     for name, value in given.items():
         if value is not None and name not in takes and not (name == "labels" and "text" not in takes):
@@ -86,19 +89,21 @@ def captions(given: Any, n: int) -> list[str] | None:
     return [wanted[i % len(wanted)] for i in range(n)]
 
 
-def prompts(words: TextTokenizer, given: Any, n: int, most: int) -> list[list[int]] | None:
-    """The tokens of n prompts of at most `most` tokens, one or several given taken in turn.
+def prompts(
+    generator: Generator, words: TextTokenizer | None, given: Any, n: int, sampling: Any
+) -> dict[str, list[Any]]:
+    """The parts of a condition that n prompts make, one or several given taken in turn; none where none is given.
 
     ValueError in one line where one is no text, is empty, or doesn't fit."""
-    if given is None:
-        return None
-    read = [words.prompt(text, most) for text in Words().take(given)]
-    return [read[row % len(read)] for row in range(n)]
+    if given is None or words is None:
+        return {}
+    read = generator.read_text(words, Words().take(given), sampling)
+    return {name: [parts[row % len(parts)] for row in range(n)] for name, parts in read.items()}
 
 
 def asked(condition: Mapping[str, Any], text: Any, rows: range) -> dict[str, list[Any]]:
     """What these rows were asked for, as a result tells it: prompts as texts."""
-    if "tokens" in condition:
+    if "tokens" in condition:  # what was said, not what became of it
         texts = Words().take(text)
         return {"text": [texts[row % len(texts)] for row in rows]}
     return {name: part.tolist() if isinstance(part, Tensor) else list(part) for name, part in condition.items()}

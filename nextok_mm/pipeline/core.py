@@ -9,7 +9,7 @@ Sample i of a run is drawn from the seed (run seed, i) alone: the same picture i
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from ..contracts import Generator, Known, OrderedTokenizer, Tokenizer, Tokens, c
 from ..inference import inference
 from ..media import Fit, Medium
 from ..media.words import TextTokenizer
+from ..references import WORDS
 from ..rng import Rng, mix
 from ..weights import MAX_SHARD_SIZE
-from . import conditions, inputs, ladder
+from . import conditions, inputs, ladder, voices
 from . import folder as folders
 from .conditions import MAX_ROWS
 from .result import Result, joined
+from .scores import Scores
 from .streaming import Run, results, stops
 
 BATCH = 64
@@ -40,7 +42,7 @@ class Pipeline:
     Attributes:
         tokenizer: The tokenizer; None for a generator whose tokenizer is not known, and for a language model.
         generator: The generator; None for a tokenizer by itself.
-        words: The text tokenizer of a language model, with which it reads prompts and writes texts; else None.
+        words: The text tokenizer of a generator that reads prompts, with which a language model writes too; else None.
         card: The description of the checkpoint: name, class labels, license, figures.
 
     Example:
@@ -100,14 +102,15 @@ class Pipeline:
     @property
     def tasks(self) -> tuple[str, ...]:
         """What this checkpoint can do: the names of the methods that work."""
-        makes = self.generator is not None and (self.tokenizer or self.words) is not None
-        writes = makes and self.tokenizer is None
+        writes = self._writes and self.words is not None
+        makes = writes or (self.generator is not None and self.tokenizer is not None)
+        grows = self.generator is not None and self.generator.open_ended
         able = {
             "generate": makes,
             "stream": makes,
             "chat": writes and self.words is not None and self.words.template is not None,
             "score": writes,
-            "predict": makes and self.medium.temporal,
+            "predict": makes and not grows and self.medium.temporal,
             "tokenize": self.tokenizer is not None,
             "detokenize": self.tokenizer is not None,
             "reconstruct": self.tokenizer is not None,
@@ -195,7 +198,15 @@ class Pipeline:
         Raises:
             ValueError: A value is not one that this generator takes.
         """
-        return conditions.read(self.generator, self.card.labels or (), self.card.name, n, given, self.words)
+        return self._condition(n, given, None)
+
+    def _condition(self, n: int, given: Mapping[str, Any], sampling: Any) -> dict[str, Any]:
+        """See `condition`; sampling: the settings, where they decide how a text is read."""
+        voice, given = given.get("voice"), {name: value for name, value in given.items() if name != "voice"}
+        read = conditions.read(self.generator, self.card.labels or (), self.card.name, n, given, self.words, sampling)
+        if voice is not None:
+            read |= voices.read(self.generator, self.tokenizer, self.card.name, voice, n)
+        return read
 
     def generate(
         self,
@@ -204,6 +215,7 @@ class Pipeline:
         seed: int = 0,
         *,
         text: Sequence[str] | str | None = None,
+        voice: Any = None,
         stop: Sequence[str] | str | None = None,
         known: Known | None = None,
         batch: int = BATCH,
@@ -221,6 +233,8 @@ class Pipeline:
             seed: Seed of the run.
             text: Captions or prompts, for a generator that reads them; one for all, or several that are cycled. A
                 `Path` is a file of a prompt.
+            voice: Recordings to speak like, for a generator that hears them: names of files, sounds, or states that
+                heard one (`nextok_mm.decoding.states`); one for all, or several that are cycled.
             stop: Texts at which a text ends, before the first of them; none where the samples are no texts.
             known: Known tokens, which stay as they are (in-painting, continuation).
             batch: Number of samples that are generated at a time.
@@ -244,7 +258,8 @@ class Pipeline:
         """
         parts = []
         n, batch = conditions.count(self.generator, n, text), inputs.whole("batch", batch, 1, MAX_ROWS)
-        seed, options = inputs.whole("seed", seed), {"text": text, "stop": stop, "known": known, "decode_all": False}
+        options = {"text": text, "voice": voice, "stop": stop, "known": known, "decode_all": False}
+        seed = inputs.whole("seed", seed)
         for first in range(0, n, batch):
             size = min(batch, n - first)
 
@@ -267,6 +282,7 @@ class Pipeline:
         seed: int = 0,
         *,
         text: Sequence[str] | str | None = None,
+        voice: Any = None,
         stop: Sequence[str] | str | None = None,
         known: Known | None = None,
         rows: range | None = None,
@@ -280,7 +296,7 @@ class Pipeline:
         grow by whole letters, and what has been handed out of one stays.
 
         Args:
-            labels, n, seed, text, stop, known, sampling: As in `generate`.
+            labels, n, seed, text, voice, stop, known, sampling: As in `generate`.
             rows: Which of the n samples to generate; None generates all of them.
             decode_all: Decode every state; False decodes the last one alone.
 
@@ -290,26 +306,26 @@ class Pipeline:
         Raises:
             ValueError: As in `generate`; raised when the first result is asked for.
         """
-        generator, voice = self._parts()
+        generator, speaks = self._parts()
         n, seed = conditions.count(generator, n, text), inputs.whole("seed", seed)
         rows = range(n) if rows is None else rows
         if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
             raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
         settings = settings_of(generator, sampling)
-        mine = {
-            name: part[rows.start : rows.stop] for name, part in self.condition(n, labels=labels, text=text).items()
-        }
-        preview = voice.preview(generator)
+        given = self._condition(n, {"labels": labels, "text": text, "voice": voice}, settings)
+        mine = {name: part[rows.start : rows.stop] for name, part in given.items()}
+        preview = speaks.preview(generator)
         preview.until(stops(stop))
         started = time.perf_counter()
         held = _rows_of(known, rows, n)
         if held is not None:
-            self._check_source(voice, held.source)
+            self._check_source(speaks, held.source)
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, held)
         asked = conditions.asked(mine, text, rows)
         sampled = settings.model_dump(mode="json") | ({"stop": stops(stop)} if stop else {})
+        how = {"decode_all": decode_all, "words": self.words}
         yield from results(
-            Run(generator, voice.medium, preview, self.card.name, seed, asked, sampled, started, decode_all=decode_all),
+            Run(generator, speaks.medium, preview, self.card.name, seed, asked, sampled, started, **how),
             begun_state,
         )
 
@@ -427,7 +443,8 @@ class Pipeline:
             return ladder.ladder(self, given, conditions.each(tokens), seed, batch, progress, sampling)
         with inference(tokenizer):
             encoded = tokenizer.encode(given.to(tokenizer.device))
-            return self._result(tokenizer.decode(encoded), given=given.cpu(), tokens=encoded)
+            made = tokenizer.decode(encoded)[tuple(map(slice, given.shape))]  # of a sound, without what made it whole
+            return self._result(made, given=given.cpu(), tokens=encoded)
 
     def predict(
         self, clips: Any, frames: int | None = None, seed: int = 0, labels: Any = None, **sampling: Any
@@ -450,6 +467,45 @@ class Pipeline:
         from .prediction import predict
 
         return predict(self, clips, frames, seed, labels, **sampling)
+
+    def chat(self, messages: Any, seed: int = 0, *, stop: Sequence[str] | str | None = None, **sampling: Any) -> Result:
+        """Answer a conversation; `Chat` is one that goes on without being read again.
+
+        Args:
+            messages: What has been said, each message a `role` (`system`, `user`, `assistant`) and a `content`.
+            seed: Seed of the answer.
+            stop: Texts at which the answer ends, before the first of them.
+            sampling: Settings that replace the checkpoint's own.
+
+        Returns:
+            The answer, one text.
+
+        Raises:
+            ValueError: The checkpoint is no language model with a chat template, a message has another form, or the
+                conversation doesn't fit into the model's context.
+        """
+        from .chat import Chat
+
+        *_, last = Chat(self, seed=seed, stop=stop, **sampling).answer(messages)
+        return last
+
+    def score(self, text: Any, given: Any = None) -> Scores:
+        """Measure how likely texts are to a language model.
+
+        Args:
+            text: A text, or several; a `Path` is a file of one.
+            given: What stands before each text and is not scored, one for all or one for each; None is the beginning of
+                a text.
+
+        Returns:
+            The log-probability of every text, and of every token of it.
+
+        Raises:
+            ValueError: The checkpoint is no language model, or a text is empty or longer than the model's context.
+        """
+        from .scores import score
+
+        return score(self, text, given)
 
     def _check_source(self, tokenizer: "Tokenizer | TextTokenizer", source: str) -> None:
         """ValueError for tokens that say that another tokenizer made them."""
@@ -482,7 +538,7 @@ class Pipeline:
         return self.medium.read(path, fit)
 
     def _tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None and self.words is not None:
+        if self.tokenizer is None and self._writes:
             raise ValueError(f"tokenizer: {self.card.name} writes texts, accepted: {', '.join(self.tasks)}")
         if self.tokenizer is None:
             raise ValueError(
@@ -493,7 +549,14 @@ class Pipeline:
 
     def _voice(self) -> "Tokenizer | TextTokenizer":
         """What the generator's tokens stand for: a tokenizer, or without any the text tokenizer."""
-        return self._tokenizer() if self.tokenizer is not None or self.words is None else self.words
+        if self.tokenizer is None and self._writes and self.words is not None:
+            return self.words
+        return self._tokenizer()
+
+    @property
+    def _writes(self) -> bool:
+        """Whether what the generator makes are texts, which need no tokenizer beside that of the text."""
+        return self.generator is not None and self.generator.medium is not None
 
     def _parts(self) -> "tuple[Generator, Tokenizer | TextTokenizer]":
         if self.generator is None:
@@ -549,6 +612,9 @@ def load(
         words = read_words(folder if tokenizer is None else resolve(tokenizer))
         check_words(model, words, "" if tokenizer is not None else card.tokenizer_fingerprint, card.name)
         return Pipeline(None, model, card, words=words).to(target)
+    words = read_words(folder) if "tokens" in model.takes and any((folder / name).is_file() for name in WORDS) else None
+    if words is not None:
+        check_words(model, words, "", card.name)
     place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
     speaks, speaks_card = (None, None) if place is None else from_pretrained(place, role="tokenizer")
     if speaks is not None:
@@ -559,7 +625,7 @@ def load(
                 "tokenizer=... (--tokenizer) takes another one all the same"
             )
         check_speaks(model, speaks, f"{tokenizer or card.tokenizer}", card.name)
-    return Pipeline(speaks, model, card, speaks_card).to(target)
+    return Pipeline(speaks, model, card, speaks_card, words).to(target)
 
 
 def medium_of(name: str | Path) -> Medium | None:
@@ -605,7 +671,7 @@ def _names(model: Any) -> set[str]:
     """What may be said to a model: its settings' names, and the arguments of a pipeline's methods for its role."""
     arguments = ("seed", "batch", "progress")
     if isinstance(model, Generator):
-        arguments += ("labels", "text", "n", "stop", "known")
+        arguments += ("labels", "text", "voice", "n", "stop", "known")
     return {*arguments, *getattr(getattr(model, "Sampling", None), "model_fields", ())}
 
 

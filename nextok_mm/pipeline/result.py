@@ -35,6 +35,8 @@ class Result:
         condition: What the samples were asked for, by name: a list with one value per sample.
         given: What the samples were made from: pictures to reconstruct, or the beginning of clips.
         tokens: The tokens of the samples, where there are any.
+        remarks: What the generator says about each finished sample: of speech why it `ended`, and where it was told its
+            phonemes when each of them and each word is spoken, in seconds. None where it says nothing.
         sampling: Every sampling setting.
         calls: Number of network calls per batch.
         seconds: Seconds spent, by part.
@@ -50,6 +52,7 @@ class Result:
     condition: dict[str, list[Any]] = field(default_factory=dict)
     given: Tensor | None = None
     tokens: Tokens | None = None
+    remarks: list[dict[str, Any]] | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     calls: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -188,6 +191,7 @@ def joined(parts: list[R]) -> R:
         condition={name: [value for part in parts for value in part.condition[name]] for name in names},
         seconds={name: sum(part.seconds[name] for part in parts) for name in first.seconds},
         tokens=_joined_tokens(tokens) if tokens else None,
+        remarks=None if first.remarks is None else [row for part in parts for row in part.remarks or []],
     )
 
 

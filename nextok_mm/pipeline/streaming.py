@@ -11,6 +11,7 @@ from ..contracts import Generator, State
 from ..decoding import decode
 from ..decoding.previews import Preview
 from ..media import Medium
+from ..media.words import TextTokenizer
 from .result import Result
 
 MAX_STOPS, MAX_STOP = 64, 1000
@@ -21,7 +22,8 @@ class Run:
     """What is asked of one generation.
 
     preview: reads its states; name: of the checkpoint; condition: what each sample is asked for, for the results;
-    begun: when the work began, as of time.perf_counter; decode_all: decode every state, not the last one alone.
+    begun: when the work began, as of time.perf_counter; decode_all: decode every state, not the last one alone; words:
+    the text tokenizer, where the generator reads prompts.
     """
 
     generator: Generator[Any, Any]
@@ -33,6 +35,7 @@ class Run:
     sampling: Mapping[str, Any]
     begun: float
     decode_all: bool = True
+    words: TextTokenizer | None = None
 
 
 def results(run: Run, first: State) -> Iterator[Result]:
@@ -56,6 +59,7 @@ def results(run: Run, first: State) -> Iterator[Result]:
             seed=run.seed,
             condition={name: list(values) for name, values in run.condition.items()},
             tokens=preview.tokens(state) if state.done else None,
+            remarks=generator.remarks(state, run.words) if state.done else None,
             sampling=dict(run.sampling),
             calls=getattr(state, "calls", 0),
             seconds=dict(seconds),

@@ -92,6 +92,34 @@ def read_prefixes(
     return last_RD, torch.tensor([longest - sum(kind) for kind in kinds], device=last_RD.device)
 
 
+def run_behind(
+    backbone: Backbone, before: Sequence[tuple[Tensor, Tensor]], x_RND: Tensor, window: int | None = None
+) -> Tensor:
+    """Run whole rows at once, as training does, each of them without gaps.
+
+    Args:
+        backbone: A backbone without a table of positions.
+        before: What stands before the tokens, embedded [R, P, D], and which of it is there [R, P]: the rest moves to
+            the end of its row, where nobody sees it.
+        x_RND: The tokens, embedded.
+        window: How many tokens back a token sees; None sees all.
+
+    Returns:
+        Hidden states [R, N, D] of the tokens.
+    """
+    there = torch.ones(x_RND.shape[:2], dtype=torch.bool, device=x_RND.device)
+    x_RSD = torch.cat([*(part for part, _ in before), x_RND], dim=1)
+    there_RS = torch.cat([*(seen for _, seen in before), there], dim=1)
+    order_RS = (~there_RS).to(torch.uint8).argsort(dim=1, stable=True)
+    total, width = x_RSD.shape[1:]
+    window = window or total
+    mask = causal(total) if total <= window else continued(0, [1] * total, window)
+    places = torch.arange(total, device=x_RSD.device)[:, None]
+    states_RSD = backbone(x_RSD.gather(1, order_RS[..., None].expand(-1, -1, width)), mask, places_NX=places)
+    back_RN = order_RS.argsort(dim=1)[:, total - x_RND.shape[1] :]
+    return states_RSD.gather(1, back_RN[..., None].expand(-1, -1, width))
+
+
 def padded(rows: Sequence[Tensor], value: float = 0.0, least: int = 0) -> Tensor:
     """Rows [N, ...] of any lengths -> [R, longest, ...], filled up behind, to at least so many places."""
     longest = max(least, *(len(row) for row in rows))

@@ -5,7 +5,10 @@ Like bench/, a room that may know a method's name: a study is about one.
 
 from importlib import import_module
 
-STUDIES = {"elm": "image codes as a language: entropy, locality, size, vocabulary split, masked, guidance and top-k"}
+STUDIES = {
+    "elm": "image codes as a language: entropy, locality, size, vocabulary split, masked, guidance and top-k",
+    "objectives": "what objectives are good for: paths through mazes (mlm_u), recall from a context (meap)",
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -39,6 +39,11 @@ def check_data(config: TrainConfig, model: Model, source: Source, tokenizer: Tok
 def _check_tokens(model: Generator, source: Source, tokenizer: Tokenizer | None, row: Batch) -> None:
     """How the tokens come about; those of the row are added to it where a tokenizer makes them on the way."""
     grid = None
+    if source.token_rows is not None and not model.open_ended:
+        ours = model.layout.tokens, model.num_codes
+        if source.token_rows != ours:
+            got, accepted = (f"{tokens} tokens of {codes} codes" for tokens, codes in (source.token_rows, ours))
+            raise ValueError(f"data: got rows of {got}, accepted: the {accepted} of this model")
     if isinstance(source, Latents):
         source.check_text(getattr(model.config, "text", None))
         grid = source.manifest.grid

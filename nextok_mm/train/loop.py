@@ -29,8 +29,6 @@ from ..contracts import Batch, Generator, Loss, Model, Tokenizer, check_speaks
 from ..data import Source
 from ..data.latents import Latents
 from ..data.source import Positions, Stream, identity, read
-from ..data.tensors import Tensors
-from ..data.text import Text
 from ..files import write_files
 from ..machine import precision_advice
 from ..rng import Rng, mix
@@ -124,9 +122,9 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch, seeds: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and its parts."""
+        """The total and its parts. A batch with `weights` [B] says how much each row counts in the total."""
         loss = self.model.loss(batch, Rng(seeds))
-        return loss.total, loss.parts
+        return loss.weighed(batch["weights"]) if "weights" in batch else loss.total, loss.parts
 
 
 class Run:
@@ -388,7 +386,7 @@ class Run:
             meta["tokenizer_fingerprint"] = fingerprint(self.tokenizer)
         dtype = getattr(torch, final.dtype)
         # a language model is of no use without them
-        words = self.source.words.files() if isinstance(self.source, Text) else {}
+        words = {} if self.source.words is None else self.source.words.files()
         if config.train.lora is not None:
             base = str(config.init), self.base
             lora.save(model, self.folder.final, config.train.lora, *base, dtype=dtype, words=words, **meta)
@@ -491,14 +489,13 @@ def _tokenizer(config: TrainConfig, source: Source, model: Model, device: torch.
             source.check(inner)
         return None
     if config.tokenizer is None:
-        if not isinstance(source, Tensors | Text):
+        if not source.makes_tokens:
             raise ValueError(
                 "tokenizer: got none, accepted: the checkpoint that makes (or made) this generator's tokens"
             )
         return None
     tokenizer = from_pretrained(config.tokenizer, role="tokenizer")[0].requires_grad_(False).to(device)
-    if isinstance(source, Latents):
-        source.check(tokenizer)
+    source.check(tokenizer)
     assert isinstance(model, Generator)
     check_speaks(model, tokenizer, config.tokenizer, "this model")
     return tokenizer

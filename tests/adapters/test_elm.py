@@ -27,7 +27,7 @@ def test_a_published_pickle_converts(name, objective, wrapped, tmp_path, monkeyp
     monkeypatch.setattr(elm, "_HEAD_DIM", 16)  # of the reference files, which are smaller than the published ones
     torch.save({"model": weights} if wrapped else weights, tmp_path / "L-2-4.pth")
     model, card = convert("elm", tmp_path / "L-2-4.pth", tmp_path / "ours")
-    assert model.config.objective == objective and model.config.grid == (16, 16) and model.config.classes == 5
+    assert model.config.objective.kind == objective and model.config.grid == (16, 16) and model.config.classes == 5
     assert card.license and "L-2-4.pth" in card.about["converted from"]
     assert torch.equal(model.labels.weight, weights["cls_embedding.embedding_table.weight"])
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import nextok_mm as nx
 from nextok_mm.adapters import convert, pocket_tts
 from nextok_mm.checkpoint import from_pretrained
 from nextok_mm.decoding import decode
@@ -36,7 +37,9 @@ def test_a_converted_folder_speaks(official, tmp_path):
     convert("pocket_tts", tmp_path / "published", tmp_path / "mine")
     model, card = from_pretrained(tmp_path / "mine")
     assert card.kind == "flow_omni" and "cc-by-4.0" in card.license
-    spoken = list(decode(model, model.start({"tokens": [[3, 4]]}, Rng([0]), model.Sampling(stop=9, tokens=3))))[-1]
+    spoken = list(decode(model, model.start({"tokens": [[3, 4]]}, Rng([0]), model.Sampling(stop_logit=9, tokens=3))))[
+        -1
+    ]
     assert spoken.data.shape == (1, 3, 8) and spoken.data.isfinite().all()
     assert torch.equal(model.scale, official["flow_lm.emb_std"])
 
@@ -63,3 +66,25 @@ def test_another_form_is_refused_by_name(official, damage, word):
 def test_a_folder_holds_one_file(tmp_path):
     with pytest.raises(ValueError, match="got none, accepted: one .safetensors file"):
         pocket_tts.read(tmp_path)
+
+
+def test_its_text_tokenizer_comes_along(tmp_path):
+    """A SentencePiece model of our own stands in for the published one; its ids are below the table's rows."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (tmp_path / "text.txt").write_text(
+        "the quick brown fox jumps over the lazy dog. The cat sat on the mat, and Jack quit.\n" * 20
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=34, bos_id=-1, eos_id=-1
+    )
+    (tmp_path / "model.safetensors").write_bytes(OFFICIAL.read_bytes())
+    (tmp_path / "published").mkdir()
+    for name in ("model.safetensors", "tokenizer.model"):
+        (tmp_path / name).rename(tmp_path / "published" / name)
+    convert("pocket_codec", tmp_path / "published" / "model.safetensors", tmp_path / "codec")
+    convert("pocket_tts", tmp_path / "published", tmp_path / "mine", tokenizer=str(tmp_path / "codec"))
+    pipeline = nx.load(tmp_path / "mine")
+    asked = pipeline.condition(1, text="the cat\nsat")
+    assert pipeline.words.decode(asked["tokens"][0][0]) == "The cat sat." and asked["after"] == [[3]]
+    spoken = pipeline.generate(text="The cat sat on the mat.", tokens=3, stop_logit=100)
+    assert spoken.data.shape == (1, 1, 3 * 160)

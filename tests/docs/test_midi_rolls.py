@@ -116,7 +116,7 @@ def test_the_cache_takes_them(runs: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_has_no_place_for_rolls_says_so(runs: Path) -> None:
     name = str(runs / "rolls" / "final")
-    with pytest.raises(ValueError, match="a tokenizer of rolls, accepted: models of pictures or clips"):
+    with pytest.raises(ValueError, match="a tokenizer of rolls, accepted: models of pictures, clips"):
         quality.evaluate(name)
     pytest.importorskip("gradio")
     from demos import app

@@ -77,7 +77,7 @@ def test_text_to_picture(nextok, tiny: Path, tmp_path: Path) -> None:
         )
     pipeline = nx.load(tmp_path / "elm", device="cpu")
     partials = list(pipeline.stream(text=["red apple", "cat"], n=2, tokens=3))
-    assert [partial.done for partial in partials] == [1, 2, 3] and partials[-1].text == ["red apple", "cat"]
+    assert [partial.finished for partial in partials] == [1, 2, 3] and partials[-1].text == ["red apple", "cat"]
     assert torch.equal(partials[-1].images[:1], pipeline.generate(text="red apple", tokens=3).images)
     shown = [partial.images for partial in pipeline.stream(text="cat")]
     assert len(shown) == 8 and torch.equal(shown[2], shown[1])  # three tokens aren't decoded, four are

@@ -106,3 +106,119 @@ def test_news_are_not_for_it_either(nextok, tiny: Path, monkeypatch: pytest.Monk
     assert code == 0 and "news" not in said and error.startswith("news\n")
     assert nextok("generate", tiny / "xar", "--n", 1, "--out", "o.png", "--force")[1].startswith("news\n")
     Path("o.png").unlink()
+
+
+@pytest.fixture
+def talker(tiny: Path, tmp_path: Path) -> Path:
+    """A language model whose folder has a chat template."""
+    pytest.importorskip("tokenizers")
+    import shutil
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder = tmp_path / "talker"
+    shutil.copytree(tiny / "text", folder)
+    (folder / "bytes.json").unlink()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    own = Tokenizer(models.BPE({letter: row for row, letter in enumerate(letters)}, []))
+    own.pre_tokenizer, own.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    own.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}|{% endfor %}")
+    return folder
+
+
+def test_a_conversation_from_a_pipe(nextok, talker: Path, typed) -> None:
+    chat = nx.Chat(nx.load(talker, device="cpu"), tokens=5, seed=2)
+    expected = "".join(f"{chat.say(text)}\n" for text in ("one", "two"))
+    typed(b"one\r\n\n \ntwo")
+    line = ("chat", talker, "--tokens", 5, "--seed", 2, "--device", "cpu")
+    assert nextok(*line) == (0, expected, "")
+    for given, message in ((b"a\xff\n", "not UTF-8 (byte 1)"), (b"x" * 70 + b"\n", "text: got 70 letters, 70 tokens")):
+        typed(given)
+        code, said, error = nextok(*line)
+        assert (code, said) == (2, "") and message in error and error.count("\n") == 1
+
+
+def test_a_conversation_by_hand(nextok, talker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C stops an answer or throws a line away, a refused message is no end, Ctrl-D is."""
+    from nextok_mm.pipeline import chat as chats
+
+    said: list[object] = ["one", KeyboardInterrupt(), "x" * 70, "", "two", EOFError()]
+
+    def typing(mark: str) -> object:
+        word = said.pop(0)
+        if isinstance(word, BaseException):
+            raise word
+        return word
+
+    plain, calls = chats.results, []
+
+    def interrupted(*given):
+        calls.append(1)
+        for result in plain(*given):
+            yield result
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(chats, "results", interrupted)
+    monkeypatch.setattr("builtins.input", typing)
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    code, out, error = nextok("chat", talker, "--tokens", 5, "--device", "cpu")
+    assert code == 0 and len(calls) == 2 and not said and out.count("\n") == 2
+    assert "Ctrl-D ends" in error and "(stopped)" in error and "error: text: got 70 letters" in error
+
+
+def test_a_template_that_loops_or_reaches_out_is_one_line(nextok, talker: Path, typed) -> None:
+    for template, message in (
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "ran for more than"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ):
+        (talker / "chat_template.jinja").write_text(template)
+        typed(b"hello\n")
+        code, said, error = nextok("chat", talker, "--device", "cpu")
+        assert (code, said) == (2, "") and message in error and error.count("\n") == 1
+
+
+def test_a_model_without_a_template_does_not_chat(nextok, tiny: Path, typed) -> None:
+    typed(b"hello\n")
+    code, said, error = nextok("chat", tiny / "text")
+    assert (code, said) == (2, "") and "has no chat template, accepted: generate, stream, score" in error
+    code, said, error = nextok("chat", tiny / "xar")
+    assert (code, said) == (2, "") and "is no language model, accepted: generate, stream" in error
+
+
+def test_scores_are_printed(nextok, tiny: Path, tmp_path: Path) -> None:
+    scores = nx.load(tiny / "text", device="cpu").score(["the cat", "b"], given="a ")
+    line = ("score", tiny / "text", "--text", "the cat", "--text", "b", "--given", "a ", "--device", "cpu")
+    code, said, error = nextok(*line, "--each", "--out", tmp_path / "s.json")
+    assert code == 0 and not error and said.count("\n") == 2 + 7 + 1
+    assert said.startswith(
+        f"{scores.totals[0]:.3f} nats, 7 tokens, {scores.bits_per_byte[0]:.3f} bits per byte: 'the cat'"
+    )
+    rows = json.loads((tmp_path / "s.json").read_text())["texts"]
+    assert rows[1]["logprob"] == pytest.approx(scores.totals[1]) and len(rows[0]["tokens"]) == 7
+    code, said, error = nextok("score", tiny / "text")
+    assert (code, said) == (2, "") and "text: got none, accepted: --text or --text-file" in error
+
+
+def test_info_says_what_it_is_for(nextok, tiny: Path, talker: Path) -> None:
+    for folder, tasks in ((tiny / "text", "generate, stream, score"), (talker, "generate, stream, chat, score")):
+        code, said, _ = nextok("info", folder)
+        rows = dict(row.split(maxsplit=1) for row in said.splitlines() if len(row.split(maxsplit=1)) == 2)
+        assert code == 0 and rows["tasks"] == tasks and rows["medium"] == "texts" and "text tokenizer" in said
+    assert "medium                   pictures" in nextok("info", tiny / "xar")[1]
+
+
+def test_a_folder_is_measured(nextok, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTOK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.jsonl").write_text('{"body": "the cat"}\n{"body": "sat"}\n')
+    line = ("eval", tiny / "text", "--data", tmp_path / "text", "--data", "field=body", "--window", 8)
+    code, said, error = nextok(*line, "--out", tmp_path / "f.json")
+    assert code == 0 and "perplexity" in said and "bits_per_byte" in said and '"documents": 2' not in said, error
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["protocol"]["documents"] == 2 and figures["protocol"]["tokens"] == 10
+    code, said, error = nextok("eval", tiny / "text")
+    assert (code, said) == (2, "") and "accepted: --data FOLDER" in error
+    code, said, error = nextok("eval", tiny / "xar", "--window", 8)
+    assert (code, said) == (2, "") and "window: got 8, accepted: none" in error

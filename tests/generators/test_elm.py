@@ -5,10 +5,11 @@ import torch
 
 from generators import elm
 from generators.elm import ELM, Sampling
-from nextok_mm import registry
+from nextok_mm import objectives, registry
 from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
-from nextok_mm.decoding.masked import least_sure, masked_after, train_mask
+from nextok_mm.decoding.masked import least_sure, masked_after
+from nextok_mm.objectives import UNSEEN, View
 from nextok_mm.rng import Rng
 from tests.contract.test_models import check_on_a_fake_gpu
 from tests.contract.test_rows import KNOWN, check_rows, masks
@@ -24,6 +25,9 @@ VARIANTS = {
     "text": TEXT,
     "masked": {"objective": "masked", "smoothing": 0.1},
     "unconditional": {"classes": 0},
+    "any order": {"objective": "mlm_u"},
+    "any order behind a prompt": {"objective": {"kind": "mlm_u", "prompt": 3}, "groups": 1},
+    "holes": {"objective": {"kind": "meap", "share": 0.3}},
 }
 
 
@@ -109,8 +113,8 @@ def test_sampling_sees_what_training_would():
         codes = run(model, cfg=1.0, temperature=0)
         with torch.no_grad():
             prefix = model._conditions(condition(model, 2), 2, guided=False)
-            groups = model._codes(codes)
-            assert torch.equal(model.logits(groups, *prefix).argmax(-1), groups)
+            view = model.config.objective.view(codes, Rng([1, 2]))
+            assert torch.equal(model.logits(view, *prefix).argmax(-1), model._split(codes))
 
 
 def test_captions_change_the_picture_and_an_empty_one_is_no_condition():
@@ -162,8 +166,44 @@ def test_the_masked_model_finds_every_code_in_the_passes_it_has():
     assert hidden == [14, 11, 6, 0] == [masked_after(step, 4, 16) for step in range(1, 5)]
 
 
+@pytest.mark.parametrize("order", ["sequence", "reverse", "random", "confidence"])
+def test_codes_are_filled_in_in_any_order(order):
+    """Through the one loop, one after another; each as the model predicts it from those that are there."""
+    model = build(objective="mlm_u")
+    known = Known(torch.arange(16)[None], torch.arange(16) % 5 == 0)
+    settings = Sampling(order=order, pace="even", passes=16, temperature=0, noise=0)
+    there, seen = known.mask, []
+    begun = model.start({"labels": torch.tensor([1, 1])}, Rng([1, 2]), settings, known)
+    for state in decode(model, begun):
+        new = state.known_BN & ~there
+        if not new.any():
+            continue
+        there, rows = state.known_BN.clone(), new.float().argmax(1)
+        assert new.sum(1).tolist() == [1, 1]
+        before = torch.where(new, UNSEEN, torch.where(there, state.data, UNSEEN))
+        with torch.no_grad():
+            view = View(before, state.data, new.float(), two_way=True)
+            logits = model.logits(view, *model._conditions({"labels": torch.tensor([1, 1])}, 2, guided=False))
+        assert torch.equal(logits.argmax(-1)[new], model._split(state.data)[new])
+        seen.append(rows.tolist())
+    free = [place for place in range(16) if place % 5]
+    first, second = zip(*seen)
+    assert sorted(first) == sorted(second) == free and state.known_BN.all()
+    expected = {"sequence": free, "reverse": free[::-1]}.get(order)
+    assert expected is None or list(first) == list(second) == expected
+    assert order != "random" or (first != second and list(first) != free)
+
+
+def test_even_passes_are_even():
+    model = build(objective="mlm_u")
+    begun = model.start(None, Rng([1]), Sampling(pace="even", passes=4))
+    left = [int((~state.known_BN).sum()) for state in decode(model, begun)]
+    assert left == [12, 8, 4, 0] == [masked_after(step, 4, 16, "even") for step in range(1, 5)]
+    assert [masked_after(step, 21, 21, "even") for step in range(22)] == list(range(21, -1, -1))
+
+
 def test_masks_of_training_and_of_decoding():
-    mask = train_mask(Rng(range(400)), 16)
+    mask = objectives.parse("masked").masked(Rng(range(400)), 16)
     assert mask.any(1).all() and 0.55 < mask.float().mean() < 0.7  # the mean of cos(pi/2 u) is 2 / pi
     hidden = torch.tensor([[True, True, False, True]])
     assert least_sure(torch.tensor([[3.0, 1.0, 0.0, 2.0]]), hidden, torch.tensor([2])).tolist() == [[0, 1, 0, 1]]
@@ -194,6 +234,8 @@ def test_published_sizes():
         ({"groups": 5}, "groups: got 5 for 64 codes, accepted: 1, 2, 3, 6"),
         ({"classes": 3, "text": {}}, "classes: got 3 beside text"),
         ({"objective": "masked", "head": "chained"}, "objective: masked goes with"),
+        ({"objective": "mlm_u", "head": "chained"}, "objective: mlm_u goes with head: independent"),
+        ({"sampling": {"order": "left"}}, "sampling.order: got 'left'"),
         ({"heads": 5}, "heads: got 5 for width 32, accepted: even width / heads"),
         ({"sampling": {"top_p": 0}}, "sampling.top_p: got 0"),
         ({"sampling": {"cfg_schedule": "cubic"}}, "sampling.cfg_schedule: got 'cubic'"),

@@ -37,7 +37,7 @@ def test_a_row_is_what_it_is_alone(size, fields, cfg):
     """With a window that slides over rows of different lengths too."""
     model = made(size, **fields).double()
     voices = {"voice": [torch.randn(n, 4).double() for n in (2, 5, 3)]} if model.voice is not None else {}
-    settings = {"cfg": cfg, "stop": 0.3, "tokens": 40}
+    settings = {"cfg": cfg, "stop_logit": 0.3, "tokens": 40}
     together = speak(model, TEXTS, [4, 5, 6], settings, **voices)
     assert len(set(together.lengths_B.tolist())) > 1
     for row, text in enumerate(TEXTS):
@@ -63,11 +63,14 @@ def test_each_condition_counts():
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_row_goes_on_for_a_little_from_its_stop(after):
     model = made("tiny")
-    free = speak(model, TEXTS[:1], sampling={"stop": 100})
+    free = speak(model, TEXTS[:1], sampling={"stop_logit": 100})
     assert free.lengths_B.tolist() == [12] and not free.stopped_B.any()
     middle = float(free.stops_BN[0].sort().values[-3])
     first = int((free.stops_BN[0] > middle).nonzero()[0])
-    for asked in ({"sampling": {"stop": middle, "after": after}}, {"sampling": {"stop": middle}, "after": [after]}):
+    for asked in (
+        {"sampling": {"stop_logit": middle, "after": after}},
+        {"sampling": {"stop_logit": middle}, "after": [after]},
+    ):
         stopped = speak(model, TEXTS[:1], **asked)
         assert stopped.lengths_B.tolist() == [min(first + after, 12)]
         assert torch.equal(stopped.data, free.data[:, : first + after])
@@ -75,8 +78,15 @@ def test_a_row_goes_on_for_a_little_from_its_stop(after):
 
 
 def test_what_never_stops_is_ended_by_its_text():
-    state = speak(made("tiny", rate=2.0), TEXTS, sampling={"stop": 100, "tokens": 100, "pace": 1.5})
+    state = speak(made("tiny", rate=2.0), TEXTS, sampling={"stop_logit": 100, "tokens": 100, "pace": 1.5})
     assert state.lengths_B.tolist() == [math.ceil((len(text) / 1.5 + 2) * 2) for text in TEXTS]
+
+
+@pytest.mark.parametrize("size", ["tiny", "tiny-aligned"])
+def test_without_a_text_it_speaks_until_it_is_told_to_end(size):
+    model = made(size)
+    state = list(decode(model, model.start(None, Rng([0, 1]), model.Sampling(tokens=5, stop_logit=100))))[-1]
+    assert state.lengths_B.tolist() == [5, 5] and not torch.allclose(state.data[0], state.data[1])
 
 
 def test_durations_decide_where_speech_ends():
@@ -105,7 +115,7 @@ def test_a_step_is_told_its_phonemes_and_the_next():
 def test_a_long_text_is_spoken_piece_by_piece():
     """Each as if its row began with it, whatever the neighbors do, and without keeping what came before."""
     model = made("tiny").double()
-    voice, settings = torch.randn(3, 4).double(), model.Sampling(stop=0.3, pace=0.7, steps=2)
+    voice, settings = torch.randn(3, 4).double(), model.Sampling(stop_logit=0.3, pace=0.7, steps=2)
     texts = [[[5, 6], [7, 8, 9], [3]], [8, 9], [[1, 2, 3, 4], [5]]]
 
     def run(texts, seeds, after=None):
@@ -124,9 +134,9 @@ def test_a_long_text_is_spoken_piece_by_piece():
     assert alone.cache.length < 4 + 3 + 1 + max(map(len, parts))
     more = run(texts[:1], [0], [[1, 3, 1]])
     assert more.lengths_B[0] >= alone.lengths_B[0] and together.stopped_B.all()
-    few = list(decode(model, model.start({"tokens": texts[:1]}, Rng([0]), model.Sampling(stop=99, tokens=2, pace=9))))[
-        -1
-    ]
+    few = list(
+        decode(model, model.start({"tokens": texts[:1]}, Rng([0]), model.Sampling(stop_logit=99, tokens=2, pace=9)))
+    )[-1]
     assert few.lengths_B.tolist() == [2] and not few.stopped_B.any()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nextok_mm.heads.categorical import CategoricalHead, CodeEmbedding, group_vocabulary, join, split
+from nextok_mm.heads.categorical import CategoricalHead, CodeEmbedding, compared, group_vocabulary, join, split
 
 
 @pytest.mark.parametrize("vocabulary, groups", [(64, 1), (16, 2), (4, 3), (40, 2)])
@@ -39,9 +39,14 @@ def test_loss_is_cross_entropy_of_the_masked_places_a_row(smoothing):
     mask = torch.rand(3, 5) < 0.5
     mask[0], mask[1] = True, False
     each = F.cross_entropy(logits.movedim(-1, 1), codes, reduction="none", label_smoothing=smoothing)
-    loss = CategoricalHead.loss(logits, codes, mask, smoothing)
+    loss = compared(logits, codes, mask.float(), smoothing).rows
     assert loss[1] == 0
     torch.testing.assert_close(loss[0], each[0].mean())
     torch.testing.assert_close(loss[2], each[2, mask[2]].mean() if mask[2].any() else torch.zeros(()))
-    torch.testing.assert_close(CategoricalHead.loss(logits, codes, None, smoothing), each.mean((1, 2)))
-    assert CategoricalHead.loss(logits.bfloat16(), codes).dtype == torch.float32
+    torch.testing.assert_close(compared(logits, codes, None, smoothing).rows, each.mean((1, 2)))
+    assert compared(logits.bfloat16(), codes).total.dtype == torch.float32
+    hits = (logits.argmax(-1) == codes).float().mean(2)
+    assert (
+        compared(logits, codes, mask.float()).parts["accuracy"]
+        == torch.stack([row[there].mean() if there.any() else torch.zeros(()) for row, there in zip(hits, mask)]).mean()
+    )

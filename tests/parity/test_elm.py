@@ -8,7 +8,8 @@ from generators.elm import ELM, Sampling
 from nextok_mm.adapters.elm import read
 from nextok_mm.contracts import Known
 from nextok_mm.decoding import decode
-from nextok_mm.heads.categorical import CategoricalHead, join
+from nextok_mm.heads.categorical import compared, join
+from nextok_mm.objectives.masked import shown
 from nextok_mm.rng import Rng
 
 SCHEDULES = {"cos": "cosine", "no_cfg": "constant"}
@@ -34,9 +35,10 @@ def test_rotary_table_logits_and_loss(elm_ar_file):
         assert relative(table, io["rope"][: len(table)]) < 1e-6
     null = torch.full_like(io["label"], model.config.classes)
     for name, labels in (("", io["label"]), ("_null", null)):
-        logits = model.logits(io["codes"], *model._prefix(labels))
+        codes = join(io["codes"], model.vocabulary)
+        logits = model.logits(model.config.objective.view(codes, Rng([])), *model._prefix(labels))
         assert relative(logits.flatten(1, 2), io[f"logits{name}"]) < 1e-5
-        assert relative(CategoricalHead.loss(logits, io["codes"]).mean(), io[f"loss{name}"]) < 1e-5
+        assert relative(compared(logits, io["codes"]).total, io[f"loss{name}"]) < 1e-5
 
 
 def sample(model: ELM, labels, known=None, **sampling) -> torch.Tensor:
@@ -68,8 +70,8 @@ def test_continuation(elm_ar_file):
 def test_masked_logits_and_loss(elm_mlm_file):
     model, io = load(elm_mlm_file)
     mask = io["mask"].bool()
-    logits = model.logits(io["codes"], *model._prefix(io["label"]), mask)
+    logits = model.logits(shown(join(io["codes"], model.vocabulary), mask), *model._prefix(io["label"]))
     assert relative(logits.flatten(1, 2), io["logits"]) < 1e-5
-    rows = CategoricalHead.loss(logits, io["codes"], mask, model.config.smoothing)
+    rows = compared(logits, io["codes"], mask.float(), model.config.smoothing).rows
     weights = mask.sum(1) / mask.sum()  # the official mean is over the codes of all rows together
     assert relative((rows * weights).sum(), io["loss"]) < 1e-5

@@ -49,7 +49,9 @@ def speak(model, io, about, voice):
     """The latents, hidden states and stop logits of as many steps as were recorded."""
     noise, hidden = io["noise_SC"], []
     temperature = float(about["temperature"])
-    settings = Sampling(steps=int(about["lsd_steps"]), temperature=temperature, stop=100, tokens=len(noise), pace=1e-3)
+    settings = Sampling(
+        steps=int(about["lsd_steps"]), temperature=temperature, stop_logit=100, tokens=len(noise), pace=1e-3
+    )
     state = model.start({"tokens": io["words_BP"], "voice": voice}, Recorded(noise), settings)
     watched = model.backbone.norm_out.register_forward_hook(lambda _, __, out: hidden.append(out[0, -1]))
     *_, state = decode(model, state)
@@ -102,7 +104,7 @@ def test_rows_of_other_lengths_change_nothing(pocket_pair, cfg):
     model, io, _ = load(pocket_pair)
     model, words = model.double(), io["words_BP"][0]
     voice = io["voice_latents_BCN"][0].T.double()
-    settings = Sampling(steps=2, tokens=9, cfg=cfg, stop=-0.1)
+    settings = Sampling(steps=2, tokens=9, cfg=cfg, stop_logit=-0.1)
 
     def run(texts, seeds, voices):
         *_, state = decode(model, model.start({"tokens": texts, "voice": voices}, Rng(seeds), settings))

@@ -163,7 +163,7 @@ def test_a_text_tokenizer_of_another_model_is_refused(text: nx.Pipeline, tiny: P
     other_words(tmp_path / "b")
     with pytest.raises(ValueError, match="text tokenizer of 20 tokens, accepted: one of the 258 tokens of tiny-text"):
         nx.load(tmp_path / "b")
-    assert nx.load(tmp_path / "b", tokenizer=tiny / "text").generate(text="a", tokens=2).done <= 2
+    assert nx.load(tmp_path / "b", tokenizer=tiny / "text").generate(text="a", tokens=2).finished <= 2
     (tmp_path / "b" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="no text tokenizer, accepted: tokenizer.json or tokenizer.model"):
         nx.load(tmp_path / "b")
@@ -222,7 +222,7 @@ def test_a_hub_id_comes_with_its_text_tokenizer(published: Path, monkeypatch: py
         return str(published)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert nx.load("owner/llama", revision="main", device="cpu").generate(text="ab", tokens=3).done == 3
+    assert nx.load("owner/llama", revision="main", device="cpu").generate(text="ab", tokens=3).finished == 3
     assert (asked["name"], asked["revision"]) == ("owner/llama", "main")
     for path in published.iterdir():
         assert any(fnmatch.fnmatch(path.name, pattern) for pattern in asked["patterns"]), path.name

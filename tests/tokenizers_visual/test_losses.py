@@ -34,17 +34,19 @@ def test_every_network_is_shown_its_own_range(monkeypatch, low, critic_low, size
     target = torch.rand(2, 3, *size)
     target.view(-1)[:2] = torch.tensor([0.0, 1.0])
     shown = target * 2 - 1 if low else target
-    total, parts = loss(shown, shown, critic, beside=torch.tensor(2.0))
+    found = loss(shown, shown, critic).plus({"beside": torch.tensor([2.0, 2.0])})
+    total, parts = found.total, found.parts
     assert net.seen == [(0, 1, 4)] * 2  # clips go frame by frame
     assert critic.seen == [(critic_low, 1, len(size) + 2)] * 3
-    assert set(parts) == {"pixel", "perceptual", "adversarial", "discriminator"} and parts["pixel"] == 0
+    assert set(parts) == {"pixel", "perceptual", "adversarial", "discriminator", "beside"} and parts["pixel"] == 0
+    torch.testing.assert_close(found.rows.mean(), total)
     torch.testing.assert_close(total, 2 + 0.1 * parts["adversarial"] + parts["discriminator"])
 
 
 @pytest.mark.parametrize("pixel, expected", [("l1", 0.5), ("l2", 0.25)])
 def test_without_further_terms_it_is_the_pixels(pixel, expected):
-    total, parts = PictureLoss(pixel, None, None)(torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2), None)
-    assert total == parts["pixel"] == expected and list(parts) == ["pixel"]
+    loss = PictureLoss(pixel, None, None)(torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2), None)
+    assert loss.total == loss.parts["pixel"] == expected and list(loss.parts) == ["pixel"]
 
 
 def test_a_discriminator_says_a_number_for_each_patch():

@@ -193,7 +193,7 @@ def captioned(fields, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(type(source.open()), "captions", ("ab",) * ROWS)
     text = Text(encoder="spelled", width=2, length=3)
     build_cache(from_pretrained(tiny / "flextok")[0], source, tmp_path / "cache", text=text)
-    fields["model"] = {"role": "generator", "kind": "elm", "size": "tiny", "grid": [8], "codes": 125, "groups": 1}
+    fields["model"] = {"role": "generator", "kind": "elm", "size": "tiny", "grid": [8], "num_codes": 125, "groups": 1}
     fields["model"] |= {"classes": 0, "text": text.model_dump()}
     return fields | {
         "tokenizer": str(tiny / "flextok"),
@@ -240,7 +240,14 @@ class TestPreviews:
             Image.effect_noise((8, 8), 30).save(tmp_path / "pictures" / name / "a.png")
         fields["data"] = {"kind": "image_folder", "path": str(tmp_path / "pictures"), "size": 8, "channels": 1}
         flextok = from_pretrained(tiny / "flextok")[0]
-        elm = {"role": "generator", "kind": "elm", "size": "tiny", "grid": [8], "codes": flextok.num_codes, "groups": 1}
+        elm = {
+            "role": "generator",
+            "kind": "elm",
+            "size": "tiny",
+            "grid": [8],
+            "num_codes": flextok.num_codes,
+            "groups": 1,
+        }
         for model, tokenizer in ((fields["model"], "vae"), (elm, "flextok")):
             out = tmp_path / model["kind"]
             chosen = config(fields | {"model": model}, out, model__classes=0, tokenizer=str(tiny / tokenizer))

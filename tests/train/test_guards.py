@@ -40,7 +40,7 @@ class Broken(Model):
         if breaks == "gradient":  # finite forward, but the slope of a root at zero is infinite
             output = output + ((hidden * 0).abs() if bad != bad else hidden.abs() + 1).sqrt().mean() * 0
         size = output.square().mean()
-        return Loss(size + (bad if breaks == "total" else 0), {"size": size.detach()})
+        return Loss({"size": (size + (bad if breaks == "total" else 0)).expand(len(rng))})
 
     def example(self, n, rng):
         raise NotImplementedError

@@ -47,7 +47,7 @@ def test_its_card_says_how_to_use_it(fields, tmp_path, monkeypatch, capsys):
     path = next(word for word in code.split('"') if word.startswith("path/to/"))
     exec(code.replace(path, str(tmp_path / "run" / "final")), {})
     assert capsys.readouterr().out.endswith("\n")
-    assert nx.load(tmp_path / "run" / "final", device="cpu").generate(text="the", tokens=2).done == 2
+    assert nx.load(tmp_path / "run" / "final", device="cpu").generate(text="the", tokens=2).finished == 2
 
 
 def test_a_stopped_run_ends_in_the_same_bits(fields, tmp_path):

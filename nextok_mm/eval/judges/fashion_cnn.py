@@ -98,8 +98,9 @@ class FashionCNN(Model):
         """Cross entropy with label smoothing; the accuracy of the batch is logged beside it. Draws nothing."""
         self.check(batch)
         logits = self.logits(batch["images"])
-        loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.config.label_smoothing)
-        return Loss(loss, {"accuracy": (logits.argmax(1) == batch["labels"]).float().mean()})
+        labels_B, smoothing = batch["labels"], self.config.label_smoothing
+        nats_B = F.cross_entropy(logits, labels_B, label_smoothing=smoothing, reduction="none")
+        return Loss({"nats": nats_B}, measures={"accuracy": (logits.argmax(1) == labels_B).float()})
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Noise pictures with random labels, in this model's shapes."""

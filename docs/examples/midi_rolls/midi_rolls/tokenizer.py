@@ -87,8 +87,9 @@ class RollFSQ(Tokenizer):
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Whether each pitch sounds at each step, and how loud: the cross-entropy to its velocity."""
         quantized, codes = self.quantizer(self._vectors(batch["images"]))
-        total = nn.functional.binary_cross_entropy_with_logits(self._logits(quantized), batch["images"])
-        return Loss(total * PITCHES, usage(codes, self.num_codes))
+        logits, rolls = self._logits(quantized), batch["images"]
+        error = nn.functional.binary_cross_entropy_with_logits(logits, rolls, reduction="none")
+        return Loss({"nats": error}, {"nats": PITCHES}, usage(codes, self.num_codes))
 
     def example(self, n: int, rng: Rng) -> Batch:
         """Random rolls."""
