@@ -1,1 +1,2 @@
-"""Thin programs over nextok_mm: `sample_image.py` (many pictures, many processes) and `app.py` (a Gradio app)."""
+"""Thin programs over nextok_mm: `sample_image.py` (many pictures, many processes; `sample_video.py` for clips,
+`sample_text.py` for texts) and `app.py` (a Gradio app)."""

@@ -12,15 +12,16 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 from gradio.themes import Soft
 
-from nextok_mm.media import Clips, Medium, Pictures
+from nextok_mm.media import Clips, Medium, Pictures, Words
 from nextok_mm.pipeline import medium_of
 
-from . import image_tab, video_tab
+from . import image_tab, text_tab, video_tab
 
 QUEUE = 16
 TABS: dict[type[Medium], tuple[str, Callable[[Sequence[str]], None]]] = {
     Pictures: ("Image", image_tab.build),
     Clips: ("Video", video_tab.build),
+    Words: ("Text", text_tab.build),
 }
 KEPT = (300, 1800)
 """Seconds between two looks for files of results, and after which such a file is deleted. All go when the app ends."""
@@ -37,7 +38,7 @@ THEME = Soft(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "Conso
 def build(models: Sequence[str]) -> gr.Blocks:
     """The page; `models` are the only generators that a visitor can ask for. ValueError where one can't be loaded."""
     with gr.Blocks(title="nextok_mm", analytics_enabled=False, delete_cache=KEPT) as page:
-        gr.Markdown("# nextok_mm\nNext-X prediction: pictures that grow one entity at a time.")
+        gr.Markdown("# nextok_mm\nNext-X prediction: pictures, clips and texts that grow one entity at a time.")
         if not models:
             raise ValueError("models: got none, accepted: at least one generator")
         media = {name: medium_of(name) for name in models}

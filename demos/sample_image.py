@@ -68,7 +68,7 @@ def sample(
     sampling: Sequence[str] = ("steps", "cfg", "solver"),
     ending: str = "png",
     medium: type[Medium] = Pictures,
-    write: Callable[[Tensor, Path, dict[str, Any]], None] = _write,
+    write: Callable[[Any, Path, dict[str, Any]], None] = _write,
 ) -> int:
     """Draw this process's blocks and return how many files were written; ValueError in one line for bad input.
 
@@ -111,7 +111,9 @@ def _claim(given: argparse.Namespace, pipeline: nx.Pipeline, sampling: Sequence[
 
     names = ("model", "n", "labels", "text", "seed", "batch", "set", "fps", *sampling)
     settings: dict[str, Any] = {name: getattr(given, name) for name in names if hasattr(given, name)}
-    settings["fingerprints"] = [fingerprint(part) for part in (pipeline.generator, pipeline.tokenizer) if part]
+    settings["fingerprints"] = [
+        fingerprint(part) for part in (pipeline.generator, pipeline.tokenizer, pipeline.words) if part
+    ]
     path = given.out / SETTINGS
     try:
         there = json.loads(path.read_bytes()) if path.exists() else settings

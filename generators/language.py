@@ -30,6 +30,7 @@ from nextok_mm.registry import register
 from nextok_mm.rng import Rng
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, choose_backend
 from nextok_mm.sequence.masks import causal, continued
+from nextok_mm.sequence.packed import SharedTable
 from nextok_mm.sequence.reading import read_prefixes, take_in
 from nextok_mm.sequence.rope import LongRope
 
@@ -171,7 +172,7 @@ class Language(Generator[LanguageConfig, State]):
     def __init__(self, config: LanguageConfig):
         super().__init__()
         self.config = config
-        self.table = nn.Embedding(config.vocabulary, config.width)
+        self.table = (SharedTable if config.tied else nn.Embedding)(config.vocabulary, config.width)
         fields = dict(
             width=config.width,
             heads=config.heads,
@@ -273,7 +274,10 @@ class Language(Generator[LanguageConfig, State]):
         return self.config.begin if self.config.begin is not None else next(iter(self.config.ends), None)
 
     def _head(self, states_BND: Tensor) -> Tensor:
-        return F.linear(states_BND, self.table.weight) if self.head is None else self.head(states_BND)
+        if self.head is not None:
+            return self.head(states_BND)
+        assert isinstance(self.table, SharedTable)
+        return self.table.logits(states_BND)
 
     def check(self, batch: Batch) -> None:
         """Tokens [B, N] of this vocabulary; -1 is no token."""
@@ -356,7 +360,7 @@ class Language(Generator[LanguageConfig, State]):
         """One more token of every row that has not ended."""
         logits_RV = state.logits_RV
         if logits_RV is None:
-            states_RND = take_in(self.backbone, self.table(state.unread_RN), state.cache, state.empty_R)
+            states_RND = take_in(self.backbone, self.table(state.unread_RN), state.cache, state.empty_R, last=1)
             logits_RV = self._head(states_RND[:, -1])
             state.calls += 1
         logits_RV = self._penalized(logits_RV.float(), state)

@@ -21,6 +21,8 @@ OURS: dict[str, tuple[str, ...]] = {
     "eta": ("solver", "temperature"),
     "do_sample": ("temperature",),
     **dict.fromkeys(("max_new_tokens", "max_length", "max_tokens"), ("tokens",)),
+    **dict.fromkeys(("stop_strings", "stop_sequences", "stop_words"), ("stop",)),
+    **dict.fromkeys(("repetition_penalty", "frequency_penalty"), ("repetition",)),
     **dict.fromkeys(("torch_dtype", "precision"), ("dtype",)),
     **dict.fromkeys(("device_map", "map_location"), ("device",)),
 }

@@ -89,10 +89,10 @@ def test_a_guess_by_spelling_is_a_near_one(pipelines):
 
 
 def test_every_name_of_ours_is_an_argument_or_a_setting_of_something():
-    from generators import elm, next_block, xar
+    from generators import elm, language, next_block, xar
     from tokenizers_visual import flextok
 
-    known = {name for module in (elm, next_block, xar, flextok) for name in module.Sampling.model_fields}
+    known = {name for module in (elm, language, next_block, xar, flextok) for name in module.Sampling.model_fields}
     for method in (nx.Pipeline.generate, nx.Pipeline.detokenize, nx.load):
         known |= set(inspect.signature(method).parameters)
     ours = {name for names in borrowed.OURS.values() for name in names}

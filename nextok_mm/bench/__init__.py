@@ -11,6 +11,7 @@ BENCHES = {
     "next_block": "next-block video by block size: seconds a clip, steps, frames a second, against the official code",
     "xar": "xAR-B at 256 x 256: sampling and training, against the arithmetic and (--against PATH) the official code",
     "elm": "ELM-B: cached decoding beside transformers' and (--against PATH) the official sampler",
+    "language": "SmolLM2-135M: first token and tokens a second, beside transformers (and llama.cpp where it is there)",
     "flextok": "FlexTok d12-d12: encoding, decoding, memory, the official code; and how few network calls will do",
     "claims": "xAR's claims at small scale: trains and measures eight small models",
     "ladder": "FlexTok: reconstruction against the number of tokens, nested dropout, and a 2-D grid",

@@ -6,7 +6,7 @@ import typer
 
 from .base import app, shipped
 
-SHOWN = ["xar-fashion", "elm-fashion", "elm-emoji", "next-block-moving"]
+SHOWN = ["xar-fashion", "elm-fashion", "elm-emoji", "next-block-moving", "text-tiny"]
 
 
 @app.command(epilog="Example: nextok doctor")

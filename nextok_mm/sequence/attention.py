@@ -57,19 +57,21 @@ def attention(
     assert q_BHQA.shape[2] == mask.queries and k_BHKA.shape[2] >= mask.keys, (q_BHQA.shape, k_BHKA.shape, mask)
     group = q_BHQA.shape[1] // k_BHKA.shape[1]
     if group > 1 and mask.queries == 1 and mask.full:  # the group's queries see the same keys: they are so many queries
-        folded = torch.unflatten(q_BHQA, 1, (-1, group)).squeeze(3)
-        mask = Mask((Run(0, group, mask.runs[0].keys),))
-        return attention(folded, k_BHKA, v_BHKA, mask, backend, scale, dropout, padding_BK).flatten(1, 2)[:, :, None]
+        folded = q_BHQA.reshape(len(q_BHQA), -1, group, q_BHQA.shape[-1])
+        mask = _shared(group, mask.runs[0].keys)
+        y = attention(folded, k_BHKA, v_BHKA, mask, backend, scale, dropout, padding_BK)
+        return y.reshape(q_BHQA.shape[:-1] + y.shape[-1:])
+    if k_BHKA.shape[2] > mask.keys:
+        k_BHKA, v_BHKA = k_BHKA[:, :, : mask.keys], v_BHKA[:, :, : mask.keys]
     if group > 1:
-        k_BHKA, v_BHKA = (x[:, :, : mask.keys].repeat_interleave(group, dim=1) for x in (k_BHKA, v_BHKA))
+        k_BHKA, v_BHKA = (x.repeat_interleave(group, dim=1) for x in (k_BHKA, v_BHKA))
     if padding_BK is not None:
         if backend not in ("auto", "sdpa"):
             raise ValueError(f"attention: got {backend!r} with padding, accepted: auto, sdpa")
         seen = _dense(mask, str(q_BHQA.device)) & ~padding_BK[:, None, None, : mask.keys]
-        k, v = k_BHKA[:, :, : mask.keys], v_BHKA[:, :, : mask.keys]
-        return F.scaled_dot_product_attention(q_BHQA, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
+        return F.scaled_dot_product_attention(q_BHQA, k_BHKA, v_BHKA, attn_mask=seen, dropout_p=dropout, scale=scale)
     name = choose_backend(backend, mask, q_BHQA.device)
-    return BACKENDS[name](q_BHQA, k_BHKA[:, :, : mask.keys], v_BHKA[:, :, : mask.keys], mask, scale, dropout)
+    return BACKENDS[name](q_BHQA, k_BHKA, v_BHKA, mask, scale, dropout)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, dropout: float) -> Tensor:
@@ -118,6 +120,12 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, drop
         raise ValueError("attention: 'flex' has no backward on a CPU; accepted for training here: auto, slices, sdpa")
     kernel, block_mask = _flex_parts(mask, str(q.device))
     return kernel(q.contiguous(), k.contiguous(), v.contiguous(), block_mask=block_mask, scale=scale)
+
+
+@lru_cache(maxsize=64)
+def _shared(group: int, keys: tuple[tuple[int, int], ...]) -> Mask:
+    """The mask of so many queries that see the same keys."""
+    return Mask((Run(0, group, keys),))
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from .blocks import Block, BlockConfig, Modulation, Norm
 from .cache import KVCache
 from .masks import Mask
-from .rope import LongRope, rope_table
+from .rope import LongRope, rope_table, turns
 
 
 class BackboneConfig(BlockConfig):
@@ -120,6 +120,7 @@ class Backbone(nn.Module):
         taps: dict[int, Tensor] | None = None,
         padding_BK: Tensor | None = None,
         places_NX: Tensor | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """Run a pass over N tokens of the sequence. Returns [B, N, D].
 
@@ -127,10 +128,13 @@ class Backbone(nn.Module):
         tokens: which of the S places these are (a slice, or indices); cache: keys and values of the tokens before;
         taps: what comes out of the blocks that it has as keys is put there; padding_BK: keys of the sequence so far
         that nobody of a row sees; places: where these tokens are, [N, axes] or [B, N, axes], for a backbone without
-        a table.
+        a table; last: return so many last tokens alone, which spares the last block of one without conditions most of
+        its work.
         """
+        assert last is None or not self.config.modulated, "the last tokens alone: not of a modulated backbone"
         rope = self._rotation(places_NX) if places_NX is not None and self.config.rope else self.rope
         rope = rope[tokens] if places_NX is None and rope is not None else rope
+        rope = None if rope is None else turns(rope, self.config.rope_pairs)
         x_BND = self.norm_in(x_BND if self.positions is None else x_BND + self.positions[tokens])
         vectors = self._vectors(cond_BED, modulations)
         for index, (block, vectors_BEX) in enumerate(zip(self.blocks, vectors)):
@@ -141,11 +145,13 @@ class Backbone(nn.Module):
             modulation = None if six is None else Modulation(six, tuple(sizes))
             place = None if cache is None else (cache, index)
             if self.checkpointing and torch.is_grad_enabled():
+                assert last is None, "training looks at all tokens"
                 x_BND = checkpoint(
                     block, x_BND, mask, self.backend, rope, modulation, place, padding_BK, use_reentrant=False
                 )
             else:
-                x_BND = block(x_BND, mask, self.backend, rope, modulation, place, padding_BK)
+                only = last if index == len(self.blocks) - 1 else None
+                x_BND = block(x_BND, mask, self.backend, rope, modulation, place, padding_BK, only)
             if taps and index in taps:
                 taps[index] = x_BND
         return self.norm_out(x_BND)

@@ -17,7 +17,7 @@ from ..config import Config
 from .attention import attention
 from .cache import KVCache
 from .masks import Mask
-from .rope import Pairs, rotate
+from .rope import Pairs, turn
 
 _FILLED = ("kv_heads", "head_dim")  # 0 says that they follow from the others
 MAX_HEAD_DIM = 512  # a table of rotations has as many numbers a token
@@ -179,7 +179,6 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
         self.scale, self.dropout = config.score_scale, config.dropout
-        self.pairs: Pairs = config.rope_pairs
         channels = self.heads * self.head_dim
         self.qkv = nn.Linear(config.width, channels + 2 * self.kv_heads * self.head_dim, config.qkv_bias)
         self.out = nn.Linear(channels, config.width, config.bias)
@@ -200,19 +199,23 @@ class Attention(nn.Module):
         rope: Tensor | None,
         cache: tuple[KVCache, int] | None,
         padding_BK: Tensor | None = None,
+        last: int | None = None,
     ) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `cache` is the cache and this block's place in it; padding_BK: see `attention`."""
+        """[B, N, D] -> [B, N, D], or that of the `last` tokens alone; rope: what `turns` made; cache: it, and this
+        block's place in it; padding_BK: see `attention`."""
         qkv = torch.unflatten(self.qkv(x_BND), -1, (self.heads + 2 * self.kv_heads, self.head_dim))
-        qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=2)
+        qk, v = torch.split_with_sizes(qkv, [self.heads + self.kv_heads, self.kv_heads], 2)
         both = [self.heads, self.kv_heads]
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = torch.split(qk, both, dim=2)
+            q, k = torch.split_with_sizes(qk, both, 2)
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
         if rope is not None:
-            qk = rotate(qk, rope, self.pairs)
-        q, k, v = (y.transpose(1, 2) for y in (*torch.split(qk, both, dim=2), v))
+            qk = turn(qk, rope)
+        q, k, v = (y.transpose(1, 2) for y in (*torch.split_with_sizes(qk, both, 2), v))
         if cache is not None:
             k, v = cache[0].append(cache[1], k, v)
+        if last is not None:
+            q, mask = q[:, :, -last:], mask.last(last)
         y = attention(q, k, v, mask, backend, self.scale, self.dropout if self.training else 0.0, padding_BK)
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -240,12 +243,16 @@ class Block(nn.Module):
         modulation: Modulation | None = None,
         cache: tuple[KVCache, int] | None = None,
         padding_BK: Tensor | None = None,
+        last: int | None = None,
     ) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
+        """[B, N, D] -> [B, N, D]; last: that of so many last tokens alone (of a block that nothing modulates)."""
         m = modulation
         y = self.norm1(x_BND) if m is None else m.enter(self.norm1(x_BND), m.attention)
-        y = self.dropout(self.attention(y, mask, backend, rope, cache, padding_BK))
+        y = self.attention(y, mask, backend, rope, cache, padding_BK, last)
+        x_BND = x_BND if last is None else x_BND[:, -last:]
+        y = self.dropout(y) if self.training else y  # a call that does nothing is dear where the others are short
         x_BND = x_BND + y if m is None else m.leave(x_BND, y, m.attention)
         y = self.norm2(x_BND) if m is None else m.enter(self.norm2(x_BND), m.mlp)
-        y = self.dropout(self.mlp(y))
+        y = self.mlp(y)
+        y = self.dropout(y) if self.training else y
         return x_BND + y if m is None else m.leave(x_BND, y, m.mlp)

@@ -43,9 +43,12 @@ class KVCache:
         rows, stop = k_BHNA.shape[0], self.length + k_BHNA.shape[2]
         if stop > self.capacity:
             self._grow(stop)
-        self.keys[layer, :rows, :, self.length : stop] = k_BHNA
-        self.values[layer, :rows, :, self.length : stop] = v_BHNA
-        return self.keys[layer, :rows, :, :stop], self.values[layer, :rows, :, :stop]
+        keys, values = self.keys[layer], self.values[layer]
+        if rows < len(keys):
+            keys, values = keys[:rows], values[:rows]
+        keys.narrow(2, self.length, k_BHNA.shape[2]).copy_(k_BHNA)
+        values.narrow(2, self.length, k_BHNA.shape[2]).copy_(v_BHNA)
+        return keys.narrow(2, 0, stop), values.narrow(2, 0, stop)
 
     def commit(self, tokens: int) -> None:
         """Keep the first `tokens` of what was appended last; what lies behind is overwritten by the next pass."""

@@ -8,7 +8,7 @@ in the way it likes best.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -30,22 +30,22 @@ class Mask:
 
     runs: tuple[Run, ...]
 
-    @property
+    @cached_property
     def queries(self) -> int:
         """Number of queries."""
         return self.runs[-1].stop
 
-    @property
+    @cached_property
     def keys(self) -> int:
         """Number of keys: one past the last that anybody sees."""
         return max(stop for run in self.runs for _, stop in run.keys)
 
-    @property
+    @cached_property
     def full(self) -> bool:
         """Every query sees every key."""
         return len(self.runs) == 1 and self.runs[0].keys == ((0, self.keys),)
 
-    @property
+    @cached_property
     def causal(self) -> bool:
         """Plain causal over single tokens, no cache in front."""
         return self.queries == self.keys and all(

@@ -17,7 +17,9 @@ from .cache import KVCache
 from .masks import causal, continued
 
 
-def take_in(backbone: Backbone, x_RND: Tensor, cache: KVCache, empty_R: Tensor | None = None) -> Tensor:
+def take_in(
+    backbone: Backbone, x_RND: Tensor, cache: KVCache, empty_R: Tensor | None = None, last: int | None = None
+) -> Tensor:
     """Run new tokens, each of which sees itself and what came before it; their keys and values join the cache.
 
     Args:
@@ -25,9 +27,10 @@ def take_in(backbone: Backbone, x_RND: Tensor, cache: KVCache, empty_R: Tensor |
         x_RND: The new tokens, embedded.
         cache: What the rows have read so far; its window is that of the attention.
         empty_R: Slots of the cache that hold nothing before a row's first token; None where there are none.
+        last: How many of the last tokens are looked at; None looks at all.
 
     Returns:
-        Hidden states [R, N, D].
+        Hidden states [R, N, D], those of the last tokens alone where `last` says so.
     """
     count, device = x_RND.shape[1], x_RND.device
     cache.make_room(count)
@@ -40,7 +43,8 @@ def take_in(backbone: Backbone, x_RND: Tensor, cache: KVCache, empty_R: Tensor |
         if bool((empty_R > cache.dropped).any()):
             held = torch.arange(start + count, device=device) + cache.dropped
             empty_RK = held < empty_R[:, None]
-    states = backbone(x_RND, mask, cache=cache, padding_BK=empty_RK, places_NX=places)
+    last = None if last is None or last >= count else last
+    states = backbone(x_RND, mask, cache=cache, padding_BK=empty_RK, places_NX=places, last=last)
     cache.commit(count)
     return states
 
@@ -81,7 +85,7 @@ def read_prefixes(
             head.shift(before - head.length)
             own.place(torch.arange(len(rows)), head)
         if length:
-            states = take_in(backbone, torch.stack([prefixes[row] for row in rows]), own)
+            states = take_in(backbone, torch.stack([prefixes[row] for row in rows]), own, last=1)
             last_RD[rows_R] = states[:, -1].to(last_RD.dtype)
         if own is not cache:
             cache.place(rows_R, own)

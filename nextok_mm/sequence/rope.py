@@ -62,15 +62,28 @@ def rope_table(positions_SX: Tensor, head_dim: int, theta: float = 10000.0, scal
     return torch.stack((angle.cos(), angle.sin()), dim=-1).nan_to_num(0.0)
 
 
-def rotate(x_BSHA: Tensor, table_SP2: Tensor, pairs: Pairs = "neighbors") -> Tensor:
-    """Turn the channel pairs of queries or keys [B, S, heads, A]; computed in fp32, returned in the input's dtype.
+def turns(table_SP2: Tensor, pairs: Pairs = "neighbors") -> Tensor:
+    """What `turn` multiplies by, made once for all layers of a pass: for neighbors [..., S, 1, P] complex numbers, for
+    halves [2, ..., S, 1, 2 P], the cosines of all channels and their signed sines."""
+    if pairs == "neighbors":
+        return torch.view_as_complex(table_SP2.float())[..., None, :]
+    cosines, sines = table_SP2.float().unbind(-1)
+    return torch.stack((torch.cat((cosines, cosines), dim=-1), torch.cat((-sines, sines), dim=-1)))[..., None, :]
 
-    table: [S, P, 2], or [B, S, P, 2] where rows stand at places of their own. A pair is a complex number and turning it
-    a product: one pass over memory, 15x the real formula's speed on a CPU.
+
+def turn(x_BSHA: Tensor, by: Tensor) -> Tensor:
+    """Turn the channel pairs of queries or keys [B, S, heads, A] by `turns`; in fp32, returned in the input's dtype.
+
+    A pair of neighbors is a complex number and turning it a product: one pass over memory, 15x the real formula's speed
+    on a CPU. Halves lie apart, and are turned by two real products over all channels.
     """
-    turn = torch.view_as_complex(table_SP2.float())[..., None, :]
-    if pairs == "halves":
-        turned = torch.complex(*x_BSHA.float().chunk(2, dim=-1)) * turn
-        return torch.cat((turned.real, turned.imag), dim=-1).type_as(x_BSHA)
-    turned = torch.view_as_complex(torch.unflatten(x_BSHA.float(), -1, (-1, 2))) * turn
-    return torch.view_as_real(turned).flatten(-2).type_as(x_BSHA)
+    if by.is_complex():
+        turned = torch.view_as_complex(torch.unflatten(x_BSHA.float(), -1, (-1, 2))) * by
+        return torch.view_as_real(turned).flatten(-2).type_as(x_BSHA)
+    x = x_BSHA.float()
+    return torch.addcmul(x * by[0], x.roll(x.shape[-1] // 2, -1), by[1]).type_as(x_BSHA)
+
+
+def rotate(x_BSHA: Tensor, table_SP2: Tensor, pairs: Pairs = "neighbors") -> Tensor:
+    """Turn queries or keys by a table of [S, P, 2], or [B, S, P, 2] where rows stand at places of their own."""
+    return turn(x_BSHA, turns(table_SP2, pairs))

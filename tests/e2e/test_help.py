@@ -59,7 +59,7 @@ def test_every_command_has_an_example_that_parses(name: str) -> None:
     GROUP.commands[first].make_context(first, arguments)
 
 
-@pytest.mark.parametrize("module", ["sample_image", "sample_video"])
+@pytest.mark.parametrize("module", ["sample_image", "sample_video", "sample_text"])
 def test_samplers_say_sentences_too(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(bundled.folder("demos")))
     shown = {}

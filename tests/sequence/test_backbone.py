@@ -7,7 +7,7 @@ from torch import nn
 
 from nextok_mm.sequence import Backbone, BackboneConfig, KVCache, make_layout
 from nextok_mm.sequence.blocks import BlockConfig, Modulation, Norm
-from nextok_mm.sequence.masks import block_causal
+from nextok_mm.sequence.masks import block_causal, causal
 from nextok_mm.sequence.rope import rope_table, rotate
 
 LAYOUT = make_layout("cell", (4, 4), 2)
@@ -152,3 +152,15 @@ def test_gradient_checkpointing_gives_the_same_gradients():
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="heads: got 5"):
         BlockConfig.parse(dict(width=32, heads=5, mlp_hidden=8))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_last_tokens_alone_are_what_they_are_among_all(cached):
+    torch.manual_seed(0)
+    config = BackboneConfig.parse({"width": 32, "heads": 4, "kv_heads": 2, "depth": 2, "mlp_hidden": 48})
+    made = Backbone(config).eval()
+    x, places = torch.randn(2, 9, 32), torch.arange(9)[:, None]
+    whole = made(x, causal(9), places_NX=places)
+    for last in (1, 3, 9):
+        cache = made.cache(2, 9, like=x) if cached else None
+        torch.testing.assert_close(made(x, causal(9), cache=cache, places_NX=places, last=last), whole[:, -last:])

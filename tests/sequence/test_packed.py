@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from nextok_mm.sequence.packed import packed
+from nextok_mm.sequence.packed import SharedTable, packed
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -51,6 +51,32 @@ def test_few_rows_are_the_same_numbers(rows):
     for x in (torch.randn(rows, 64), torch.randn(rows, 1, 64)):
         with torch.no_grad(), packed(model):
             torch.testing.assert_close(model(x), nn.functional.linear(x, model.weight, model.bias))
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (64, 64)])
+def test_one_row_is_multiplied_by_what_runs_longest(shape):
+    """A weight that is wider than high is taken as it is; of another one a copy is made, at the first product."""
+    model, x = nn.Linear(*shape), torch.randn(1, 1, shape[0])
+    with torch.no_grad(), packed(model):
+        call = model.__dict__["forward"]
+        assert not call.copies
+        for _ in range(2):
+            torch.testing.assert_close(model(x), nn.functional.linear(x, model.weight, model.bias))
+        assert len(call.copies) == (shape[1] > shape[0])
+        model(torch.randn(2, shape[0]))
+        assert len(call.copies) == (shape[1] > shape[0]) + 1
+
+
+def test_a_table_that_is_the_output_layer_too_is_packed_as_one():
+    table = SharedTable(96, 64)
+    assert list(table.state_dict()) == ["weight"]
+    for rows in (1, 3, 8):
+        x = torch.randn(rows, 64)
+        with torch.no_grad(), packed(nn.Sequential(table)):
+            assert "logits" in table.__dict__ and "forward" not in table.__dict__
+            torch.testing.assert_close(table.logits(x), x @ table.weight.t())
+            assert torch.equal(table(torch.tensor([5])), table.weight[5:6])
+    assert "logits" not in table.__dict__
 
 
 def packed_layers(model: nn.Module) -> int:
