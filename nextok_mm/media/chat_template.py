@@ -124,7 +124,7 @@ def _environment() -> Any:
             if isinstance(owner, str) and name == "replace":
                 return _replace(owner, *args)
             if isinstance(owner, str) and name == "join":
-                return _join(*args, owner)
+                return _join(args[0], owner)
             _held((owner if isinstance(owner, _PLAIN) else None, args, named))
             return super().call(context, obj, *args, **named)
 

@@ -294,3 +294,20 @@ def test_a_damaged_config_is_one_line(trained, config, tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: (not JSON|an object is accepted)") as refused:
         load_words(tmp_path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("model", {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),  # these two: Rust gives up
+        (
+            "pre_tokenizer",
+            {"type": "Split", "pattern": {"Regex": "(a|a|aa)+$"}, "behavior": "Isolated", "invert": False},
+        ),
+    ],
+)
+def test_what_the_tokenizers_package_finds_wrong_is_one_line(trained, part, value):
+    with pytest.raises(ValueError, match=r"^tokenizer\.json: ") as caught:
+        Pretrained(json.dumps(json.loads(trained) | {part: value})).encode("a" * 40 + "b")
+    assert "\n" not in str(caught.value)
