@@ -1,5 +1,7 @@
 """What a tokenizer, a generator and a judge promise each other: the only interfaces between the rooms.
 
+What they hand on is in tokens.py, what they check in checks.py, what a loss is in loss.py; all of it is had from here.
+
 Shapes: B batch, N tokens, C latent channels, E entities.
 `Tokens` are always in raster order; only a generator's `Layout` knows any other order.
 """
@@ -7,18 +9,30 @@ Shapes: B batch, N tokens, C latent channels, E entities.
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
+from .checks import (
+    Batch,
+    Condition,
+    check_labels,
+    check_numbers,
+    check_tokens,
+    checked_labels,
+    dropped,
+    labels_without,
+    taken,
+)
 from .config import Config, ModelConfig
 from .loss import Loss
 from .rng import Rng
 from .sequence.layout import Layout
+from .tokens import Known, Tokens
 
 if TYPE_CHECKING:
     from .decoding.previews import Preview
@@ -28,48 +42,35 @@ if TYPE_CHECKING:
 if hasattr(os, "register_at_fork"):  # OpenMP's threads don't survive a fork, and a child that waits for them hangs:
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # it computes alone; `spawn` has threads
 
+__all__ = [
+    "Batch",
+    "ClipTokenizer",
+    "Condition",
+    "ConfigT",
+    "Generator",
+    "Known",
+    "Loss",
+    "Model",
+    "OpenState",
+    "OrderedTokenizer",
+    "State",
+    "StateT",
+    "StreamingTokenizer",
+    "Tokenizer",
+    "Tokens",
+    "check_labels",
+    "check_numbers",
+    "check_speaks",
+    "check_tokens",
+    "check_words",
+    "checked_labels",
+    "dropped",
+    "labels_without",
+    "taken",
+]
 
-@dataclass(frozen=True)
-class Tokens:
-    """The tokens of a batch of pictures or clips, in raster order over their grid.
-
-    Attributes:
-        data: Latents [B, N, C] (floating point) or codes [B, N] (whole numbers).
-        grid: Sides of the grid, whose product is N: (H, W), (T, H, W) or (N,).
-        source: Fingerprint of the tokenizer that made them; empty where unknown.
-    """
-
-    data: Tensor
-    grid: tuple[int, ...]
-    source: str = ""
-
-    @property
-    def continuous(self) -> bool:
-        """Whether the tokens are latents rather than codes."""
-        return self.data.is_floating_point()
-
-
-ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+ConfigT = TypeVar("ConfigT", bound=ModelConfig, default=Any)
 """The config of a kind: `class XAR(Generator[XARConfig, State])`."""
-
-Batch = dict[str, Tensor]
-"""`images` [B, 3 or 1, H, W] in [0, 1], of clips [B, 3 or 1, T, H, W] (T frames), of sounds [B, channels, T] in [-1, 1]
-(T samples); or `tokens` [B, N, C] / [B, N];
-`labels` [B] int64, and `weights` [B], how much each row counts, where the data has any. `images` is the name of the
-samples of every medium: [B, *its axes]."""
-
-Condition = Mapping[str, Any] | None
-"""What n samples are conditioned on, by name, each one that the generator `takes`; None or an empty one is nothing.
-
-| name     | value                                                              |
-|----------|--------------------------------------------------------------------|
-| `labels` | class labels [n] int64, ids [n, P] where a condition has P tokens    |
-| `text`   | n captions                                                         |
-| `tokens` | the tokens of n prompts, each as long as it is                       |
-| `voice`  | latents [V, C] of a recording, one for all or n; or a state that heard one |
-| `durations` | units of each of the n prompts' tokens                            |
-| `after`  | how many latents follow the stop, of each of n rows                  |
-"""
 
 
 class Model(nn.Module, ABC, Generic[ConfigT]):
@@ -394,108 +395,6 @@ class ClipTokenizer(StreamingTokenizer[ConfigT]):
         """(frames, height, width) of the clips that it was trained on."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """Known tokens, which a generation keeps as they are: in-painting, continuation, video prediction.
-
-    Arrays and lists become tensors.
-
-    Attributes:
-        data: The known tokens, in the form of `Tokens.data` for n samples or for 1 that all share; or `Tokens`.
-        mask: Which tokens are known: True (or 1) in a mask [N] or [n, N].
-        source: Fingerprint of the tokenizer that made them, as of `Tokens`; "" where unknown.
-
-    Raises:
-        ValueError: One of them is no tensor, and can't become one.
-
-    Example:
-        >>> import torch
-        >>> import nextok_mm as nx
-        >>> from nextok_mm.contracts import Known
-        >>> upper = torch.arange(16) < 8  # the upper half
-        >>> known = Known(nx.tokenize("xar-fashion", torch.zeros(1, 1, 32, 32)), upper)
-        >>> nx.generate("xar-fashion", labels=7, known=known, steps=2).images.shape
-        torch.Size([1, 1, 32, 32])
-    """
-
-    data: Tensor
-    mask: Tensor
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.data, Tokens):
-            object.__setattr__(self, "source", self.data.source)
-        object.__setattr__(
-            self, "data", _tensor("data", self.data.data if isinstance(self.data, Tokens) else self.data)
-        )
-        object.__setattr__(self, "mask", _tensor("mask", self.mask))
-
-    def bool_mask(self) -> Tensor:
-        """Read the mask.
-
-        Returns:
-            The mask as bool.
-
-        Raises:
-            ValueError: The mask holds anything but true and false, 1 and 0.
-        """
-        mask = self.mask
-        if mask.is_floating_point() or mask.is_complex() or not torch.equal(mask.bool().to(mask.dtype), mask):
-            raise ValueError(f"known: got a mask of {mask.dtype}, accepted: bool, True where a token is known")
-        return mask.bool()
-
-    def expanded(
-        self, what: Literal["codes", "latents"], rows: int, *shape: int, num_codes: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Expand data and mask to every row, once they have been checked.
-
-        Args:
-            what: The tokens that the model has: `codes` (whole numbers of any dtype) or `latents` (floating point).
-            rows: Number of samples.
-            shape: Shape of the tokens of one sample, (N,) or (N, C).
-            num_codes: Number of different codes; known ones have to be below it, and the others come as 0. None checks
-                nothing.
-
-        Returns:
-            Data [rows, *shape], in int64 for codes and fp32 for latents, zeros where they are not known; and mask
-            [rows, N].
-
-        Raises:
-            ValueError: Data or mask do not fit.
-        """
-        data, mask = self.data, self.bool_mask()
-        mask = mask.expand(rows, -1) if mask.dim() == 1 else mask
-        fits = mask.shape == (rows, shape[0]) and data.shape in ((1, *shape), (rows, *shape))
-        numbers = "latents" if data.is_floating_point() else "codes"
-        if not fits or numbers != what or data.is_complex() or data.dtype == torch.bool:
-            sides = ", ".join(map(str, shape))
-            raise ValueError(
-                f"known: got data {tuple(data.shape)} of {data.dtype} and mask {tuple(self.mask.shape)}, accepted: "
-                f"{what} [{rows} or 1, {sides}] and mask [{shape[0]}] or [{rows}, {shape[0]}]"
-            )
-        data = (data.long() if what == "codes" else data.float()).expand(rows, *shape)
-        if what == "latents":
-            data = torch.where(mask[..., None].to(data.device), data, 0)
-            if not bool(data.isfinite().all()):
-                raise ValueError("known: got NaN or infinity, accepted: finite numbers where a token is known")
-        if num_codes is not None and data.numel():
-            data = torch.where(mask, data, 0)
-            if not 0 <= int(data.min()) <= int(data.max()) < num_codes:
-                raise ValueError(
-                    f"known: got codes {int(data.min())} to {int(data.max())}, accepted: 0 to {num_codes - 1}"
-                )
-        return data, mask
-
-
-def _tensor(what: str, given: Any) -> Tensor:
-    """What `Known` was given, as a tensor."""
-    try:
-        return given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        got = type(given).__name__
-        raise ValueError(f"known: got {got} as its {what}, accepted: a tensor, an array or a list of numbers") from None
-
-
 @dataclass
 class State:
     """A generation under way, which can be decoded after every step; generators subclass it with what they carry along.
@@ -529,7 +428,7 @@ class OpenState(State):
     ended_B: Tensor
 
 
-StateT = TypeVar("StateT", bound=State)
+StateT = TypeVar("StateT", bound=State, default=Any)
 
 
 class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
@@ -659,93 +558,6 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
     @abstractmethod
     def backend(self) -> str:
         """The attention backend that sampling runs on this model's device."""
-
-
-def taken(condition: Condition, *names: str) -> dict[str, Any]:
-    """The parts of a condition that aren't None; ValueError for one that isn't among `names`, what a model takes."""
-    if condition is not None and not isinstance(cast(Any, condition), Mapping):
-        raise ValueError(f"condition: got {type(condition).__name__}, accepted: values by name, such as labels=[7]")
-    given = {name: value for name, value in (condition or {}).items() if value is not None}
-    for name in given:
-        if name not in names:
-            raise ValueError(f"{name}: got a condition, accepted: {', '.join(names) or 'none'}, which this model takes")
-    return given
-
-
-def checked_labels(condition: Condition, rows: int, classes: int) -> list[int]:
-    """Labels of `rows` samples as numbers, `classes` ("no label") for each where there is no condition.
-
-    ValueError in one line for captions, a wrong number of labels, or a label out of range.
-    """
-    given = taken(condition, "labels").get("labels")
-    if given is None:
-        return [classes] * rows
-    if given.shape != (rows,):
-        raise ValueError(f"labels: got shape {tuple(given.shape)}, accepted: ({rows},)")
-    labels = given.tolist()
-    for label in labels:
-        if not 0 <= label < classes:
-            accepted = f"0 to {classes - 1}" if classes else "none, this model has no classes"
-            raise ValueError(f"labels: got {label}, accepted: {accepted}")
-    return labels
-
-
-def dropped(rng: Rng, share: float, device: torch.device) -> Tensor:
-    """bool [B]: which rows of a training batch do without their condition, so that the model can be guided later."""
-    return (rng.uniform() < share).to(device)  # drawn and compared in fp32: in bf16 some of the numbers are 1
-
-
-def labels_without(batch: Batch, classes: int, dropped_B: Tensor) -> Tensor:
-    """The labels [B] to train on: `classes` ("no label") for dropped rows, and for all where there are none."""
-    labels_B = batch.get("labels") if classes else None
-    return (
-        torch.full_like(dropped_B, classes, dtype=torch.long)
-        if labels_B is None
-        else labels_B.where(~dropped_B, classes)
-    )
-
-
-def check_labels(batch: Batch, classes: int, *ids: int) -> None:
-    """ValueError in one line where the labels of a training batch don't fit a model of so many classes.
-
-    Labels are whole numbers [B] of 0 .. classes - 1 ([B, P] where `ids` says that a condition has P of them). The
-    number behind the last class means "no label", and isn't the data's to give. Labels may be missing, and a model
-    without classes passes them over.
-    """
-    labels = batch.get("labels")
-    if labels is None or not classes:
-        return
-    wanted = (len(batch.get("tokens", batch.get("images", labels))), *ids)
-    if labels.shape != wanted:
-        raise ValueError(f"labels: got shape {tuple(labels.shape)}, accepted: {wanted}")
-    check_numbers("labels", labels, classes, "classes")
-
-
-def check_tokens(tokens: Tensor | None, shape: Sequence[int], num_codes: int | None) -> None:
-    """ValueError in one line where the tokens of a training batch aren't [B, *shape]: whole numbers below
-    `num_codes`, or latents, which are floating point, where it is None."""
-    if tokens is None:
-        raise ValueError("data: got no tokens, accepted: tokens, or images beside a `tokenizer` that encodes them")
-    if tuple(tokens.shape[1:]) != tuple(shape) or tokens.is_floating_point() != (num_codes is None):
-        what = "latents" if num_codes is None else "whole numbers"
-        accepted = f"{what} [{', '.join(['batch', *map(str, shape)])}]"
-        raise ValueError(f"tokens: got {tuple(tokens.shape)} of {tokens.dtype}, accepted: {accepted}")
-    if num_codes is not None:
-        check_numbers("tokens", tokens, num_codes, "codes")
-
-
-def check_numbers(name: str, numbers: Tensor, count: int, what: str) -> None:
-    """ValueError in one line where numbers aren't whole ones of 0 .. count - 1. what: they say which of the model's.
-
-    Fake and meta tensors hold no numbers to be checked, nor do those that torch.compile looks at.
-    """
-    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
-        raise ValueError(f"{name}: got {numbers.dtype}, accepted: whole numbers from 0 to {count - 1}")
-    if type(numbers) is not Tensor or numbers.is_meta or not numbers.numel() or torch.compiler.is_compiling():
-        return
-    for number in map(int, torch.stack(numbers.long().aminmax()).cpu()):
-        if not 0 <= number < count:
-            raise ValueError(f"{name}: got {number}, accepted: 0 to {count - 1}, the {what} of this model")
 
 
 def check_speaks(generator: Generator[Any, Any], tokenizer: Tokenizer[Any], tokenizer_name: str, name: str) -> None:

@@ -8,7 +8,7 @@ for part in chat.stream("And why are they white?"):
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..contracts import State
 from ..rng import Rng, mix
@@ -128,10 +128,10 @@ class Chat:
         if not isinstance(messages, list | tuple) or not messages:
             raise ValueError(f"chat: got {messages!r:.80}, accepted: a list of messages with a role and a content")
         for message in messages:
-            content = message.get("content") if isinstance(message, Mapping) else None
+            content = message.get("content") if isinstance(cast(Any, message), Mapping) else None
             if content:
                 self.words.prompt(content, most, begin=False)  # what is far too long is refused before it is read
-        if isinstance(messages[-1], Mapping) and not messages[-1].get("content"):
+        if isinstance(cast(Any, messages[-1]), Mapping) and not messages[-1].get("content"):
             raise ValueError("chat: got an empty message, accepted: one letter or more")
         tokens = self.words.chat(messages)
         if len(tokens) > most:

@@ -4,7 +4,7 @@ turn."""
 import difflib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def asked(condition: Mapping[str, Any], text: Any, rows: range) -> dict[str, lis
     if "tokens" in condition:  # what was said, not what became of it
         texts = Words().take(text)
         return {"text": [texts[row % len(texts)] for row in rows]}
-    return {name: part.tolist() if isinstance(part, Tensor) else list(part) for name, part in condition.items()}
+    return {name: each(part) for name, part in condition.items()}
 
 
 def listed(text: str | None) -> list[str] | None:
@@ -117,12 +117,12 @@ def listed(text: str | None) -> list[str] | None:
 def each(given: Any) -> list[Any]:
     """What is in a list, an array or a tensor; one value, or one string, by itself."""
     given = given.tolist() if hasattr(given, "tolist") else given
-    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    return list(cast(Iterable[Any], given)) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
 
 
 def _number(label: Any, names: Sequence[str], classes: int) -> int:
     """The index of a class."""
-    known, near = [name.lower() for name in names], []
+    known, near = [name.lower() for name in names], list[str]()
     if isinstance(label, str):
         turned = " + ".join(reversed(label.lower().split(" + ")))  # pairs of clips are in no order
         for name in (label.lower(), turned):

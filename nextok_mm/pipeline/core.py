@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -182,8 +182,9 @@ class Pipeline:
         Raises:
             ValueError: The hub refuses, or can't be reached.
         """
-        how = {"dtype": dtype, "max_shard_size": max_shard_size}
-        return folders.push(self, repo_id, private, revision, token, commit_message, **how)
+        return folders.push(
+            self, repo_id, private, revision, token, commit_message, dtype=dtype, max_shard_size=max_shard_size
+        )
 
     def condition(self, n: int, **given: Any) -> dict[str, Any]:
         """Read the condition of n samples in the form that the generator takes.
@@ -256,7 +257,7 @@ class Pipeline:
             >>> result.save("out.png").name
             'out.png'
         """
-        parts = []
+        parts = list[Result]()
         n, batch = conditions.count(self.generator, n, text), inputs.whole("batch", batch, 1, MAX_ROWS)
         options = {"text": text, "voice": voice, "stop": stop, "known": known, "decode_all": False}
         seed = inputs.whole("seed", seed)
@@ -309,7 +310,7 @@ class Pipeline:
         generator, speaks = self._parts()
         n, seed = conditions.count(generator, n, text), inputs.whole("seed", seed)
         rows = range(n) if rows is None else rows
-        if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
+        if not isinstance(cast(Any, rows), range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= n:
             raise ValueError(f"rows: got {rows!r}, accepted: a range(first, last) within 0 to {n}")
         settings = settings_of(generator, sampling)
         given = self._condition(n, {"labels": labels, "text": text, "voice": voice}, settings)
@@ -323,9 +324,19 @@ class Pipeline:
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, held)
         asked = conditions.asked(mine, text, rows)
         sampled = settings.model_dump(mode="json") | ({"stop": stops(stop)} if stop else {})
-        how = {"decode_all": decode_all, "words": self.words}
         yield from results(
-            Run(generator, speaks.medium, preview, self.card.name, seed, asked, sampled, started, **how),
+            Run(
+                generator,
+                speaks.medium,
+                preview,
+                self.card.name,
+                seed,
+                asked,
+                sampled,
+                started,
+                decode_all=decode_all,
+                words=self.words,
+            ),
             begun_state,
         )
 
@@ -647,7 +658,7 @@ def medium_of(name: str | Path) -> Medium | None:
 def _device(device: str | None) -> torch.device:
     if device is not None:
         try:
-            torch.zeros(1, device=device).tolist()  # a name that torch knows may still be absent here
+            torch.zeros(1, device=device).cpu()  # a name that torch knows may still be absent here
             return torch.device(device)
         except (RuntimeError, AssertionError):
             here = [name for name, there in _accelerators().items() if there]
@@ -672,19 +683,17 @@ def _names(model: Any) -> set[str]:
     arguments = ("seed", "batch", "progress")
     if isinstance(model, Generator):
         arguments += ("labels", "text", "voice", "n", "stop", "known")
-    return {*arguments, *getattr(getattr(model, "Sampling", None), "model_fields", ())}
+    settings: Any = getattr(cast(Any, model), "Sampling", None)
+    return {*arguments, *getattr(settings, "model_fields", ())}
 
 
 def _rows_of(known: Known | None, rows: range, n: int) -> Known | None:
     """The part of `known` that belongs to these rows, where it has one for each of the n."""
     if known is None:
         return None
-    if not isinstance(known, Known):
-        got, accepted = (
-            type(known).__name__,
-            "nextok_mm.contracts.Known(data, mask), tokens and which of them are known",
-        )
-        raise ValueError(f"known: got {got}, accepted: {accepted}")
+    if not isinstance(cast(Any, known), Known):
+        accepted = "nextok_mm.contracts.Known(data, mask), tokens and which of them are known"
+        raise ValueError(f"known: got {type(known).__name__}, accepted: {accepted}")
     if known.data.shape[:1] not in ((1,), (n,)) or (known.mask.dim() == 2 and len(known.mask) != n):
         got = f"data {tuple(known.data.shape)} and mask {tuple(known.mask.shape)}"
         raise ValueError(f"known: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -168,7 +168,7 @@ def push(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     precision(pipeline.card, dtype)
-    owner, _, name = repo_id.partition("/") if isinstance(repo_id, str) else ("", "", "")
+    owner, _, name = repo_id.partition("/") if isinstance(cast(Any, repo_id), str) else ("", "", "")
     if not (owner and name) or "/" in name:
         raise ValueError(f"repo_id: got {repo_id!r}, accepted: owner/name of a hub")
     failures: tuple[Any, ...] = (

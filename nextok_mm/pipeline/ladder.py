@@ -157,21 +157,24 @@ def climb(
     Every k of a picture starts from the same noise, so that the tokens alone make the difference. A batch mixes
     pictures and numbers of tokens as they come. progress(done, all) counts the solver's steps over all batches.
     """
-    encoded = [tokenizer.encode(part.to(tokenizer.device)) for part in pictures.split(batch)]
+    encoded = [tokenizer.encode(part.to(tokenizer.device)) for part in torch.split(pictures, batch)]
     codes, grid, source = torch.cat([part.data for part in encoded]), encoded[0].grid, encoded[0].source
     kept = torch.tensor(list(tokens)).repeat(len(pictures))
     rows = torch.arange(len(pictures)).repeat_interleave(len(tokens))
     batches = math.ceil(len(rows) / batch)
-    parts = []
-    for index, (mine, counts) in enumerate(zip(rows.split(batch), kept.split(batch))):
+    parts = list[Tensor]()
+    for index, (mine, counts) in enumerate(zip(torch.split(rows, batch), torch.split(kept, batch))):
 
         def count(done: int, steps: int, index: int = index) -> None:
             if progress is not None:
                 progress(index * steps + done, batches * steps)
 
-        rng, chosen = Rng([mix(seed, row) for row in mine.tolist()]), Tokens(codes[mine.to(codes.device)], grid, source)
+        rng, chosen = (
+            Rng([mix(seed, row) for row in map(int, mine)]),
+            Tokens(codes[mine.to(codes.device)], grid, source),
+        )
         parts.append(tokenizer.decode(chosen, counts, rng, sampling, count).cpu())
-    return torch.cat(parts).unflatten(0, (len(pictures), len(tokens)))
+    return torch.unflatten(torch.cat(parts), 0, (len(pictures), len(tokens)))
 
 
 def ordered(tokenizer: Tokenizer | None, name: str) -> OrderedTokenizer:

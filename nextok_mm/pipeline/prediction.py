@@ -81,7 +81,7 @@ def stream(
         tokens = pipeline.tokenize(images[:, :, -context:])
         codes = torch.zeros(len(images), *tokenizer.grid((trained, *sides)), dtype=torch.long)
         mask = torch.zeros_like(codes[0], dtype=torch.bool)
-        codes[:, : tokens.grid[0]] = tokens.data.unflatten(1, tokens.grid).cpu()
+        codes[:, : tokens.grid[0]] = torch.unflatten(tokens.data, 1, tokens.grid).cpu()
         mask[: tokens.grid[0]] = True
         known = Known(codes.flatten(1), mask.flatten())
         start = seed if window == 0 else mix(seed, "window", window)

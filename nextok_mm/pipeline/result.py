@@ -49,13 +49,13 @@ class Result:
     medium: Medium
     name: str
     seed: int = 0
-    condition: dict[str, list[Any]] = field(default_factory=dict)
+    condition: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     given: Tensor | None = None
     tokens: Tokens | None = None
     remarks: list[dict[str, Any]] | None = None
-    sampling: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict[str, Any])
     calls: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
     backend: str = ""
     finished: int = 0
     total: int = 0

@@ -90,7 +90,7 @@ def score(pipeline: "Pipeline", text: Any, given: Any = None) -> Scores:
     before = None if given is None else Words().take(given)
     if before is not None and len(before) not in (1, len(texts)):
         raise ValueError(f"given: got {len(before)} texts, accepted: one, or {len(texts)}, one for each that is scored")
-    contexts, tokens = [], []
+    contexts, tokens = list[list[int]](), list[list[int]]()
     for row, each in enumerate(texts):
         context = [generator.before] if generator.before is not None else []
         if before is not None:

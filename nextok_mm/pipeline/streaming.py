@@ -1,9 +1,9 @@
 """A generation as results that come one after another: the loop below `stream`, `generate` and a chat's answers."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -72,10 +72,10 @@ def results(run: Run, first: State) -> Iterator[Result]:
 
 def stops(given: Any) -> list[str]:
     """Stop words, one or several; ValueError in one line for what is none."""
-    words = [given] if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else given
-    if words is None:
+    if given is None:
         return []
-    if not isinstance(words, list) or len(words) > MAX_STOPS:
+    words = list(cast(Iterable[Any], given)) if isinstance(given, list | tuple) else [given]
+    if len(words) > MAX_STOPS:
         raise ValueError(f"stop: got {given!r:.80}, accepted: a text, or a list of at most {MAX_STOPS}")
     for word in words:
         if not isinstance(word, str) or not 0 < len(word) <= MAX_STOP:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..contracts import Generator, State, Tokenizer
 from ..decoding.states import load_state
@@ -32,7 +32,7 @@ def read(
     """
     if generator is None or tokenizer is None or "voice" not in generator.takes:
         raise ValueError(f"voice: got one, accepted: none, {name} has no voice but its own")
-    each = list(given) if isinstance(given, list) else [given]
+    each = list(cast(list[Any], given)) if isinstance(given, list) else [given]
     if not each:
         raise ValueError("voice: got none in the list, accepted: at least one")
     heard = [_one(generator, tokenizer, voice) for voice in each]
