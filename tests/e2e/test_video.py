@@ -73,7 +73,7 @@ def test_mistakes_are_one_line(nextok, tiny: Path, tmp_path: Path, clip: Path) -
         ): "192 x 96 (width x height), accepted: the aspect of 8 x 8",
         ("predict", clips, wide, "--fit", "foo", "--out", out): "fit: got 'foo', accepted: crop, pad, exact",
         ("generate", clips, "--fps", "60", "--out", tmp_path / "a.gif"): "fps: got 60 for .gif, accepted: 0.01 to 50",
-        ("generate", clips, "--set", "keep=3", "--out", out): "sampling.keep",
+        ("generate", clips, "--set", "banana=3", "--out", out): "sampling.banana",
         ("generate", clips, "--fps", "0.001", "--out", out): "fps: got 0.001, accepted: 0.01 to 1000",
         ("generate", clips, "--out", clip / "a.mp4"): "is no folder that takes files",
         ("generate", clips, "--labels", ",", "--out", out): "labels: got ''",
