@@ -9,7 +9,9 @@ A place is a pair of comments around the table, which names the file and may cho
     <!-- end of table -->
 
 A study's JSON has parts: `<!-- table elm.json/variants: ... -->`. Rows that differ in their seed alone become one: the
-mean, and every value in brackets.
+mean, and every value in brackets. A row that has none of the chosen columns is left out.
+
+The JSON is kept beside the documents, in docs/benchmarks/results, from which a test makes the tables anew.
 """
 
 import re
@@ -18,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_files
-from .harness import options, read_json
+from .harness import options, read_json, write_json
 
+RESULTS = "results"
 PLACE = re.compile(r"<!-- table (?P<file>[^:\n]+?)(?:: (?P<columns>[^\n]*?))? -->\n.*?<!-- end of table -->", re.DOTALL)
 
 
 def main(arguments: list[str]) -> None:
-    """Write the tables of one JSON file into every place that names it."""
+    """Write the tables of one JSON file into every place that names it, and keep the file beside the documents."""
     parser = options("bench table", __doc__)
     parser.add_argument("file", type=Path, help="the JSON file of a bench or study")
     parser.add_argument("--docs", type=Path, default=Path("docs/benchmarks"), help="folder of the documents")
@@ -32,7 +35,7 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     figures = read_json(given.file)
     if given.print:
-        for part, rows in _parts(given.file.name, figures).items():
+        for part, rows in parts(given.file.name, figures).items():
             print(f"{part}\n\n{markdown(rows)}\n")
         return
     changed = [path for path in sorted(given.docs.glob("*.md")) if fill(path, given.file.name, figures)]
@@ -41,24 +44,25 @@ def main(arguments: list[str]) -> None:
             f"docs: no place for {given.file.name} in {given.docs}/*.md, accepted: <!-- table {given.file.name} --> "
             "before and <!-- end of table --> behind it, or --print"
         )
+    write_json(given.docs / RESULTS / given.file.name, figures)
     print(f"written into {', '.join(map(str, changed))}")
 
 
 def fill(document: Path, file: str, figures: dict[str, Any]) -> bool:
     """Write the tables of one JSON file into the places of a document that name it; whether there is one."""
-    text, parts = document.read_text(), _parts(file, figures)
+    text, tables = document.read_text(), parts(file, figures)
 
     def table(place: re.Match[str]) -> str:
-        if place["file"] not in parts:
+        if place["file"] not in tables:
             return place[0]
         columns = [column.strip() for column in (place["columns"] or "").split(";") if column.strip()]
         begin = place[0].split("\n", 1)[0]
-        return f"{begin}\n\n{markdown(parts[place['file']], columns)}\n\n<!-- end of table -->"
+        return f"{begin}\n\n{markdown(tables[place['file']], columns)}\n\n<!-- end of table -->"
 
     filled = PLACE.sub(table, text)
     if filled != text:
         write_files(document.parent, {document.name: filled.encode()})
-    return any(place["file"] in parts for place in PLACE.finditer(text))
+    return any(place["file"] in tables for place in PLACE.finditer(text))
 
 
 def markdown(figures: dict[str, Any], columns: list[str] | None = None) -> str:
@@ -67,18 +71,33 @@ def markdown(figures: dict[str, Any], columns: list[str] | None = None) -> str:
     known = list(dict.fromkeys(name for row in rows.values() for name in row))
     if wrong := [column for column in columns or () if column not in known]:
         raise ValueError(f"columns: got {wrong[0]!r}, accepted: {', '.join(known)}")
+    if columns:
+        rows = {name: row for name, row in rows.items() if any(column in row for column in columns)}
     columns = columns or known
     lines = [["", *columns], ["---"] * (len(columns) + 1)]
     lines += [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _parts(file: str, figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def parts(file: str, figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """File, or file/part where figures are those of a study, whose rows are another level down -> figures by name."""
     if "checkpoints" in figures:
-        figures = {name: row.get("figures", {}) for name, row in figures["checkpoints"].items()}
+        figures = _of_the_zoo(figures["checkpoints"])
     nested = {f"{file}/{part}": rows for part, rows in figures.items() if isinstance(rows, dict) and _flat(rows)}
     return {file: figures} | nested
+
+
+def _of_the_zoo(checkpoints: dict[str, Any]) -> dict[str, Any]:
+    """A row per checkpoint; what was measured beside it (real data, a baseline) has rows of its own behind it."""
+    rows: dict[str, Any] = {}
+    for name, checkpoint in checkpoints.items():
+        for figure, value in checkpoint.get("figures", {}).items():
+            measured, _, what = figure.rpartition(": ")
+            row = rows.setdefault(name if measured in ("", name) else f"{name}, {measured}", {})
+            row[what] = value
+        if name in rows and "n" in checkpoint:
+            rows[name] = {"n": checkpoint["n"]} | rows[name]
+    return rows
 
 
 def _flat(figures: dict[str, Any], above: str = "") -> dict[str, dict[str, Any]]:

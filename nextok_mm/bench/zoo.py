@@ -3,11 +3,13 @@
     nextok bench zoo --pictures --json before.json              the pictures of fixed seeds: some seconds, no data
     nextok bench zoo --n 500 --json before.json                 each checkpoint's own evaluation as well (`nextok eval`)
     nextok bench zoo --pictures --against before.json --exact   exit code 1 where a picture is another one
+    nextok bench zoo --figures --only text-tiny --resume --json docs/benchmarks/results/zoo.json
 
 A generator draws its first classes or a few captions, a tokenizer reconstructs discs, a language model goes on with a
 few words, whose letters are compared as pixels are. Pictures are compared as they are saved, in 8 bits per channel, and
 made on one thread: how many share a sum changes its last bit. Processors differ in that too, so the file from before
-has to come from the same kind of machine. A judge draws nothing: it has figures only.
+has to come from the same kind of machine. A judge draws nothing: it has figures only. The file is written after each
+checkpoint, and keeps those that it has with --resume: after a kill, or where one of them wants another --n.
 """
 
 import base64
@@ -41,29 +43,40 @@ def main(arguments: list[str]) -> None:
     parser = options("bench zoo", __doc__)
     parser.add_argument("--n", type=int, default=500, help="samples or pictures of an evaluation (default 500)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", action="store_true", help="leave the evaluations out")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--pictures", action="store_true", help="leave the evaluations out")
+    which.add_argument("--figures", action="store_true", help="leave the pictures out")
     parser.add_argument("--only", action="append", choices=list(zoo.list_models()), help="one checkpoint; repeatable")
-    parser.add_argument("--json", type=Path, help="write everything to this file")
+    parser.add_argument("--json", type=Path, help="write everything to this file, after each checkpoint")
+    parser.add_argument("--resume", action="store_true", help="keep what --json has, measure the rest")
     parser.add_argument("--against", type=Path, metavar="JSON", help="a file that --json wrote before")
     parser.add_argument("--exact", action="store_true", help="exit code 1 where a picture of --against is another one")
     given = parser.parse_args(arguments)
     if given.exact and not given.against:
         raise ValueError("exact: got no file to compare with; give one with --against JSON")
+    if given.resume and not given.json:
+        raise ValueError("resume: got no file to go on with; give one with --json FILE")
     print(f"now on {describe()}")
-    before = _before(given.against, given.seed) if given.against else {}
+    before = _before(given.against, given.seed, "against") if given.against else {}
     found: dict[str, dict[str, Any]] = {}
+    if given.resume and given.json.is_file():
+        found = _before(given.json, given.seed, "json")
     for name, card in zoo.list_models().items():
         if given.only and name not in given.only:
             continue
-        row = {} if card.role == "judge" else {"pictures": stored(pictures(load(name, device="cpu"), given.seed))}
-        if not given.pictures:
-            row["figures"] = figures(name, card, given.n, given.seed)
+        row: dict[str, Any] = {}
+        has = found.get(name, {})
+        if card.role != "judge" and not given.figures and "pictures" not in has:
+            row["pictures"] = stored(pictures(load(name, device="cpu"), given.seed))
+        if not given.pictures and "figures" not in has and (measured := figures(name, card, given.n, given.seed)):
+            row |= (
+                {"figures": measured} if card.role == "judge" or name in TEXTS else {"n": given.n, "figures": measured}
+            )
         if row:
-            found[name] = row
+            found[name] = has | row
             print(*_lines(name, row, before.get(name)), sep="\n", flush=True)
-    if given.json:
-        settings = {"seed": given.seed, "n": None if given.pictures else given.n}
-        write_json(given.json, {"machine": describe(), **settings, "checkpoints": found})
+        if given.json:
+            write_json(given.json, {"machine": describe(), "seed": given.seed, "checkpoints": found})
     if given.exact:
         _check(found, before, given.only)
 
@@ -174,12 +187,13 @@ def _lines(name: str, row: dict[str, Any], before: dict[str, Any] | None) -> lis
     return lines
 
 
-def _before(path: Path, seed: int) -> dict[str, Any]:
+def _before(path: Path, seed: int, option: str) -> dict[str, Any]:
+    """The checkpoints in a file of this seed that an earlier run wrote."""
     found = read_json(path)
     if "checkpoints" not in found:
-        raise ValueError(f"against: {str(path)!r} has no checkpoints, accepted: a file that nextok bench zoo wrote")
+        raise ValueError(f"{option}: {str(path)!r} has no checkpoints, accepted: a file that nextok bench zoo wrote")
     if found["seed"] != seed:
-        raise ValueError(f"against: {str(path)!r} was drawn with seed {found['seed']}, accepted: the same, got {seed}")
+        raise ValueError(f"{option}: {str(path)!r} was drawn with seed {found['seed']}, accepted: the same, got {seed}")
     print(f"before on {found['machine']}")
     return found["checkpoints"]
 

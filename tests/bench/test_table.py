@@ -51,6 +51,7 @@ def test_a_table_is_written_into_its_place_alone(tmp_path, capsys):
         assert text.endswith(f"\n\n<!-- end of table -->\n\nbetween\n\n{more}\n\nafter\n")
         assert "| patches | 0.9 (0.9, 0.9) | 0.38 (0.362, 0.398) |" in text and "old" not in text
     assert other.read_text() == "# ELM\n"
+    assert json.loads((tmp_path / "results" / "claims.json").read_text()) == CLAIMS
 
 
 def test_a_part_of_a_study_and_the_zoo_have_places_too(tmp_path):
@@ -74,12 +75,50 @@ def test_a_file_without_a_place_is_one_line_or_printed(tmp_path, capsys):
     assert "| cells | 0.379 (0.376, 0.382) | 0.85 (0.8, 0.9) |" in said and said.count("claims.json") == 1
 
 
+def test_what_the_zoo_measured_beside_a_checkpoint_has_rows_of_its_own():
+    vae = {"n": 7, "figures": {"vae: psnr (pixels)": 12.5, "vae: frechet (judge)": 0.5, "test: agreement (judge)": 0.9}}
+    judge = {"figures": {"test: accuracy (judge)": 0.95}}
+    rows = table.parts("zoo.json", {"checkpoints": {"vae": vae, "judge": judge}})["zoo.json"]
+    assert table.markdown(rows, ["n", "psnr (pixels)"]).splitlines()[2:] == ["| vae | 7 | 12.5 |"]
+    assert [line.split(" | ")[0] for line in table.markdown(rows).splitlines()[2:]] == [
+        "| vae",
+        "| vae, test",
+        "| judge, test",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / table.RESULTS).glob("*.json")), ids=lambda path: path.name)
+def test_documents_and_results_agree(path, tmp_path):
+    """Making the tables anew from the kept JSON changes nothing, and each file stands behind one at least."""
+    places = []
+    for document in DOCS.glob("*.md"):
+        copy = tmp_path / document.name
+        copy.write_text(document.read_text())
+        places.append(table.fill(copy, path.name, json.loads(path.read_text())))
+        assert copy.read_text() == document.read_text(), f"nextok bench table {path}"
+    assert any(places)
+
+
+def test_a_changed_result_is_noticed(tmp_path):
+    """The test above can fail: another number makes another table."""
+    document = tmp_path / "xar.md"
+    document.write_text("<!-- table claims.json -->\n<!-- end of table -->\n")
+    table.fill(document, "claims.json", CLAIMS)
+    before = document.read_text()
+    table.fill(document, "claims.json", CLAIMS | {"patches, seed 0": {"frechet": 0.363, "agreement": 0.9}})
+    assert document.read_text() != before
+
+
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_table_of_the_documents_says_where_it_comes_from(path):
-    """A place for a bench's JSON, or that it was transcribed, from what."""
+    """A place of JSON that is kept, or that it was transcribed, from what."""
     text = path.read_text()
     assert text.count("<!-- table ") == len(table.PLACE.findall(text)) == text.count("<!-- end of table -->")
     tables = re.findall(r"(?:^|\n)([^\n]*)\n\n?(\|[^\n]*\|)\n\|[-| ]+\|\n", text)
     assert all(
         above.startswith(("<!-- transcribed from", "<!-- table ")) for above, _ in tables[path.name == "README.md" :]
     )
+    for place in table.PLACE.finditer(text):
+        kept = DOCS / table.RESULTS / place["file"].split("/")[0]
+        empty = "\n|" not in place[0]  # its run is not done yet
+        assert kept.is_file() or empty or "\n<!-- transcribed from" in place[0], place["file"]

@@ -104,6 +104,35 @@ def test_figures_are_those_of_the_own_evaluation(shipped, tmp_path, capsys, monk
     assert line.split()[-4:] == ["1.25", "before", "1", "+0.25"]
 
 
+def test_a_run_goes_on_where_it_stopped(shipped, tmp_path, monkeypatch, capsys):
+    """After a kill, for what was left out, and with another number of samples for one of them."""
+    asked = []
+
+    def figures(name, card, n, seed):
+        if len(asked) == 2 and name == "flextok":
+            raise KeyboardInterrupt
+        asked.append((name, n))
+        return {f"{name}: psnr (pixels)": float(n)}
+
+    monkeypatch.setattr(zoo, "figures", figures)
+    path = tmp_path / "zoo.json"
+    with pytest.raises(KeyboardInterrupt):
+        run("--figures", "--n", 7, "--json", path)
+    assert asked == [("vae", 7), ("xar", 7)]
+    asked.append(None)
+    run("--figures", "--n", 9, "--only", "video", "--resume", "--json", path)
+    run("--figures", "--n", 7, "--resume", "--json", path)
+    assert asked[3:] == [("video", 9), ("flextok", 7), ("clips", 7), ("text", 7)]
+    found = json.loads(path.read_text())["checkpoints"]
+    assert {name: row["n"] for name, row in found.items()} == dict.fromkeys(shipped, 7) | {"video": 9}
+    assert not any("pictures" in row for row in found.values())
+    run("--resume", "--only", "xar", "--json", path)
+    row = json.loads(path.read_text())["checkpoints"]["xar"]
+    assert row["figures"] == found["xar"]["figures"] and row["pictures"]["sha256"]
+    run("--figures", "--n", 7, "--only", "xar", "--json", path)  # without --resume the file begins anew
+    assert list(json.loads(path.read_text())["checkpoints"]) == ["xar"]
+
+
 MEASURED = [name for name in list_models() if name != "vocoder-speech"]  # which `nextok bench sounds` measures
 
 
@@ -170,6 +199,8 @@ def test_discs_are_pictures_that_differ_and_move():
     "arguments, message",
     [
         (["--exact"], "exact: got no file to compare with; give one with --against"),
+        (["--resume"], "resume: got no file to go on with; give one with --json"),
+        (["--resume", "--json", "{seven}"], "json: .* was drawn with seed 7, accepted: the same, got 0"),
         (["--against", "/no.json"], "results: '/no.json' can't be read"),
         (["--against", "{other}"], "against: .* has no checkpoints"),
         (["--against", "{seven}"], "was drawn with seed 7, accepted: the same, got 0"),
