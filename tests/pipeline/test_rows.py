@@ -11,7 +11,7 @@ import torch
 import nextok_mm as nx
 from nextok_mm.checkpoint import CONFIG, ZOO, read_card
 from nextok_mm.contracts import Known
-from nextok_mm.media.words import Words
+from nextok_mm.media.texts import Words
 from nextok_mm.pipeline import Pipeline
 
 SHIPPED = sorted(path.parent.name for path in ZOO.glob(f"*/{CONFIG}") if read_card(path.parent).role != "judge")
