@@ -44,7 +44,7 @@ class Sampling(Drawing):
     tokens: int = Field(default=256, ge=1, le=1 << 20, description="Largest number of new tokens per row.")
     repetition: float = Field(
         default=1.0,
-        gt=0,
+        ge=0.01,
         le=10,
         description="Penalty of codes that are there already: a positive logit is divided by it, a negative one "
         "multiplied; 1 is none (arXiv 1909.05858).",
@@ -260,6 +260,7 @@ class Language(Generator[LanguageConfig, State]):
 
         Not all logits are there at once: with a large vocabulary they are many times as large as anything else.
         """
+        check_numbers("tokens", tokens_BN, self.config.vocabulary, "vocabulary")
         states_XD, targets_X = self.states(tokens_BN)[:, :-1].flatten(0, 1), tokens_BN[:, 1:].flatten()
         some = max(1, AT_ONCE // self.config.vocabulary)
         parts = []

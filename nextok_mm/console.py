@@ -75,7 +75,10 @@ def speaking() -> Iterator[None]:
 
 
 def reserve_stdout() -> None:
-    """From here on the command's standard output holds its data alone, and news go to standard error."""
+    """From here on the command's standard output holds its data alone, and news go to standard error. ValueError where
+    it is closed: what it is to hold would be lost."""
+    if sys.stdout is None:
+        raise ValueError("standard output: it is closed, accepted: an open one")
     for handler in logging.getLogger("nextok_mm").handlers:
         if isinstance(handler, _Terminal):
             handler.reserved = True

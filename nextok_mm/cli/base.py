@@ -6,11 +6,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from .. import __version__, borrowed
+from .texts import STDOUT
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
 
 ZOO = Path(__file__).parents[1] / "zoo"
 FITS = ("crop", "pad", "exact")
@@ -139,6 +143,29 @@ def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
             shown.refresh()
 
         yield show
+
+
+def opened(
+    name: str,
+    out: Path | None,
+    force: bool,
+    device: str | None,
+    tokenizer: str | None = None,
+    columns: int | None = None,
+    fps: float | None = None,
+) -> "Pipeline":
+    """The pipeline of a command that writes to `out`, which is refused here, before the work: an existing file before
+    anything is loaded, what its medium can't write once that is known. out: None means the medium's own name."""
+    from ..files import refuse_existing
+    from ..media import Saving
+    from ..pipeline import load
+
+    if out is not None and str(out) != STDOUT:
+        refuse_existing(out, force)
+    pipeline = load(name, tokenizer, device)
+    how = Saving(columns) if fps is None else Saving(columns, fps=fps)
+    pipeline.medium.check_out(out or pipeline.medium.out, force, how)
+    return pipeline
 
 
 def settings(model: Any, assignments: list[str] | None) -> dict[str, Any]:

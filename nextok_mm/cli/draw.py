@@ -27,6 +27,7 @@ from .base import (
     fitted,
     fitting,
     numbers,
+    opened,
     settings,
 )
 from .texts import STDOUT, prompts, written
@@ -80,18 +81,12 @@ def generate(
     settings that it was made with, where its format has room for them. On standard output a text appears word by word,
     a sound as a WAV stream while it is made, and nothing else does.
     """
-    from ..files import refuse_existing
-    from ..media import Saving
-    from ..pipeline import load
     from ..pipeline.conditions import count, listed
     from ..pipeline.inputs import whole
 
-    if out is not None and str(out) != STDOUT:
-        refuse_existing(out, force)
-    pipeline = load(name, tokenizer, device)
+    pipeline = opened(name, out, force, device, tokenizer, columns, fps)
     out = out or Path(pipeline.medium.out)
     data = str(out) == STDOUT
-    pipeline.medium.check_out(out, force, Saving(columns, None, fps))
     texts = prompts(text, text_file)
     n = count(pipeline.generator, n, texts, 16)
     pipeline.medium.check_sheet(n, columns and whole("columns", columns, 1))
@@ -134,14 +129,8 @@ def decode(
 
     Ordered tokenizers (FlexTok) take any number of leading codes; others take all codes of their grid, row by row.
     """
-    from ..files import refuse_existing
-    from ..media import Saving
-    from ..pipeline import load
-
     rows = _codes(codes)
-    refuse_existing(out, force)
-    pipeline = load(name, device=device)
-    pipeline.medium.check_out(out, force, Saving(columns, None, fps))
+    pipeline = opened(name, out, force, device, columns=columns, fps=fps)
     pipeline.medium.check_sheet(len(rows), columns)
     assert pipeline.tokenizer is not None
     if pipeline.tokenizer.num_codes is None:
@@ -202,14 +191,10 @@ def reconstruct(
     """
     import torch
 
-    from ..files import refuse_existing
     from ..media import Saving
-    from ..pipeline import load
 
-    refuse_existing(out, force)
     how: Any = fitting(fit, crop)
-    pipeline = load(name, device=device)
-    pipeline.medium.check_out(out, force)
+    pipeline = opened(name, out, force, device)
     images = pipeline.medium.take([fitted(pipeline, picture, how, pipeline.read) for picture in pictures], how)
     sampling = settings(pipeline.tokenizer, setting)
     if sampling and not tokens:
@@ -256,15 +241,11 @@ def predict(
     """Continue clips from their first frames."""
     import torch
 
-    from ..files import refuse_existing
-    from ..media import Saving
-    from ..pipeline import load, prediction
+    from ..pipeline import prediction
     from ..pipeline.conditions import listed
 
-    refuse_existing(out, force)
     how = fitting(fit, crop)
-    pipeline = load(name, device=device)
-    pipeline.medium.check_out(out, force, Saving(fps=fps))
+    pipeline = opened(name, out, force, device, fps=fps)
     sampling = settings(pipeline.generator, setting)
 
     def read(clip: Path, fit: Any) -> Any:

@@ -139,6 +139,8 @@ def _lines(file: Path, field: str) -> Iterator[str]:
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
                 there = ", ".join(map(str, row))[:120] if isinstance(row, dict) else type(row).__name__
                 raise ValueError(f"data.field: {where} has no text {field!r}, it has {there}")
+            if not row[field].isascii() and any("\ud800" <= letter <= "\udfff" for letter in row[field]):
+                raise ValueError(f"data.path: {where}: half a letter (a lone surrogate), accepted: valid Unicode")
             yield row[field]
 
 

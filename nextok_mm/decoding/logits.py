@@ -18,6 +18,8 @@ from ..config import Config
 from ..rng import Rng
 
 OUT = float("-inf")
+COLD = 1e-6
+"""A temperature below which logits would leave fp32, and the likeliest code is all that is left anyway."""
 LARGE, BUCKETS = 2048, 4096
 """Codes from which on a row is searched rather than sorted on a CPU, and into how many parts."""
 WHOLE, CHANCE = 60, 24
@@ -45,7 +47,7 @@ class Drawing(Config):
     @property
     def greedy(self) -> bool:
         """Whether no chance is involved."""
-        return self.temperature == 0 or self.top_k == 1
+        return self.temperature < COLD or self.top_k == 1
 
 
 def draw(logits: Tensor, settings: Drawing, rng: Rng) -> Tensor:

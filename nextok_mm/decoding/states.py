@@ -4,6 +4,7 @@ What a `State` carries is tensors, numbers, its settings, its rows' random strea
 so a long prompt, a voice or a chat can be read once and kept in a file.
 """
 
+import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -75,10 +76,9 @@ def copied(state: S) -> S:
 def save_state(state: State, path: str | Path, force: bool = False) -> Path:
     """Write a state as one .safetensors file; an existing one is kept unless `force`."""
     tensors, numbers = pack(state)
-    payload = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        metadata={"numbers": json.dumps(numbers)},
-    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(numbers)
+    payload = save(tensors, metadata={"numbers": text, "sha256": _digest(tensors, text)})
     return write_whole(path, lambda file: file.write(payload), force)
 
 
@@ -93,4 +93,31 @@ def load_state(generator: Generator[Any, Any], path: str | Path) -> Any:
         numbers = json.loads(text)
     except ValueError:
         raise ValueError(f"state {path}: this file holds no state of a generation") from None
-    return unpack(generator.state, tensors, numbers, generator.device)
+    if about.get("sha256") != _digest(tensors, text):
+        raise ValueError(f"state {path}: its sum (SHA-256) is missing or damaged, nothing of it can be used")
+    state = unpack(generator.state, tensors, numbers, generator.device)
+    _check_cache(generator, state, path)
+    return state
+
+
+def _digest(tensors: dict[str, Tensor], numbers: str) -> str:
+    """The sum over all that a state is."""
+    digest = hashlib.sha256(numbers.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_cache(generator: Generator[Any, Any], state: State, path: str | Path) -> None:
+    """ValueError in one line where the keys and values are those of a model of another shape."""
+    cache, backbone = getattr(state, "cache", None), getattr(generator, "backbone", None)
+    if not isinstance(cache, KVCache) or backbone is None:
+        return
+    own = backbone.cache(1, 1, like=next(backbone.parameters()))
+    (layers, _, heads, _, width), expected = cache.tensors()["keys"].shape, own.tensors()["keys"].shape
+    if (layers, heads, width) != (expected[0], expected[2], expected[4]):
+        got = f"keys of {layers} layers, {heads} heads, {width} channels"
+        raise ValueError(
+            f"state {path}: got {got}, accepted: {expected[0]}, {expected[2]} and {expected[4]}, as this model has"
+        )

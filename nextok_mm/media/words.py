@@ -14,7 +14,8 @@ is UTF-8, or refused; a file of it is read whole, and nothing of it is cut off.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -304,10 +305,8 @@ class Pretrained(TextTokenizer):
             from tokenizers import Tokenizer
         except ImportError:
             raise ValueError("tokenizer.json needs a package: pip install 'nextok_mm[language]'") from None
-        try:
+        with _of_tokenizers("damaged or of another form"):
             self._users, self._own = Tokenizer.from_str(data), Tokenizer.from_str(data)
-        except Exception as error:  # the package raises plain exceptions
-            raise ValueError(f"tokenizer.json: damaged or of another form ({str(error)[:120]})") from None
         for tokenizer in (self._users, self._own):
             tokenizer.no_truncation()
             tokenizer.no_padding()
@@ -321,15 +320,20 @@ class Pretrained(TextTokenizer):
 
     def encode(self, text: str, begin: bool = True) -> list[int]:
         """The tokens of a text."""
-        return self._users.encode(_checked(text), add_special_tokens=begin).ids
+        text = _checked(text)
+        with _of_tokenizers("it can't read this text"):
+            return self._users.encode(text, add_special_tokens=begin).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
-        return self._own.decode(list(tokens), skip_special_tokens=True)
+        with _of_tokenizers("it can't write these tokens"):
+            return self._own.decode(list(tokens), skip_special_tokens=True)
 
     def trusted(self, text: str) -> list[int]:
         """The tokens of a template's own words."""
-        return self._own.encode(_checked(text), add_special_tokens=False).ids
+        text = _checked(text)
+        with _of_tokenizers("it can't read this text"):
+            return self._own.encode(text, add_special_tokens=False).ids
 
     def special_texts(self) -> Iterable[str]:
         """The texts of the tokens that the file calls special."""
@@ -338,6 +342,18 @@ class Pretrained(TextTokenizer):
     def files(self) -> dict[str, bytes]:
         """tokenizer.json, and what stands beside it."""
         return {"tokenizer.json": self._data.encode(), **super().files()}
+
+
+@contextmanager
+def _of_tokenizers(what: str) -> Iterator[None]:
+    """ValueError in one line for whatever the package finds wrong: it raises plain exceptions, and where Rust gives up,
+    one that is no `Exception` at all."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"tokenizer.json: {what} ({' '.join(str(error).split())[:120]})") from None
 
 
 class SentencePiece(TextTokenizer):
@@ -370,7 +386,8 @@ class SentencePiece(TextTokenizer):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
-        return self._model.decode([token for token in tokens if not self._model.is_control(token)])
+        known = [token for token in tokens if token < self.size]  # a model's table may have room to spare
+        return self._model.decode([token for token in known if not self._model.is_control(token)])
 
     def trusted(self, text: str) -> list[int]:
         """Where a control token's text stands, that token; the tokens of what lies between."""

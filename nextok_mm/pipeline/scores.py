@@ -123,6 +123,8 @@ def logprobs(generator: Any, contexts: Sequence[list[int]], tokens: Sequence[lis
 
 def writer(pipeline: "Pipeline", verb: str) -> Any:
     """The generator and the text tokenizer of a pipeline that writes texts; ValueError in one line for any other."""
+    if not hasattr(pipeline, "tasks"):
+        raise ValueError(f"{verb}: got {pipeline!r:.80}, accepted: a pipeline, which nextok_mm.load(name) gives")
     if "score" not in pipeline.tasks:
         raise ValueError(f"{verb}: {pipeline.card.name} is no language model, accepted: {', '.join(pipeline.tasks)}")
     return pipeline.generator, pipeline.words

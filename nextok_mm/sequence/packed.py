@@ -130,12 +130,17 @@ class _Packed:
     def __call__(self, x: Tensor) -> Tensor:
         weight, bias = self.layer.weight, getattr(self.layer, "bias", None)
         rows = x.numel() // x.shape[-1]
-        plain = rows == 0 or (rows == 1 and weight.shape[0] <= weight.shape[1])
-        if plain or torch.is_grad_enabled() or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        if not rows or torch.is_grad_enabled() or x.dtype != torch.float32 or torch.compiler.is_compiling():
             return nn.functional.linear(x, weight, bias)
-        copied = self._laid_out(weight, _by_columns if rows == 1 else _blocked)
-        if copied is None or rows == 1:
-            return nn.functional.linear(x, weight if copied is None else copied, bias)
+        if rows == 1:
+            wide = weight.shape[0] <= weight.shape[1]
+            matrix, vector = weight if wide else self._laid_out(weight, _by_columns), x.reshape(-1)
+            matrix = weight if matrix is None else matrix
+            y = torch.mv(matrix, vector) if bias is None else torch.addmv(bias, matrix, vector)
+            return y.view(*x.shape[:-1], -1)
+        copied = self._laid_out(weight, _blocked)
+        if copied is None:
+            return nn.functional.linear(x, weight, bias)
         if rows < FEWEST:
             several = x.reshape(rows, -1).repeat(-(-FEWEST // rows), 1)
             product = torch.ops.mkldnn._linear_pointwise(several, copied, bias, "none", [], "")

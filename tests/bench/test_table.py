@@ -120,4 +120,5 @@ def test_every_table_of_the_documents_says_where_it_comes_from(path):
     )
     for place in table.PLACE.finditer(text):
         kept = DOCS / table.RESULTS / place["file"].split("/")[0]
-        assert kept.is_file() or "\n<!-- transcribed from" in place[0], place["file"]
+        empty = "\n|" not in place[0]  # its run is not done yet
+        assert kept.is_file() or empty or "\n<!-- transcribed from" in place[0], place["file"]

@@ -77,3 +77,9 @@ def test_what_is_no_text_is_one_line(name, content, message, tmp_path):
         source(tmp_path)
     with pytest.raises(ValueError, match=r"data\.path: got .*nothing"):
         source(tmp_path / "nothing")
+
+
+def test_half_a_letter_in_json_is_one_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "whole \\ud83d\\ude42"}\n{"text": "half \\ud800"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: half a letter"):
+        list(data.text.read(tmp_path))

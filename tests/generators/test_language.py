@@ -85,6 +85,37 @@ def test_a_damaged_state_is_one_line(model, tmp_path):
     save_file({"data": torch.zeros(1, 1)}, tmp_path / "b.safetensors", {"numbers": "{}"})
     with pytest.raises(ValueError, match="is missing or damaged"):
         load_state(model, tmp_path / "b.safetensors")
+    state = model.step(model.start({"tokens": [[20, 21]]}, Rng([0]), model.Sampling(tokens=5)))
+    whole = save_state(state, tmp_path / "c.safetensors").read_bytes()
+    (tmp_path / "d.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="is missing or damaged"):
+        load_state(model, tmp_path / "d.safetensors")
+
+
+def test_a_state_of_a_model_of_another_shape_is_one_line(model, tmp_path):
+    state = model.step(model.start({"tokens": [[20, 21]]}, Rng([0]), model.Sampling(tokens=5)))
+    path = save_state(state, tmp_path / "state.safetensors")
+    fields = model.config.model_dump() | {"depth": model.config.depth + 1}
+    other = type(model)(type(model.config).parse(fields))
+    with pytest.raises(ValueError, match=r"got keys of \d+ layers.*, accepted: \d+, \d+ and \d+, as this model has"):
+        load_state(other, path)
+
+
+@pytest.mark.parametrize("cold", [1e-300, 1e-30, 1e-7])
+def test_a_temperature_that_fp32_cannot_hold_is_greedy(model, cold):
+    ends = []
+    for temperature in (0, cold):
+        settings = model.Sampling(tokens=6, temperature=temperature, top_p=0.9)
+        *_, state = decode(model, model.start({"tokens": [[20, 21, 22]]}, Rng([0]), settings))
+        ends.append(texts(state))
+    assert ends[0] == ends[1]
+    with pytest.raises(ValueError, match="repetition: got"):
+        model.Sampling.parse({"repetition": 1e-300})
+
+
+def test_tokens_out_of_range_have_no_probability(model):
+    with pytest.raises(ValueError, match="tokens: got"):
+        model.logprobs(torch.tensor([[1, model.config.vocabulary]]))
 
 
 def test_a_chat_reads_only_what_is_new(model):

@@ -113,6 +113,10 @@ def test_bad_text_is_one_line(words, bad):
         ("{{ raise_exception('no system role') }}", "no system role"),
         ("{{ messages[7].content.x.y }}", "undefined|no element"),
         ("x" * (300 << 10), "at most"),
+        ("{% if 1 %}" * 200 + "{% endif %}" * 200, "indentation"),
+        ("{{ 'x'.translate({120: 'y'}) }}", "unsafe"),
+        ("{{ (5).to_bytes(1000000000, 'big') }}", "unsafe"),
+        ("{{ raise_exception('one\ntwo\x1b[31m') }}", r"one two\?\[31m$"),
     ],
 )
 def test_a_hostile_template_is_one_line(template, message):
@@ -120,6 +124,34 @@ def test_a_hostile_template_is_one_line(template, message):
     with pytest.raises(TemplateError, match=message) as caught:
         render(template, [{"role": "user", "content": "hello"}], True, {})
     assert "\n" not in str(caught.value) and time.monotonic() - started < 10
+
+
+NESTED = "{% set n = namespace(a=('x',)) %}{% for i in range(60) %}{% set n.a = (n.a, n.a) %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        *("n.a", "n", "n.a|string", "n.a|tojson", "[n.a]|join", "n.a ~ 'x'", "n.a|upper", "[n.a]|map('string')|list"),
+        *("{n.a: 1}", "messages[0][n.a]", "messages[0].get(n.a)", "n.a in [1]", "n.a is eq(n.a)", "[n.a]|unique|list"),
+        *("n.a == (n.a, 1)", "[n.a, n.a]|sort", "raise_exception(n.a)"),
+    ],
+)
+def test_what_is_small_in_memory_and_endless_as_text_is_refused(use):
+    with pytest.raises(TemplateError, match="more than"):
+        render(f"{NESTED}{{{{ {use} }}}}", [{"role": "user", "content": "hello"}], True, {})
+
+
+def test_a_template_uses_what_templates_use():
+    template = (
+        "{{ 'aa'.replace('a', 'b', 1) }}{{ 'aa'|replace('a', 'b', 1) }}{{ ','.join(['a', 'b']) }} "
+        "{{ messages|map(attribute='role')|join('-') }}{{ [3, 1]|sort|first }}{{ 'a b'.split(' ')[-1] }} "
+        "{% for name, value in messages[0].items() %}{{ name }}{% if not loop.last %},{% endif %}{% endfor %} "
+        "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ messages[0].content|trim ~ 1 }}"
+        "{{ 'x' in messages[0]['content'] }}{{ messages[0] is mapping }}{{ other is defined }}{{ messages[1:]|tojson }}"
+    )
+    written = render(template, [{"role": "user", "content": " hello "}], True, {})
+    assert written == "babaa,b user1b role,content 1hello1FalseTrueFalse[]"
 
 
 def test_a_folder_says_how_its_words_are_read(trained, tmp_path):
@@ -262,3 +294,20 @@ def test_a_damaged_config_is_one_line(trained, config, tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: (not JSON|an object is accepted)") as refused:
         load_words(tmp_path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("model", {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),  # these two: Rust gives up
+        (
+            "pre_tokenizer",
+            {"type": "Split", "pattern": {"Regex": "(a|a|aa)+$"}, "behavior": "Isolated", "invert": False},
+        ),
+    ],
+)
+def test_what_the_tokenizers_package_finds_wrong_is_one_line(trained, part, value):
+    with pytest.raises(ValueError, match=r"^tokenizer\.json: ") as caught:
+        Pretrained(json.dumps(json.loads(trained) | {part: value})).encode("a" * 40 + "b")
+    assert "\n" not in str(caught.value)

@@ -170,3 +170,9 @@ def test_what_cannot_be_scored_is_one_line(talker: nx.Pipeline, arguments: Any, 
     with pytest.raises(ValueError, match=message) as refused:
         talker.score(**arguments)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("wrong", ["text-tiny", None])
+def test_a_name_is_no_pipeline(wrong):
+    with pytest.raises(ValueError, match=r"chat: got .*, accepted: a pipeline, which nextok_mm\.load\(name\) gives"):
+        nx.Chat(wrong)

@@ -214,3 +214,9 @@ def test_a_command_says_it_on_the_terminal_and_leaves_no_trace(capsys):
 
     assert console.run(refused) == 1
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_a_closed_standard_output_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", None)
+    assert console.run(console.reserve_stdout) == 2
+    assert capsys.readouterr().err == "error: standard output: it is closed, accepted: an open one\n"
