@@ -72,7 +72,7 @@ def _typed() -> Iterator[str]:
 
 def _piped() -> Iterator[str]:
     """Lines of standard input, of UTF-8 text."""
-    from ..media.words import decoded
+    from ..media.texts import decoded
 
     while data := sys.stdin.buffer.readline(MOST):
         line = decoded(data, "text from standard input").rstrip("\r\n")

@@ -28,7 +28,7 @@ def _read(file: Path) -> list[str]:
 
 def piped() -> str:
     """All of standard input, of UTF-8 text."""
-    from ..media.words import MAX_TEXT, decoded
+    from ..media.texts import MAX_TEXT, decoded
 
     data = sys.stdin.buffer.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:

@@ -22,7 +22,8 @@ import torch
 from pydantic import Field
 
 from ..contracts import Batch
-from ..media.words import Bytes, TextTokenizer, decoded, load_words
+from ..media.texts import decoded
+from ..media.words import Bytes, TextTokenizer, load_words
 from .image_folder import listed
 from .source import Source, SourceConfig
 

@@ -4,7 +4,7 @@ from .clips import Clips
 from .medium import Fit, Medium, Saving
 from .pictures import Pictures
 from .sounds import Sounds
-from .words import Words
+from .texts import Words
 
 VISUAL: tuple[type[Medium], ...] = (Pictures, Clips)
 """The media that `images` of a batch may be."""

@@ -7,7 +7,7 @@ ends of its sentences, and only where a sentence alone is too long at its commas
 import re
 from collections.abc import Callable, Iterator
 
-from .words import _checked
+from .texts import checked
 
 _END = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]]*\s+")
 _PAUSE = re.compile(r"(?<=[,;:\u2013\u2014])\s+")
@@ -30,7 +30,7 @@ def prepared(text: str) -> str:
         >>> prepared("hello\\nthere ")
         'Hello there.'
     """
-    text = " ".join(_checked(text).split())
+    text = " ".join(checked(text).split())
     if not any(letter.isalnum() for letter in text):
         raise ValueError(f"text: got {text[:40]!r}, accepted: a text with a word or a number in it, to be spoken")
     return text[0].upper() + text[1:] + "." * text[-1].isalnum()

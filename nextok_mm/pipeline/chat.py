@@ -14,6 +14,7 @@ from ..contracts import State
 from ..rng import Rng, mix
 from . import inputs
 from .result import Result
+from .settings import settings_of
 from .streaming import Run, results, stops
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ class Chat:
         stop: Sequence[str] | str | None = None,
         **sampling: Any,
     ):
-        from .core import settings_of
         from .scores import writer
 
         self.generator, self.words = writer(pipeline, "chat")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..contracts import Generator
-from ..media.words import TextTokenizer, Words
+from ..media.texts import Words
+from ..media.words import TextTokenizer
 from .inputs import whole
 
 NAMES = 10  # of classes, in a message

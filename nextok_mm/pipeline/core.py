@@ -1,4 +1,4 @@
-"""What `load` returns: a tokenizer and a generator, from labels to pictures in one call.
+"""What `load` (loading.py) returns: a tokenizer and a generator, from labels to pictures in one call.
 
     pipeline = nextok_mm.load("xar-fashion")
     pipeline.generate(labels=[7], n=16, seed=0).save("out.png")
@@ -6,7 +6,6 @@
 Sample i of a run is drawn from the seed (run seed, i) alone: the same picture in any batch, on any device.
 """
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .. import borrowed, registry
-from ..checkpoint import Card, fingerprint, from_pretrained, read_card, read_words, resolve, tokenizer_folder
-from ..contracts import Generator, Known, OrderedTokenizer, Tokenizer, Tokens, check_speaks, check_words
+from .. import borrowed
+from ..checkpoint import Card, fingerprint
+from ..contracts import Generator, Known, OrderedTokenizer, Tokenizer, Tokens
 from ..inference import inference
 from ..media import Fit, Medium
 from ..media.words import TextTokenizer
-from ..references import WORDS
 from ..rng import Rng, mix
 from ..weights import MAX_SHARD_SIZE
 from . import conditions, inputs, ladder, voices
@@ -30,6 +28,7 @@ from . import folder as folders
 from .conditions import MAX_ROWS
 from .result import Result, joined
 from .scores import Scores
+from .settings import names, settings_of
 from .streaming import Run, results, stops
 
 BATCH = 64
@@ -75,7 +74,7 @@ class Pipeline:
         Raises:
             ValueError: This machine has no such device.
         """
-        target = _device(str(device))
+        target = inputs.device(str(device))
         with torch.inference_mode(False):  # weights that moved inside it would be of no use outside
             for part in (self.tokenizer, self.generator):
                 if part is not None:
@@ -128,6 +127,8 @@ class Pipeline:
         **others: Any,
     ) -> "Pipeline":
         """Load a checkpoint as a pipeline; see `nextok_mm.load`, which this is by another name."""
+        from .loading import load
+
         return load(name, tokenizer, device, revision, dtype, **others)
 
     def save_pretrained(
@@ -318,7 +319,7 @@ class Pipeline:
         preview = speaks.preview(generator)
         preview.until(stops(stop))
         started = time.perf_counter()
-        held = _rows_of(known, rows, n)
+        held = inputs.rows_of(known, rows, n)
         if held is not None:
             self._check_source(speaks, held.source)
         begun_state = generator.start(mine, Rng([mix(seed, row) for row in rows]), settings, held)
@@ -399,7 +400,7 @@ class Pipeline:
                 rng = None if seed is None else Rng([mix(seed, row) for row in range(len(checked.data))])
                 settings, data = chosen.model_dump(mode="json"), tokenizer.decode(checked, None, rng, chosen, progress)
             elif sampling:
-                borrowed.refuse(sampling, _names(tokenizer))
+                borrowed.refuse(sampling, names(tokenizer))
                 raise ValueError(f"{next(iter(sampling))}: got a setting, but {self.card.name} decodes without any")
             else:
                 data = tokenizer.decode(checked)
@@ -444,7 +445,7 @@ class Pipeline:
             (2, torch.Size([2, 1, 32, 32]))
         """
         if tokens is None and sampling:
-            borrowed.refuse(sampling, _names(self.tokenizer))
+            borrowed.refuse(sampling, names(self.tokenizer))
             raise ValueError(
                 f"{next(iter(sampling))}: got a setting, but settings apply only together with tokens=[...] (--tokens)"
             )
@@ -573,131 +574,3 @@ class Pipeline:
         if self.generator is None:
             raise ValueError(f"generate: {self.card.name} is a tokenizer, accepted: a generator")
         return self.generator, self._voice()
-
-
-def load(
-    name: str | Path,
-    tokenizer: str | Path | None = None,
-    device: str | None = None,
-    revision: str | None = None,
-    dtype: torch.dtype | str | None = None,
-    **others: Any,
-) -> Pipeline:
-    """Load a checkpoint as a pipeline.
-
-    Args:
-        name: Name of a shipped model (see `list_models`), a checkpoint folder, or a hub id (owner/name); of a language
-            model also a folder in transformers' form, a GGUF file, or a folder with one.
-        tokenizer: A tokenizer that replaces the one that a generator's checkpoint names; of a language model the
-            folder of a text tokenizer.
-        device: The device to run on; None takes a GPU where there is one, and the CPU elsewhere.
-        revision: Branch, tag or commit of a hub id.
-        dtype: Number format of the generator: "float32", "bfloat16" or "float16". A tokenizer stays in float32: in
-            another precision it would make other tokens than those that carry its name.
-        others: None is accepted; what another library calls an argument is answered with what does its work here.
-
-    Returns:
-        The pipeline, ready to generate or to tokenize.
-
-    Raises:
-        ValueError: There is no such checkpoint, it is damaged, or its tokenizer is missing or is not the one that the
-            generator was trained with.
-
-    Example:
-        >>> import nextok_mm as nx
-        >>> nx.load("vae-fashion", device="cpu").tasks
-        ('tokenize', 'detokenize', 'reconstruct')
-    """
-    borrowed.refuse(others, inspect.signature(load).parameters)
-    for other in others:
-        raise TypeError(f"load() got an unexpected keyword argument {other!r}")
-    folder = resolve(name, revision)
-    card = read_card(folder)
-    if card.role == "judge":
-        raise ValueError(f"load: {card.name} is a judge, accepted: a generator or a tokenizer (judges: nextok eval)")
-    kind, target = folders.precision(card, dtype), _device(device)
-    model, card = from_pretrained(folder, dtype=kind)
-    if card.role == "tokenizer":
-        return Pipeline(model, None, card).to(target)
-    if model.medium is not None:
-        words = read_words(folder if tokenizer is None else resolve(tokenizer))
-        check_words(model, words, "" if tokenizer is not None else card.tokenizer_fingerprint, card.name)
-        return Pipeline(None, model, card, words=words).to(target)
-    words = read_words(folder) if "tokens" in model.takes and any((folder / name).is_file() for name in WORDS) else None
-    if words is not None:
-        check_words(model, words, "", card.name)
-    place = tokenizer_folder(card, folder) if tokenizer is None else resolve(tokenizer)
-    speaks, speaks_card = (None, None) if place is None else from_pretrained(place, role="tokenizer")
-    if speaks is not None:
-        known = "" if tokenizer is not None else card.tokenizer_fingerprint
-        if known and fingerprint(speaks) != known:
-            raise ValueError(
-                f"tokenizer: {place} is {fingerprint(speaks)}, accepted: {known}, with which {card.name} was trained; "
-                "tokenizer=... (--tokenizer) takes another one all the same"
-            )
-        check_speaks(model, speaks, f"{tokenizer or card.tokenizer}", card.name)
-    return Pipeline(speaks, model, card, speaks_card, words).to(target)
-
-
-def medium_of(name: str | Path) -> Medium | None:
-    """What a checkpoint takes in and gives back, where it is no judge; loads no weights. None where nobody knows."""
-    folder = resolve(name)
-    card = read_card(folder)
-    if card.role == "generator":
-        own: Any = registry.get("generator", card.kind)
-        if own.medium is not None:
-            return own.medium
-    if card.role == "generator" and (place := tokenizer_folder(card, folder)) is not None:
-        card = read_card(place)
-    if card.role != "tokenizer":
-        return None
-    cls: Any = registry.get("tokenizer", card.kind)
-    return cls.medium_of(cls.Config.parse(card.fields, where=card.kind))
-
-
-def _device(device: str | None) -> torch.device:
-    if device is not None:
-        try:
-            torch.zeros(1, device=device).cpu()  # a name that torch knows may still be absent here
-            return torch.device(device)
-        except (RuntimeError, AssertionError):
-            here = [name for name, there in _accelerators().items() if there]
-            raise ValueError(f"device: got {device!r}, accepted here: {', '.join(['cpu', *here])}") from None
-    return torch.device(next((name for name, there in _accelerators().items() if there), "cpu"))
-
-
-def _accelerators() -> dict[str, bool]:
-    """Which of those that are chosen by themselves are there, the first one first."""
-    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-
-
-def settings_of(model: Any, sampling: dict[str, Any]) -> Any:
-    """A model's own sampling settings, those replaced that are given."""
-    given = {name: value for name, value in sampling.items() if value is not None}
-    borrowed.refuse(given, _names(model))
-    return model.Sampling.parse({**model.config.sampling.model_dump(), **given}, where="sampling")
-
-
-def _names(model: Any) -> set[str]:
-    """What may be said to a model: its settings' names, and the arguments of a pipeline's methods for its role."""
-    arguments = ("seed", "batch", "progress")
-    if isinstance(model, Generator):
-        arguments += ("labels", "text", "voice", "n", "stop", "known")
-    settings: Any = getattr(cast(Any, model), "Sampling", None)
-    return {*arguments, *getattr(settings, "model_fields", ())}
-
-
-def _rows_of(known: Known | None, rows: range, n: int) -> Known | None:
-    """The part of `known` that belongs to these rows, where it has one for each of the n."""
-    if known is None:
-        return None
-    if not isinstance(cast(Any, known), Known):
-        accepted = "nextok_mm.contracts.Known(data, mask), tokens and which of them are known"
-        raise ValueError(f"known: got {type(known).__name__}, accepted: {accepted}")
-    if known.data.shape[:1] not in ((1,), (n,)) or (known.mask.dim() == 2 and len(known.mask) != n):
-        got = f"data {tuple(known.data.shape)} and mask {tuple(known.mask.shape)}"
-        raise ValueError(f"known: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
-    mask = known.bool_mask()
-    data = known.data[rows.start : rows.stop] if len(known.data) == n else known.data
-    each = mask.dim() == 2 and len(mask) == n
-    return Known(data, mask[rows.start : rows.stop] if each else mask, known.source)

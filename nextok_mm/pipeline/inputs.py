@@ -7,13 +7,13 @@ Shapes: B pictures or clips, C channels, N tokens.
 
 import math
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..config import shown
-from ..contracts import OrderedTokenizer, Tokenizer, Tokens
+from ..contracts import Known, OrderedTokenizer, Tokenizer, Tokens
 from ..media.arrays import as_tensor
 
 
@@ -112,3 +112,36 @@ def _accepted(tokenizer: Tokenizer, grid: tuple[int, ...] | None) -> str:
         return f"latents [B, {count}, {getattr(tokenizer.config, 'latent_channels', 'C')}] in floating point{on}"
     up_to = "1 to " if isinstance(tokenizer, OrderedTokenizer) else ""
     return f"whole numbers from 0 to {tokenizer.num_codes - 1}, [B, {up_to}{count}]{on}"
+
+
+def rows_of(known: Known | None, rows: range, n: int) -> Known | None:
+    """The part of `known` that belongs to these rows, where it has one for each of the n."""
+    if known is None:
+        return None
+    if not isinstance(cast(Any, known), Known):
+        accepted = "nextok_mm.contracts.Known(data, mask), tokens and which of them are known"
+        raise ValueError(f"known: got {type(known).__name__}, accepted: {accepted}")
+    if known.data.shape[:1] not in ((1,), (n,)) or (known.mask.dim() == 2 and len(known.mask) != n):
+        got = f"data {tuple(known.data.shape)} and mask {tuple(known.mask.shape)}"
+        raise ValueError(f"known: got {got}, accepted: data of 1 or {n} rows, a mask of none or {n}")
+    mask = known.bool_mask()
+    data = known.data[rows.start : rows.stop] if len(known.data) == n else known.data
+    each = mask.dim() == 2 and len(mask) == n
+    return Known(data, mask[rows.start : rows.stop] if each else mask, known.source)
+
+
+def device(name: str | None) -> torch.device:
+    """A device by its name, or the best that is here; ValueError in one line for one that isn't."""
+    if name is not None:
+        try:
+            torch.zeros(1, device=name).cpu()  # a name that torch knows may still be absent here
+            return torch.device(name)
+        except (RuntimeError, AssertionError):
+            here = [kind for kind, there in _accelerators().items() if there]
+            raise ValueError(f"device: got {name!r}, accepted here: {', '.join(['cpu', *here])}") from None
+    return torch.device(next((kind for kind, there in _accelerators().items() if there), "cpu"))
+
+
+def _accelerators() -> dict[str, bool]:
+    """Which of those that are chosen by themselves are there, the first one first."""
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -22,6 +22,7 @@ from ..media.medium import png
 from ..rng import Rng, mix
 from .inputs import sides, whole
 from .result import Result
+from .settings import settings_of
 
 if TYPE_CHECKING:
     from .core import Pipeline
@@ -126,8 +127,6 @@ def ladder(
     sampling: dict[str, Any],
 ) -> Ladder:
     """Pictures [B, C, H, W] and what their first k tokens make of them, for each k of `tokens`; see `climb`."""
-    from .core import settings_of
-
     tokenizer = ordered(pipeline.tokenizer, pipeline.card.name)
     numbers = check(tokens, math.prod(tokenizer.grid(given.shape[-2:])))
     settings = settings_of(tokenizer, sampling)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from nextok_mm.media import Words
 from nextok_mm.media.chat_template import TemplateError, render
-from nextok_mm.media.words import BYTES, MAX_TEXT, Bytes, Pretrained, SentencePiece, load_words
+from nextok_mm.media.texts import MAX_TEXT
+from nextok_mm.media.words import BYTES, Bytes, Pretrained, SentencePiece, load_words
 
 tokenizers = pytest.importorskip("tokenizers")
 CORPUS = ["the cat sat on the mat", "naïve café — “quotes” 🦆 日本語", "def f(x): return x ** 2", "12345"] * 3

@@ -11,7 +11,7 @@ import torch
 import nextok_mm as nx
 from nextok_mm.checkpoint import CONFIG, ZOO, read_card
 from nextok_mm.contracts import Known
-from nextok_mm.media.words import Words
+from nextok_mm.media import Sounds, Words
 from nextok_mm.pipeline import Pipeline
 
 SHIPPED = sorted(path.parent.name for path in ZOO.glob(f"*/{CONFIG}") if read_card(path.parent).role != "judge")
@@ -81,6 +81,8 @@ def use(pipeline: Pipeline, name: str) -> torch.Tensor:
         return pipeline.generate(n=1, seed=1, **({"tokens": 2} if name == "elm-emoji" else few(name))).images
     tokenizer = pipeline.tokenizer
     assert tokenizer is not None
+    if isinstance(pipeline.medium, Sounds):
+        return pipeline.detokenize(pipeline.tokenize(torch.full((1, 1, 2400), 0.1))).data
     channels = tokenizer.config.image_channels  # type: ignore[attr-defined]
     images = torch.full((1, channels, *(tokenizer.size or ())), 0.5)
     return pipeline.detokenize(pipeline.tokenize(images)).images
