@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Card
 from ..machine import describe
-from ..media import VISUAL, Pictures, Sounds, Words
+from ..media import Pictures, Sounds, Words
 from ..pipeline import Pipeline, load
 from .harness import options, read_json, write_json
 
@@ -93,6 +93,8 @@ def pictures(pipeline: Pipeline, seed: int) -> Tensor:
             return pipeline.reconstruct(discs(n, tokenizer.config.image_channels, tokenizer.size)).data
         if isinstance(pipeline.medium, Words):
             return letters(pipeline.generate(text=PROMPTS, seed=seed, tokens=40).data)
+        if pipeline.medium.name == Sounds.name:
+            return pipeline.generate(n=n, seed=seed, tokens=20).data * 0.5 + 0.5
         text = CAPTIONS if "text" in pipeline.generator.takes else None
         return pipeline.generate(n=n, seed=seed, text=text).data
     finally:
@@ -130,13 +132,13 @@ def figures(name: str, card: Card, n: int, seed: int) -> dict[str, float]:
     from ..eval import quality
     from ..pipeline import medium_of
 
-    if card.role == "tokenizer" and not isinstance(medium_of(name) or Pictures(3, (1, 1)), VISUAL):
-        return {}  # `nextok bench sounds` measures these
     if name in TEXTS:
         if not Path(TEXTS[name]["path"]).is_dir():
             print(f"{name:18s} no figures: {TEXTS[name]['path']} isn't there (python -m nextok_mm.data.python_docs)")
             return {}
         given: dict[str, Any] = {"data": TEXTS[name]}
+    elif (medium_of(name) or Pictures(3, (1, 1))).name == Sounds.name:
+        return {}  # `nextok bench sounds` and `nextok eval` measure these, with packages of others
     else:
         given = {} if card.role == "judge" else {"n": n, "seed": seed}
         given |= {"baselines": False} if card.role == "generator" or getattr(medium_of(name), "temporal", False) else {}
