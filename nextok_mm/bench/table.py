@@ -88,15 +88,15 @@ def parts(file: str, figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _of_the_zoo(checkpoints: dict[str, Any]) -> dict[str, Any]:
-    """A row per checkpoint; what was measured beside it (real data, a baseline) has rows of its own behind it."""
+    """A row per checkpoint and way of using it; real data and baselines have rows behind it, without its n."""
     rows: dict[str, Any] = {}
     for name, checkpoint in checkpoints.items():
+        counted = {"n": checkpoint["n"]} if "n" in checkpoint else {}
         for figure, value in checkpoint.get("figures", {}).items():
             measured, _, what = figure.rpartition(": ")
-            row = rows.setdefault(name if measured in ("", name) else f"{name}, {measured}", {})
-            row[what] = value
-        if name in rows and "n" in checkpoint:
-            rows[name] = {"n": checkpoint["n"]} | rows[name]
+            way = measured.removeprefix(name).strip(" ,")
+            own = not measured or measured.startswith(name)
+            rows.setdefault(f"{name}, {way}" if way else name, dict(counted if own else {}))[what] = value
     return rows
 
 

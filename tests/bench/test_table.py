@@ -77,12 +77,20 @@ def test_a_file_without_a_place_is_one_line_or_printed(tmp_path, capsys):
 
 def test_what_the_zoo_measured_beside_a_checkpoint_has_rows_of_its_own():
     vae = {"n": 7, "figures": {"vae: psnr (pixels)": 12.5, "vae: frechet (judge)": 0.5, "test: agreement (judge)": 0.9}}
+    elm = {"n": 9, "figures": {"elm, held out: rank (clip)": 51, "elm, trained: rank (clip)": 17}}
     judge = {"figures": {"test: accuracy (judge)": 0.95}}
-    rows = table.parts("zoo.json", {"checkpoints": {"vae": vae, "judge": judge}})["zoo.json"]
-    assert table.markdown(rows, ["n", "psnr (pixels)"]).splitlines()[2:] == ["| vae | 7 | 12.5 |"]
+    rows = table.parts("zoo.json", {"checkpoints": {"vae": vae, "elm": elm, "judge": judge}})["zoo.json"]
+    assert table.markdown(rows, ["psnr (pixels)", "n"]).splitlines()[2:] == [
+        "| vae | 12.5 | 7 |",
+        "| elm, held out |  | 9 |",
+        "| elm, trained |  | 9 |",
+    ]
+    assert table.markdown(rows, ["rank (clip)"]).splitlines()[2:] == ["| elm, held out | 51 |", "| elm, trained | 17 |"]
     assert [line.split(" | ")[0] for line in table.markdown(rows).splitlines()[2:]] == [
         "| vae",
         "| vae, test",
+        "| elm, held out",
+        "| elm, trained",
         "| judge, test",
     ]
 
