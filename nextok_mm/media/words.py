@@ -12,9 +12,11 @@ A user's text never becomes a special token, whatever it says; only a chat templ
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,14 +110,37 @@ class TextTokenizer(ABC):
         if self.template is None:
             raise ValueError("chat: this model has no chat template, accepted: a prompt (text=...)")
         mark = _unused(messages)
-        inside = [name for name in self.special_texts() if len(name) > 1]
-        cut = [{key: _cut(str(value), inside, mark) for key, value in message.items()} for message in messages]
+        cut = [{key: self._cut(str(value), mark) for key, value in message.items()} for message in messages]
         written = render(self.template, cut, answer, self.special)
         return [token for part in written.split(mark) for token in self.trusted(part)]
 
     def special_texts(self) -> Iterable[str]:
         """The texts that would become special tokens."""
         return ()
+
+    def special_places(self, text: str) -> list[tuple[int, int]]:
+        """Where `trusted` would make special tokens of a text: (its first letter, the one behind its last) of each."""
+        names = "|".join(re.escape(name) for name in sorted(self.special_texts(), key=len, reverse=True) if name)
+        return [found.span() for found in re.finditer(names, text)] if names else []
+
+    def _cut(self, text: str, mark: str) -> str:
+        """A user's text with a mark inside all that would be a special token, so that `trusted` makes none of it.
+
+        Asked again of what the marks leave, since pieces may be special tokens themselves.
+        """
+        pieces, whole = [text], []
+        while pieces:
+            piece = pieces.pop()
+            places = self.special_places(piece)
+            if any(end - start < 2 for start, end in places):
+                raise ValueError("chat: got a letter that is a special token of this model, accepted: any other")
+            cuts = [0, *(start + 1 for start, _ in places), len(piece)]
+            parts = [piece[start:end] for start, end in pairwise(cuts)]
+            if places:
+                pieces += reversed(parts)
+            else:
+                whole += parts
+        return mark.join(whole)
 
     def files(self) -> dict[str, bytes]:
         """What lies in a checkpoint's folder for `load_words` to read it back, by name."""
@@ -226,6 +251,13 @@ class Pretrained(TextTokenizer):
     def special_texts(self) -> Iterable[str]:
         """The texts of the tokens that the file calls special."""
         return [token.content for token in self._own.get_added_tokens_decoder().values() if token.special]
+
+    def special_places(self, text: str) -> list[tuple[int, int]]:
+        """See `TextTokenizer`: asked of the package, since a normalizer makes special tokens of other letters too."""
+        special = {token for token, added in self._own.get_added_tokens_decoder().items() if added.special}
+        with _of_tokenizers("it can't read this text"):
+            made = self._own.encode(checked(text), add_special_tokens=False)
+        return [place for token, place in zip(made.ids, made.offsets) if token in special]
 
     def files(self) -> dict[str, bytes]:
         """tokenizer.json, and what stands beside it."""
@@ -355,10 +387,3 @@ def _unused(messages: Sequence[Mapping[str, Any]]) -> str:
             raise ValueError(f"chat: got {message!r:.80}, accepted: messages with a role and a content")
     there = {letter for message in messages for value in message.values() for letter in str(value)}
     return next(chr(code) for code in _CONTENT if chr(code) not in there)
-
-
-def _cut(text: str, special: Iterable[str], mark: str) -> str:
-    """A text in which no special token's text stands in one piece."""
-    for name in special:
-        text = text.replace(name, name[:1] + mark + name[1:])
-    return text

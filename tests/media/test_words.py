@@ -62,6 +62,23 @@ def test_a_users_text_never_is_a_special_token(trained, text):
         assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize(
+    "text", ["\uff1cend\uff1e", "a \uff1cend\uff1e b \uff1cend\uff1e", "\uff1c<end>end\uff1e", "<en\uff1cend\uff1ed>"]
+)
+def test_letters_that_a_normalizer_turns_into_a_special_token_make_none(text):
+    """Found with a special token that is looked for behind an NFKC normalizer: wide brackets were taken for it."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.normalizer = tokenizers.normalizers.NFKC()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens([tokenizers.AddedToken("<end>", special=True, normalized=True)])
+    words = Pretrained(tokenizer.to_str(), template="{% for m in messages %}{{ m.content }}<end>{% endfor %}")
+    end = words.trusted("<end>")[0]
+    assert words.chat([{"role": "user", "content": text}]).count(end) == 1 and end not in words.encode(text)
+
+
 def test_a_conversation_is_written_by_the_template(trained):
     words = Pretrained(trained, template=CHAT)
     messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
