@@ -9,7 +9,8 @@ A place is a pair of comments around the table, which names the file and may cho
     <!-- end of table -->
 
 A study's JSON has parts: `<!-- table elm.json/variants: ... -->`. Rows that differ in their seed alone become one: the
-mean, and every value in brackets. A row that has none of the chosen columns is left out.
+mean, and every value in brackets. A row that has none of the chosen columns, or only its n,
+is left out.
 
 The JSON is kept beside the documents, in docs/benchmarks/results, from which a test makes the tables anew.
 """
@@ -72,7 +73,8 @@ def markdown(figures: dict[str, Any], columns: list[str] | None = None) -> str:
     if wrong := [column for column in columns or () if column not in known]:
         raise ValueError(f"columns: got {wrong[0]!r}, accepted: {', '.join(known)}")
     if columns:
-        rows = {name: row for name, row in rows.items() if any(column in row for column in columns)}
+        figures_of = [column for column in columns if column != "n"] or columns
+        rows = {name: row for name, row in rows.items() if any(column in row for column in figures_of)}
     columns = columns or known
     lines = [["", *columns], ["---"] * (len(columns) + 1)]
     lines += [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
