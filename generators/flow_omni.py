@@ -92,6 +92,7 @@ class FlowOmni(Generator[FlowOmniConfig, State]):
     Sampling = Sampling
     state = State
     open_ended = True
+    needs_text = True
     shift: Tensor
     scale: Tensor
 

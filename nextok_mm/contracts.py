@@ -437,13 +437,15 @@ class Generator(Model[ConfigT], Generic[ConfigT, StateT]):
     `nextok_mm.decoding.decode` is that loop. `Sampling` is the config class of a method's sampling settings (steps,
     solver, guidance ...); `config.sampling` holds a checkpoint's recommended ones. `state` is the class of its states.
     `open_ended`: rows end when they end, not where a `layout` ends; such a generator has none. `medium`: what its
-    tokens stand for by the text tokenizer beside its weights; None where that is a tokenizer's affair.
+    tokens stand for by the text tokenizer beside its weights; None where that is a tokenizer's affair. `needs_text`:
+    a pipeline asks it for nothing without a text, since what it makes ends where its text does.
     """
 
     Sampling: ClassVar[type[Config]]
     state: ClassVar[type[State]]
     layout: Layout
     open_ended: ClassVar[bool] = False
+    needs_text: ClassVar[bool] = False
     medium: "ClassVar[Medium | None]" = None
 
     @property

@@ -96,6 +96,8 @@ def prompts(
     """The parts of a condition that n prompts make, one or several given taken in turn; none where none is given.
 
     ValueError in one line where one is no text, is empty, or doesn't fit."""
+    if words is not None and given is None and generator.needs_text:
+        raise ValueError("text: got none, accepted: a text, or a list of texts")
     if given is None or words is None:
         return {}
     read = generator.read_text(words, Words().take(given), sampling)

@@ -140,6 +140,12 @@ def test_a_mistake_is_one_line(pocket, asked, words):
     assert "\n" not in str(error.value)
 
 
+def test_no_text_is_one_line(aligned):
+    """Found by waiting: without a text it spoke for as long as `tokens` lets it."""
+    with pytest.raises(ValueError, match="text: got none, accepted: a text"):
+        aligned.generate(n=1)
+
+
 def test_a_model_without_voices_or_words_says_so(aligned, tmp_path):
     with pytest.raises(ValueError, match="voice: got one, accepted: none"):
         aligned.generate(text=TEXT, voice=torch.zeros(1, 1, 400))
