@@ -78,11 +78,6 @@ class State(contracts.OpenState):
     sampling: Sampling
     calls: int = 0
 
-    @property
-    def done(self) -> bool:
-        """Whether every row has ended."""
-        return self.finished >= self.total or bool(self.ended_B.all())
-
 
 @register("generator", "flow_omni")
 class FlowOmni(Generator[FlowOmniConfig, State]):

@@ -153,11 +153,6 @@ class State(contracts.OpenState):
     sampling: Sampling
     calls: int = 0
 
-    @property
-    def done(self) -> bool:
-        """Whether every row has ended, or as many tokens are there as were asked for."""
-        return self.finished >= self.total or bool(self.ended_B.all())
-
 
 @register("generator", "language")
 class Language(Generator[LanguageConfig, State]):

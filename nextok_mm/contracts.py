@@ -427,6 +427,11 @@ class OpenState(State):
     lengths_B: Tensor
     ended_B: Tensor
 
+    @property
+    def done(self) -> bool:
+        """Whether every row has ended, or as many entities are there as were asked for."""
+        return super().done or bool(self.ended_B.all())
+
 
 StateT = TypeVar("StateT", bound=State, default=Any)
 
