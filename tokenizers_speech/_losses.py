@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from nextok_mm.adversarial import hinge, judged
 from nextok_mm.config import Config
 from nextok_mm.contracts import Loss
 
@@ -118,21 +118,13 @@ def _padded_spectra(x_BT: Tensor, hann: Tensor) -> Tensor:
 
 def _judged(judge: Any, made: Tensor, real: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """What the autoencoder wants of a discriminator, what the discriminator wants, and how far their maps are apart;
-    each in parts [B, ...] that count alike.
-
-    One backward serves both: the autoencoder's terms see the discriminator's weights detached, the discriminator's sees
-    the sounds detached.
-    """
-    frozen = {name: weight.detach() for name, weight in judge.named_parameters()}
-    shown_made, shown_real = (_shown(x) for x in (made, real))
-    logits, maps = functional_call(judge, frozen, (shown_made,))
-    true, true_maps = judge(shown_real)
-    false, _ = judge(shown_made.detach())
+    each in parts [B, ...] that count alike."""
+    (logits, maps), (true, true_maps), (false, _) = judged(judge, _shown(made), _shown(real))
     alike = [
         (a - b.detach()).abs().flatten(1).mean(1) / (b.detach().abs().flatten(1).mean(1) + 1e-3)
         for a, b in zip(maps, true_maps)
     ]
-    return [-logits], [F.relu(1 - true), F.relu(1 + false)], alike
+    return [-logits], list(hinge(true, false)), alike
 
 
 def _shown(spectra_BFK: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from nextok_mm.adversarial import hinge, judged
 from nextok_mm.config import Config
 from nextok_mm.contracts import Loss
 
@@ -86,8 +86,8 @@ class PictureLoss:
             loss = loss.plus({"perceptual": maps}, {"perceptual": self.perceptual.weight})
         if self.adversarial is not None:
             shown = (_ranged(x, self.low, self.critic_low) for x in (pictures, target))
-            fooled, judged = adversarial(discriminator, *shown)
-            terms = {"adversarial": fooled, "discriminator": judged}
+            fooled, told = adversarial(discriminator, *shown)
+            terms = {"adversarial": fooled, "discriminator": told}
             loss = loss.plus(terms, {"adversarial": self.adversarial.weight})
         return loss
 
@@ -104,13 +104,10 @@ def perceive(net: Any, pictures: Tensor, target: Tensor) -> tuple[Tensor, ...]:
 def adversarial(discriminator: Any, pictures: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The autoencoder's and the discriminator's hinge terms, of pictures or clips, a number per patch.
 
-    One backward serves both: the autoencoder's term sees the discriminator's weights detached, the discriminator's sees
-    the reconstructions detached, so neither pushes the other's parameters.
+    Neither pushes the other's parameters (see `nextok_mm.adversarial`).
     """
-    frozen = {name: weight.detach() for name, weight in discriminator.named_parameters()}
-    fooled = -functional_call(discriminator, frozen, (pictures,))
-    real, fake = discriminator(target.float()), discriminator(pictures.detach())
-    return fooled, (F.relu(1 - real), F.relu(1 + fake))
+    logits, real, fake = judged(discriminator, pictures, target.float())
+    return -logits, hinge(real, fake)
 
 
 def patch_discriminator(channels: int, config: Adversarial | None, dimensions: Literal[2, 3] = 2) -> Any:

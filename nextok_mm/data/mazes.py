@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from ..contracts import Batch
 from ..rng import mix
-from .source import Source, SourceConfig
+from .source import SourceConfig, TokenRows
 
 WALLS = 16
 STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -72,17 +72,10 @@ class Config(SourceConfig):
         return Mazes(self)
 
 
-class Mazes(Source):
+class Mazes(TokenRows):
     """Mazes carved on the fly, some thousands a second."""
 
-    makes_tokens = True
-
-    def __init__(self, config: Config):
-        self.config = config
-        self.token_rows = config.length, config.num_codes
-
-    def __len__(self) -> int:
-        return self.config.rows
+    config: Config
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`tokens` [B, N]; nothing is drawn from seeds."""

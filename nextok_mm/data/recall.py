@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from ..contracts import Batch
 from ..rng import Rng, mix
-from .source import Source, SourceConfig
+from .source import SourceConfig, TokenRows
 
 
 class Config(SourceConfig):
@@ -56,17 +56,10 @@ class Config(SourceConfig):
         return Recall(self)
 
 
-class Recall(Source):
+class Recall(TokenRows):
     """Rows made on the fly."""
 
-    makes_tokens = True
-
-    def __init__(self, config: Config):
-        self.config = config
-        self.token_rows = config.length, config.num_codes
-
-    def __len__(self) -> int:
-        return self.config.rows
+    config: Config
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Batch:
         """`tokens` [B, N]; nothing is drawn from seeds."""

@@ -65,6 +65,22 @@ class Source(ABC):
         """The rows at `indices`. seeds: one a row, what its crop, flip or sample is drawn from; None: nothing drawn."""
 
 
+class TokenRows(Source):
+    """Rows of tokens that no tokenizer made, each a function of the config and its index: made when it is asked for.
+
+    The config has `rows`, `length` (tokens per row) and `num_codes`.
+    """
+
+    makes_tokens = True
+
+    def __init__(self, config: Any):
+        self.config = config
+        self.token_rows = config.length, config.num_codes
+
+    def __len__(self) -> int:
+        return self.config.rows
+
+
 def identity(source: Source) -> str:
     """16 hexadecimal digits of a source's length and of 64 of its rows: the same path may hold other pictures."""
     rows = torch.linspace(0, len(source) - 1, min(64, len(source))).long().tolist()
