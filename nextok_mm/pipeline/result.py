@@ -29,7 +29,8 @@ class Result:
         data: The samples on the CPU, as `medium` has them: pictures [n, C, H, W] in [0, 1], clips [n, C, T, H, W],
             those T frames that are final, or a list of n texts.
         medium: The kind of content that the samples are.
-        added: What `Pipeline.stream` has added to each text since the partial result before; None for other media.
+        added: What `Pipeline.stream` has added to each text or sound since the partial result before; None for media
+            that don't grow at their end.
         name: Name of the checkpoint.
         seed: Seed of the run.
         condition: What the samples were asked for, by name: a list with one value per sample.
